@@ -1,0 +1,5 @@
+//! The engine: a static program of the host's own operations, forward and
+//! backward, compiled from a model, a task's plan and a method's plan.
+
+pub mod batch;
+pub mod train;

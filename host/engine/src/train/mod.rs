@@ -1,0 +1,3 @@
+//! The trainer, after the conventions of transformers' Trainer.
+
+pub mod settings;

@@ -1,0 +1,528 @@
+//! Expressions: nodes, their operations, and the one place where their shapes
+//! are checked.
+//!
+//! An expression is over one sequence. A node without a symbolic axis whose
+//! inputs are all parameters and constants is the same for every sequence; see
+//! [`Scope`].
+
+use std::fmt;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use crate::model::{ModelDescription, ParameterId, SiteId};
+use crate::shape::{Dim, Shape};
+
+/// A value, by its number in a [`Graph`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct NodeId(pub u32);
+
+/// A new parameter, by its number in [`crate::method::MethodPlan::parameters`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct NewParameterId(pub u32);
+
+/// A sequence of the task, by its number in [`crate::task::TaskPlan::sequences`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct SequenceId(pub u32);
+
+/// Whether elements are real or whole numbers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Kind {
+    Real,
+    Integer,
+}
+
+/// For what a value is computed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Scope {
+    /// Once: it depends on parameters and constants only.
+    Plan,
+    /// For each sequence.
+    Sequence,
+}
+
+/// Element-wise functions of one value.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Unary {
+    Exp,
+    Log,
+    Sqrt,
+    Abs,
+    Tanh,
+    Sigmoid,
+    Relu,
+    Gelu,
+    Silu,
+}
+
+/// Element-wise functions of two values, broadcast.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Binary {
+    Add,
+    Subtract,
+    Multiply,
+    Divide,
+    Maximum,
+    Minimum,
+}
+
+/// Reductions over axes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Reduce {
+    Sum,
+    Mean,
+    /// Euclidean norm.
+    Norm,
+    /// Standard deviation, divided by n.
+    Deviation,
+    LogSumExp,
+}
+
+/// What a node does with its inputs.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Op {
+    /// Real numbers, row-major.
+    Constant(Arc<[f64]>),
+    Integers(Arc<[i32]>),
+    Full(f64),
+    Eye,
+    Uniform {
+        low: f64,
+        high: f64,
+        key: Option<String>,
+    },
+    Normal {
+        mean: f64,
+        deviation: f64,
+        key: Option<String>,
+    },
+    /// Whole numbers below `bound`, without replacement as long as possible.
+    Draw {
+        bound: u32,
+        key: Option<String>,
+    },
+    Base(ParameterId),
+    New(NewParameterId),
+    SiteInput(SiteId),
+    SiteOutput(SiteId),
+    Hidden(SequenceId),
+    ClassificationLogits(SequenceId),
+    MaskedLogits(SequenceId),
+    MaskedTokens(SequenceId),
+    /// The gold label of a field.
+    Label(String),
+    Unary(Unary),
+    Binary(Binary),
+    Affine {
+        factor: f64,
+        offset: f64,
+    },
+    Power(f64),
+    Permute(Vec<usize>),
+    Reshape,
+    Slice {
+        axis: usize,
+        start: u32,
+        length: u32,
+    },
+    Concat {
+        axis: usize,
+    },
+    Matmul,
+    Reduce {
+        reduce: Reduce,
+        axes: Vec<usize>,
+        keep: bool,
+    },
+    Softmax {
+        axis: usize,
+    },
+    LogSoftmax {
+        axis: usize,
+    },
+    /// Rows of input 0 by the integers of input 1.
+    Rows,
+    CrossEntropy,
+    Detach,
+    Dropout(f64),
+    /// Input 0 in training, input 1 in evaluation.
+    Training,
+}
+
+impl Op {
+    /// The name of the operation in the contract.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Op::Constant(_) => "constant",
+            Op::Integers(_) => "integers",
+            Op::Full(_) => "full",
+            Op::Eye => "eye",
+            Op::Uniform { .. } => "uniform",
+            Op::Normal { .. } => "normal",
+            Op::Draw { .. } => "draw",
+            Op::Base(_) | Op::New(_) => "parameter",
+            Op::SiteInput(_) => "input",
+            Op::SiteOutput(_) => "output",
+            Op::Hidden(_) => "hidden",
+            Op::ClassificationLogits(_) => "classification",
+            Op::MaskedLogits(_) => "masked-language-model",
+            Op::MaskedTokens(_) => "masked-tokens",
+            Op::Label(_) => "label",
+            Op::Unary(unary) => match unary {
+                Unary::Exp => "exp",
+                Unary::Log => "log",
+                Unary::Sqrt => "sqrt",
+                Unary::Abs => "abs",
+                Unary::Tanh => "tanh",
+                Unary::Sigmoid => "sigmoid",
+                Unary::Relu => "relu",
+                Unary::Gelu => "gelu",
+                Unary::Silu => "silu",
+            },
+            Op::Binary(binary) => match binary {
+                Binary::Add => "add",
+                Binary::Subtract => "subtract",
+                Binary::Multiply => "multiply",
+                Binary::Divide => "divide",
+                Binary::Maximum => "maximum",
+                Binary::Minimum => "minimum",
+            },
+            Op::Affine { .. } => "affine",
+            Op::Power(_) => "power",
+            Op::Permute(_) => "permute",
+            Op::Reshape => "reshape",
+            Op::Slice { .. } => "slice",
+            Op::Concat { .. } => "concat",
+            Op::Matmul => "matmul",
+            Op::Reduce { reduce, .. } => match reduce {
+                Reduce::Sum => "sum",
+                Reduce::Mean => "mean",
+                Reduce::Norm => "norm",
+                Reduce::Deviation => "deviation",
+                Reduce::LogSumExp => "log-sum-exp",
+            },
+            Op::Softmax { .. } => "softmax",
+            Op::LogSoftmax { .. } => "log-softmax",
+            Op::Rows => "rows",
+            Op::CrossEntropy => "cross-entropy",
+            Op::Detach => "detach",
+            Op::Dropout(_) => "dropout",
+            Op::Training => "training",
+        }
+    }
+}
+
+/// A place in the source of a plugin.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Place {
+    pub file: Arc<str>,
+    pub line: u32,
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.file, self.line)
+    }
+}
+
+/// A value: an operation on other values, with what is known of the result.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Node {
+    pub op: Op,
+    pub inputs: Vec<NodeId>,
+    pub shape: Shape,
+    pub kind: Kind,
+    pub scope: Scope,
+    /// Whether it may stand only in an initial value.
+    pub random: bool,
+    pub place: Option<Place>,
+}
+
+/// Nodes in the order in which they were made; inputs stand before their users.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Graph {
+    pub nodes: Vec<Node>,
+}
+
+/// Shape, kind and scope of a new node, or the sentence that refuses it.
+type Checked = Result<(Shape, Kind), String>;
+
+impl Graph {
+    pub fn node(&self, id: NodeId) -> &Node {
+        &self.nodes[id.0 as usize]
+    }
+
+    pub fn shape(&self, id: NodeId) -> &Shape {
+        &self.node(id).shape
+    }
+
+    /// Adds a leaf, whose shape and kind the caller knows.
+    pub fn leaf(
+        &mut self,
+        op: Op,
+        shape: Shape,
+        kind: Kind,
+        scope: Scope,
+        place: Option<Place>,
+    ) -> NodeId {
+        let random = matches!(op, Op::Uniform { .. } | Op::Normal { .. } | Op::Draw { .. });
+        self.push(Node {
+            op,
+            inputs: Vec::new(),
+            shape,
+            kind,
+            scope,
+            random,
+            place,
+        })
+    }
+
+    /// Adds an operation on values that are there. `shape` is the shape wanted
+    /// of a reshape. The error is a sentence without the place.
+    pub fn apply(
+        &mut self,
+        op: Op,
+        inputs: &[NodeId],
+        shape: Option<Shape>,
+        place: Option<Place>,
+    ) -> Result<NodeId, String> {
+        let (shape, kind) = self.check(&op, inputs, shape)?;
+        let scope = inputs
+            .iter()
+            .map(|&id| self.node(id).scope)
+            .max()
+            .unwrap_or(Scope::Plan);
+        let random = inputs.iter().any(|&id| self.node(id).random);
+        Ok(self.push(Node {
+            op,
+            inputs: inputs.to_vec(),
+            shape,
+            kind,
+            scope,
+            random,
+            place,
+        }))
+    }
+
+    fn push(&mut self, node: Node) -> NodeId {
+        self.nodes.push(node);
+        NodeId(self.nodes.len() as u32 - 1)
+    }
+
+    /// Legality of every operation in one table.
+    fn check(&self, op: &Op, inputs: &[NodeId], wanted: Option<Shape>) -> Checked {
+        let name = op.name();
+        let shape = |place: usize| self.shape(inputs[place]);
+        let real = |place: usize| match self.node(inputs[place]).kind {
+            Kind::Real => Ok(()),
+            Kind::Integer => Err(format!(
+                "{name} wants real numbers and was given integers {}",
+                shape(place)
+            )),
+        };
+        for place in 0..inputs.len() {
+            let integer = matches!((op, place), (Op::Rows, 1) | (Op::CrossEntropy, 1));
+            let either = matches!(
+                op,
+                Op::Permute(_) | Op::Reshape | Op::Slice { .. } | Op::Concat { .. }
+            );
+            if integer {
+                if self.node(inputs[place]).kind != Kind::Integer {
+                    return Err(format!(
+                        "{name} wants integers and was given real numbers {}",
+                        shape(place)
+                    ));
+                }
+            } else if !either {
+                real(place)?;
+            }
+        }
+        let kind = inputs.first().map_or(Kind::Real, |&id| self.node(id).kind);
+        let same = |shape: &Shape| Ok((shape.clone(), kind));
+        match op {
+            Op::Unary(_) | Op::Affine { .. } | Op::Power(_) | Op::Detach => same(shape(0)),
+            Op::Dropout(probability) if !(0.0..1.0).contains(probability) => Err(format!(
+                "dropout of probability {probability}: it must be at least 0 and below 1"
+            )),
+            Op::Dropout(_) => same(shape(0)),
+            Op::Binary(_) => match shape(0).broadcast(shape(1)) {
+                Some(result) => Ok((result, Kind::Real)),
+                None => Err(format!(
+                    "{name} of {} and {}: the shapes do not broadcast",
+                    shape(0),
+                    shape(1)
+                )),
+            },
+            Op::Training if shape(0) == shape(1) => same(shape(0)),
+            Op::Training => Err(format!(
+                "training of {} and {}: the shapes differ",
+                shape(0),
+                shape(1)
+            )),
+            Op::Permute(axes) => {
+                let mut sorted = axes.clone();
+                sorted.sort_unstable();
+                if sorted != (0..shape(0).rank()).collect::<Vec<_>>() {
+                    return Err(format!(
+                        "permute of {} by {axes:?}: each axis is wanted once",
+                        shape(0)
+                    ));
+                }
+                Ok((
+                    Shape(axes.iter().map(|&axis| shape(0).0[axis]).collect()),
+                    kind,
+                ))
+            }
+            Op::Reshape => self.check_reshape(shape(0), wanted.unwrap_or_default(), kind),
+            Op::Slice {
+                axis,
+                start,
+                length,
+            } => {
+                let mut result = shape(0).clone();
+                let Dim::Fixed(size) = result.0[*axis] else {
+                    return Err(format!(
+                        "slice of {} along its axis {axis}, whose size is a symbol",
+                        shape(0)
+                    ));
+                };
+                if start.checked_add(*length).is_none_or(|end| end > size) {
+                    return Err(format!(
+                        "slice of {}: {length} places from {start} on axis {axis} of size {size}",
+                        shape(0)
+                    ));
+                }
+                result.0[*axis] = Dim::Fixed(*length);
+                Ok((result, kind))
+            }
+            Op::Concat { axis } => self.check_concat(inputs, *axis, kind),
+            Op::Matmul => check_matmul(shape(0), shape(1)),
+            Op::Reduce { axes, keep, .. } => {
+                let dims = shape(0).0.iter().enumerate();
+                let kept = dims.filter_map(|(axis, &dim)| match axes.contains(&axis) {
+                    false => Some(dim),
+                    true => keep.then_some(Dim::Fixed(1)),
+                });
+                Ok((Shape(kept.collect()), Kind::Real))
+            }
+            Op::Softmax { .. } | Op::LogSoftmax { .. } => same(shape(0)),
+            Op::Rows => {
+                let Some((_, rest)) = shape(0).0.split_first() else {
+                    return Err("rows of a single number".into());
+                };
+                let dims = shape(1).0.iter().chain(rest).copied().collect();
+                Ok((Shape(dims), kind))
+            }
+            Op::CrossEntropy => match shape(0).0.split_last() {
+                Some((_, rows)) if rows == shape(1).0 => Ok((shape(1).clone(), Kind::Real)),
+                _ => Err(format!(
+                    "cross-entropy of logits {} and labels {}: the labels must have the shape of the logits without its last axis",
+                    shape(0),
+                    shape(1)
+                )),
+            },
+            _ => Err(format!("{name} is a leaf, not an operation on values")),
+        }
+    }
+
+    fn check_reshape(&self, from: &Shape, to: Shape, kind: Kind) -> Checked {
+        let symbols = |shape: &Shape| {
+            shape
+                .0
+                .iter()
+                .copied()
+                .filter(|dim| dim.fixed().is_none())
+                .collect::<Vec<_>>()
+        };
+        let fixed = |shape: &Shape| {
+            shape
+                .0
+                .iter()
+                .filter_map(|dim| dim.fixed())
+                .product::<usize>()
+        };
+        let leading = |shape: &Shape| shape.0.iter().skip(1).all(|dim| dim.fixed().is_some());
+        if symbols(from) != symbols(&to) || fixed(from) != fixed(&to) {
+            return Err(format!(
+                "reshape of {from} to {to}: the numbers of elements differ"
+            ));
+        }
+        if !leading(&to) || (!symbols(from).is_empty() && !leading(from)) {
+            return Err(format!(
+                "reshape of {from} to {to}: a symbolic axis must stay the first"
+            ));
+        }
+        Ok((to, kind))
+    }
+
+    fn check_concat(&self, inputs: &[NodeId], axis: usize, kind: Kind) -> Checked {
+        let Some(&first) = inputs.first() else {
+            return Err("concat of nothing".into());
+        };
+        let mut result = self.shape(first).clone();
+        let mut length = 0;
+        for &id in inputs {
+            let shape = self.shape(id);
+            let fits = shape.rank() == result.rank()
+                && (0..shape.rank())
+                    .all(|other| other == axis || shape.0[other] == result.0[other])
+                && self.node(id).kind == kind;
+            let (true, Dim::Fixed(size)) = (fits, shape.0[axis]) else {
+                return Err(format!(
+                    "concat along axis {axis}: {shape} does not fit {}",
+                    self.shape(first)
+                ));
+            };
+            length += size;
+        }
+        result.0[axis] = Dim::Fixed(length);
+        Ok((result, kind))
+    }
+
+    /// The leaf that stands for a base parameter's value.
+    pub fn base_leaf(&mut self, model: &ModelDescription, id: ParameterId) -> NodeId {
+        let shape = Shape::fixed(&model.parameter(id).shape);
+        self.leaf(Op::Base(id), shape, Kind::Real, Scope::Plan, None)
+    }
+
+    /// All values on which `roots` depend, themselves included, in the order of
+    /// the graph. Detached values count.
+    pub fn reachable(&self, roots: &[NodeId]) -> Vec<NodeId> {
+        let mut seen = vec![false; self.nodes.len()];
+        let mut stack = roots.to_vec();
+        while let Some(id) = stack.pop() {
+            if !std::mem::replace(&mut seen[id.0 as usize], true) {
+                stack.extend(&self.node(id).inputs);
+            }
+        }
+        (0..self.nodes.len())
+            .filter(|&place| seen[place])
+            .map(|place| NodeId(place as u32))
+            .collect()
+    }
+}
+
+fn check_matmul(a: &Shape, b: &Shape) -> Checked {
+    let (ranks, wrong) = ((a.rank(), b.rank()), |why: String| {
+        Err(format!("matmul of {a} and {b}: {why}"))
+    });
+    if ranks.0 < 2 || ranks.1 < 2 {
+        return wrong("both must have two axes or more".into());
+    }
+    let (inner, other) = (a.0[ranks.0 - 1], b.0[ranks.1 - 2]);
+    if inner != other {
+        return wrong(format!("{inner} does not fit {other}"));
+    }
+    let leading = |shape: &Shape| Shape(shape.0[..shape.rank() - 2].to_vec());
+    let Some(mut result) = leading(a).broadcast(&leading(b)) else {
+        return wrong("the leading axes do not broadcast".into());
+    };
+    result.0.extend([a.0[ranks.0 - 2], b.0[ranks.1 - 1]]);
+    Ok((result, Kind::Real))
+}

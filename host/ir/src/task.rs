@@ -1,0 +1,260 @@
+//! What a task declares, and the tables that it fills and reads.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use crate::graph::{Graph, NodeId};
+
+/// Whether a split trains, is evaluated after each epoch, or is taken when it is there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum SplitUse {
+    Train,
+    Evaluate,
+    Optional,
+}
+
+/// How records stand in a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Container {
+    /// A record a line.
+    Lines,
+    /// A JSON object a line.
+    JsonLines,
+    /// Lines up to an empty one.
+    Blocks,
+}
+
+impl Container {
+    /// All containers with their names in the contract.
+    pub const NAMES: [(&'static str, Container); 3] = [
+        ("lines", Container::Lines),
+        ("json-lines", Container::JsonLines),
+        ("blocks", Container::Blocks),
+    ];
+
+    pub fn from_name(name: &str) -> Option<Container> {
+        Self::NAMES
+            .iter()
+            .find(|(known, _)| *known == name)
+            .map(|(_, container)| *container)
+    }
+
+    pub fn name(self) -> &'static str {
+        Self::NAMES
+            .iter()
+            .find(|(_, known)| *known == self)
+            .map_or("", |(name, _)| name)
+    }
+}
+
+/// A file in which a split may be found.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FilePattern {
+    pub pattern: String,
+    pub container: Container,
+}
+
+/// A split of the data.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Split {
+    pub name: String,
+    pub usage: SplitUse,
+    /// Files to try, in order.
+    pub files: Vec<FilePattern>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum FieldType {
+    Text,
+    /// With the names of the labels.
+    Label(Vec<String>),
+}
+
+/// A typed column of the examples.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Field {
+    pub name: String,
+    pub kind: FieldType,
+    /// Whether it is what should be predicted, which `predict` cannot read.
+    pub gold: bool,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum PredictionType {
+    /// A label of the inventory of a field.
+    Label(String),
+    Real,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PredictionColumn {
+    pub name: String,
+    pub kind: PredictionType,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Metric {
+    pub name: String,
+    pub higher_is_better: bool,
+}
+
+/// The data side of a task, known before any data is read.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Layout {
+    pub splits: Vec<Split>,
+    pub fields: Vec<Field>,
+    pub predictions: Vec<PredictionColumn>,
+    pub statistics: Vec<String>,
+    pub metrics: Vec<Metric>,
+    /// The metric that chooses the best checkpoint.
+    pub best: Option<String>,
+}
+
+impl Layout {
+    pub fn field(&self, name: &str) -> Option<usize> {
+        self.fields.iter().position(|field| field.name == name)
+    }
+
+    pub fn prediction(&self, name: &str) -> Option<usize> {
+        self.predictions
+            .iter()
+            .position(|column| column.name == name)
+    }
+
+    /// The names of the labels of a field.
+    pub fn labels(&self, name: &str) -> Option<&[String]> {
+        match &self.fields[self.field(name)?].kind {
+            FieldType::Label(names) => Some(names),
+            FieldType::Text => None,
+        }
+    }
+
+    /// The metric that chooses the best checkpoint.
+    pub fn best_metric(&self) -> Option<&Metric> {
+        self.metrics
+            .iter()
+            .find(|metric| Some(&metric.name) == self.best.as_ref())
+    }
+}
+
+/// A sequence that the model reads.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Sequence {
+    pub name: String,
+    /// Fields whose texts are its segments.
+    pub texts: Vec<String>,
+    /// The most tokens, special and virtual ones included.
+    pub at_most: Option<u32>,
+    /// The share of tokens that masked-language-model noise chooses.
+    pub mask_probability: Option<f64>,
+    /// The most places by which positions are shifted in training.
+    pub shift_positions: Option<u32>,
+}
+
+/// The head that a task asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum HeadKind {
+    /// The family's sequence classification head with so many classes.
+    Classification {
+        classes: u32,
+    },
+    MaskedLanguageModel,
+}
+
+/// The model side of a task: sequences, head, loss and outputs.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct TaskPlan {
+    pub graph: Graph,
+    pub sequences: Vec<Sequence>,
+    pub head: Option<HeadKind>,
+    /// Values whose mean over the effective batch is a loss; losses add up.
+    pub losses: Vec<NodeId>,
+    pub outputs: Vec<(String, NodeId)>,
+}
+
+/// Where a record stands: file and line, counted from 1.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Origin {
+    pub file: Arc<str>,
+    pub line: u64,
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.file, self.line)
+    }
+}
+
+/// What a container yields: a line, or a block of lines.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Record {
+    pub text: String,
+    /// The parsed object, of a JSON container.
+    pub json: Option<serde_json::Value>,
+    pub origin: Origin,
+}
+
+/// The value of a field.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum FieldValue {
+    Text(String),
+    Label(u32),
+}
+
+/// One input of the model with what should come of it. Values stand in the
+/// order of [`Layout::fields`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Example {
+    pub origin: Origin,
+    pub values: Vec<Option<FieldValue>>,
+}
+
+impl Example {
+    pub fn text(&self, field: usize) -> Option<&str> {
+        match self.values.get(field)? {
+            Some(FieldValue::Text(text)) => Some(text),
+            _ => None,
+        }
+    }
+
+    pub fn label(&self, field: usize) -> Option<u32> {
+        match self.values.get(field)? {
+            Some(FieldValue::Label(label)) => Some(*label),
+            _ => None,
+        }
+    }
+}
+
+/// What `parse` made of a chunk of records.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Parsed {
+    pub examples: Vec<Example>,
+    /// Reasons of skipped records with their numbers.
+    pub skipped: BTreeMap<String, u64>,
+    /// Sentences about wrong records, with file and line.
+    pub rejected: Vec<String>,
+}
+
+/// The value of a prediction.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub enum PredictionValue {
+    Label(u32),
+    Real(f64),
+}
+
+/// Predictions of one example, in the order of [`Layout::predictions`].
+pub type Prediction = Vec<Option<PredictionValue>>;
+
+/// Outputs of the model for one example, in the order of [`TaskPlan::outputs`].
+pub type Outputs = Vec<Vec<f32>>;
+
+/// Sums of one group or of a sample, by statistic and key.
+pub type Sums = BTreeMap<(String, u64), f64>;
