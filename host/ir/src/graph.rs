@@ -263,24 +263,9 @@ impl Graph {
     }
 
     /// Adds a leaf, whose shape and kind the caller knows.
-    pub fn leaf(
-        &mut self,
-        op: Op,
-        shape: Shape,
-        kind: Kind,
-        scope: Scope,
-        place: Option<Place>,
-    ) -> NodeId {
+    pub fn leaf(&mut self, op: Op, shape: Shape, kind: Kind, scope: Scope, place: Option<Place>) -> NodeId {
         let random = matches!(op, Op::Uniform { .. } | Op::Normal { .. } | Op::Draw { .. });
-        self.push(Node {
-            op,
-            inputs: Vec::new(),
-            shape,
-            kind,
-            scope,
-            random,
-            place,
-        })
+        self.push(Node { op, inputs: Vec::new(), shape, kind, scope, random, place })
     }
 
     /// Adds an operation on values that are there. `shape` is the shape wanted
@@ -293,21 +278,9 @@ impl Graph {
         place: Option<Place>,
     ) -> Result<NodeId, String> {
         let (shape, kind) = self.check(&op, inputs, shape)?;
-        let scope = inputs
-            .iter()
-            .map(|&id| self.node(id).scope)
-            .max()
-            .unwrap_or(Scope::Plan);
+        let scope = inputs.iter().map(|&id| self.node(id).scope).max().unwrap_or(Scope::Plan);
         let random = inputs.iter().any(|&id| self.node(id).random);
-        Ok(self.push(Node {
-            op,
-            inputs: inputs.to_vec(),
-            shape,
-            kind,
-            scope,
-            random,
-            place,
-        }))
+        Ok(self.push(Node { op, inputs: inputs.to_vec(), shape, kind, scope, random, place }))
     }
 
     fn push(&mut self, node: Node) -> NodeId {
@@ -321,23 +294,16 @@ impl Graph {
         let shape = |place: usize| self.shape(inputs[place]);
         let real = |place: usize| match self.node(inputs[place]).kind {
             Kind::Real => Ok(()),
-            Kind::Integer => Err(format!(
-                "{name} wants real numbers and was given integers {}",
-                shape(place)
-            )),
+            Kind::Integer => {
+                Err(format!("{name} wants real numbers and was given integers {}", shape(place)))
+            }
         };
         for place in 0..inputs.len() {
             let integer = matches!((op, place), (Op::Rows, 1) | (Op::CrossEntropy, 1));
-            let either = matches!(
-                op,
-                Op::Permute(_) | Op::Reshape | Op::Slice { .. } | Op::Concat { .. }
-            );
+            let either = matches!(op, Op::Permute(_) | Op::Reshape | Op::Slice { .. } | Op::Concat { .. });
             if integer {
                 if self.node(inputs[place]).kind != Kind::Integer {
-                    return Err(format!(
-                        "{name} wants integers and was given real numbers {}",
-                        shape(place)
-                    ));
+                    return Err(format!("{name} wants integers and was given real numbers {}", shape(place)));
                 }
             } else if !either {
                 real(place)?;
@@ -347,44 +313,26 @@ impl Graph {
         let same = |shape: &Shape| Ok((shape.clone(), kind));
         match op {
             Op::Unary(_) | Op::Affine { .. } | Op::Power(_) | Op::Detach => same(shape(0)),
-            Op::Dropout(probability) if !(0.0..1.0).contains(probability) => Err(format!(
-                "dropout of probability {probability}: it must be at least 0 and below 1"
-            )),
+            Op::Dropout(probability) if !(0.0..1.0).contains(probability) => {
+                Err(format!("dropout of probability {probability}: it must be at least 0 and below 1"))
+            }
             Op::Dropout(_) => same(shape(0)),
             Op::Binary(_) => match shape(0).broadcast(shape(1)) {
                 Some(result) => Ok((result, Kind::Real)),
-                None => Err(format!(
-                    "{name} of {} and {}: the shapes do not broadcast",
-                    shape(0),
-                    shape(1)
-                )),
+                None => Err(format!("{name} of {} and {}: the shapes do not broadcast", shape(0), shape(1))),
             },
             Op::Training if shape(0) == shape(1) => same(shape(0)),
-            Op::Training => Err(format!(
-                "training of {} and {}: the shapes differ",
-                shape(0),
-                shape(1)
-            )),
+            Op::Training => Err(format!("training of {} and {}: the shapes differ", shape(0), shape(1))),
             Op::Permute(axes) => {
                 let mut sorted = axes.clone();
                 sorted.sort_unstable();
                 if sorted != (0..shape(0).rank()).collect::<Vec<_>>() {
-                    return Err(format!(
-                        "permute of {} by {axes:?}: each axis is wanted once",
-                        shape(0)
-                    ));
+                    return Err(format!("permute of {} by {axes:?}: each axis is wanted once", shape(0)));
                 }
-                Ok((
-                    Shape(axes.iter().map(|&axis| shape(0).0[axis]).collect()),
-                    kind,
-                ))
+                Ok((Shape(axes.iter().map(|&axis| shape(0).0[axis]).collect()), kind))
             }
             Op::Reshape => self.check_reshape(shape(0), wanted.unwrap_or_default(), kind),
-            Op::Slice {
-                axis,
-                start,
-                length,
-            } => {
+            Op::Slice { axis, start, length } => {
                 let mut result = shape(0).clone();
                 let Dim::Fixed(size) = result.0[*axis] else {
                     return Err(format!(
@@ -432,31 +380,15 @@ impl Graph {
     }
 
     fn check_reshape(&self, from: &Shape, to: Shape, kind: Kind) -> Checked {
-        let symbols = |shape: &Shape| {
-            shape
-                .0
-                .iter()
-                .copied()
-                .filter(|dim| dim.fixed().is_none())
-                .collect::<Vec<_>>()
-        };
-        let fixed = |shape: &Shape| {
-            shape
-                .0
-                .iter()
-                .filter_map(|dim| dim.fixed())
-                .product::<usize>()
-        };
+        let symbols =
+            |shape: &Shape| shape.0.iter().copied().filter(|dim| dim.fixed().is_none()).collect::<Vec<_>>();
+        let fixed = |shape: &Shape| shape.0.iter().filter_map(|dim| dim.fixed()).product::<usize>();
         let leading = |shape: &Shape| shape.0.iter().skip(1).all(|dim| dim.fixed().is_some());
         if symbols(from) != symbols(&to) || fixed(from) != fixed(&to) {
-            return Err(format!(
-                "reshape of {from} to {to}: the numbers of elements differ"
-            ));
+            return Err(format!("reshape of {from} to {to}: the numbers of elements differ"));
         }
         if !leading(&to) || (!symbols(from).is_empty() && !leading(from)) {
-            return Err(format!(
-                "reshape of {from} to {to}: a symbolic axis must stay the first"
-            ));
+            return Err(format!("reshape of {from} to {to}: a symbolic axis must stay the first"));
         }
         Ok((to, kind))
     }
@@ -470,14 +402,10 @@ impl Graph {
         for &id in inputs {
             let shape = self.shape(id);
             let fits = shape.rank() == result.rank()
-                && (0..shape.rank())
-                    .all(|other| other == axis || shape.0[other] == result.0[other])
+                && (0..shape.rank()).all(|other| other == axis || shape.0[other] == result.0[other])
                 && self.node(id).kind == kind;
             let (true, Dim::Fixed(size)) = (fits, shape.0[axis]) else {
-                return Err(format!(
-                    "concat along axis {axis}: {shape} does not fit {}",
-                    self.shape(first)
-                ));
+                return Err(format!("concat along axis {axis}: {shape} does not fit {}", self.shape(first)));
             };
             length += size;
         }
@@ -501,17 +429,12 @@ impl Graph {
                 stack.extend(&self.node(id).inputs);
             }
         }
-        (0..self.nodes.len())
-            .filter(|&place| seen[place])
-            .map(|place| NodeId(place as u32))
-            .collect()
+        (0..self.nodes.len()).filter(|&place| seen[place]).map(|place| NodeId(place as u32)).collect()
     }
 }
 
 fn check_matmul(a: &Shape, b: &Shape) -> Checked {
-    let (ranks, wrong) = ((a.rank(), b.rank()), |why: String| {
-        Err(format!("matmul of {a} and {b}: {why}"))
-    });
+    let (ranks, wrong) = ((a.rank(), b.rank()), |why: String| Err(format!("matmul of {a} and {b}: {why}")));
     if ranks.0 < 2 || ranks.1 < 2 {
         return wrong("both must have two axes or more".into());
     }

@@ -79,10 +79,7 @@ impl MethodPlan {
 
     /// Number of elements of a new parameter.
     pub fn elements(&self, id: NewParameterId) -> usize {
-        self.graph
-            .shape(self.parameter(id).initial)
-            .elements()
-            .unwrap_or(0)
+        self.graph.shape(self.parameter(id).initial).elements().unwrap_or(0)
     }
 
     /// Whether a base parameter trains under this plan, the head included.
@@ -92,9 +89,7 @@ impl MethodPlan {
 
     /// Number of virtual tokens.
     pub fn virtual_tokens(&self) -> usize {
-        let size = self
-            .prompt
-            .and_then(|node| self.graph.shape(node).0[0].fixed());
+        let size = self.prompt.and_then(|node| self.graph.shape(node).0[0].fixed());
         size.unwrap_or(0)
     }
 
@@ -152,8 +147,6 @@ mod pairs {
         V: Deserialize<'de>,
         D: Deserializer<'de>,
     {
-        Ok(Vec::<(K, V)>::deserialize(deserializer)?
-            .into_iter()
-            .collect())
+        Ok(Vec::<(K, V)>::deserialize(deserializer)?.into_iter().collect())
     }
 }

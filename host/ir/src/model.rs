@@ -29,18 +29,12 @@ impl SiteKind {
 
     /// The kind with a name of the contract.
     pub fn from_name(name: &str) -> Option<SiteKind> {
-        Self::NAMES
-            .iter()
-            .find(|(known, _)| *known == name)
-            .map(|(_, kind)| *kind)
+        Self::NAMES.iter().find(|(known, _)| *known == name).map(|(_, kind)| *kind)
     }
 
     /// The name that the contract has for the kind.
     pub fn name(self) -> &'static str {
-        Self::NAMES
-            .iter()
-            .find(|(_, kind)| *kind == self)
-            .map_or("", |(name, _)| name)
+        Self::NAMES.iter().find(|(_, kind)| *kind == self).map_or("", |(name, _)| name)
     }
 }
 
@@ -130,10 +124,7 @@ impl ModelDescription {
 
     /// The parameter with a name.
     pub fn find_parameter(&self, name: &str) -> Option<ParameterId> {
-        let place = self
-            .parameters
-            .iter()
-            .position(|parameter| parameter.name == name)?;
+        let place = self.parameters.iter().position(|parameter| parameter.name == name)?;
         Some(ParameterId(place as u32))
     }
 

@@ -26,10 +26,7 @@ pub struct Stream {
 impl Stream {
     /// The stream of a seed and of a name under it.
     pub fn new(seed: u64, name: &str) -> Stream {
-        Stream {
-            key: mix(seed ^ name_key(name)),
-            place: 0,
-        }
+        Stream { key: mix(seed ^ name_key(name)), place: 0 }
     }
 
     /// 64 random bits.

@@ -74,22 +74,18 @@ impl SettingType {
                 i64::MAX => format!("a whole number of at least {minimum}"),
                 maximum => format!("a whole number from {minimum} to {maximum}"),
             },
-            SettingType::Real { minimum, maximum } => {
-                match (minimum.is_finite(), maximum.is_finite()) {
-                    (true, true) => format!("a number from {minimum} to {maximum}"),
-                    (true, false) => format!("a number of at least {minimum}"),
-                    _ => "a number".into(),
-                }
-            }
+            SettingType::Real { minimum, maximum } => match (minimum.is_finite(), maximum.is_finite()) {
+                (true, true) => format!("a number from {minimum} to {maximum}"),
+                (true, false) => format!("a number of at least {minimum}"),
+                _ => "a number".into(),
+            },
             SettingType::Boolean => "true or false".into(),
             SettingType::Text | SettingType::OptionalText => "a string".into(),
             SettingType::Choice(options) => format!("one of {}", quoted(options)),
             SettingType::Texts => "a list of strings".into(),
             SettingType::Wholes => "a list of whole numbers".into(),
             SettingType::Numbers => "a table from names to numbers".into(),
-            SettingType::NamesOrPattern => {
-                "a list of names, or a string with a regular expression".into()
-            }
+            SettingType::NamesOrPattern => "a list of names, or a string with a regular expression".into(),
         }
     }
 
@@ -122,18 +118,14 @@ impl SettingType {
             (SettingType::Choice(options), Setting::Text(text)) if options.contains(text) => {
                 Some(value.clone())
             }
-            (SettingType::Wholes, Setting::Wholes(wholes))
-                if wholes.iter().all(|&whole| whole >= 0) =>
-            {
+            (SettingType::Wholes, Setting::Wholes(wholes)) if wholes.iter().all(|&whole| whole >= 0) => {
                 Some(value.clone())
             }
             (SettingType::Wholes, Setting::Whole(whole)) if *whole >= 0 => {
                 Some(Setting::Wholes(vec![*whole]))
             }
             // An empty list or table of the file has no type of its own.
-            (SettingType::Texts | SettingType::NamesOrPattern, Setting::Wholes(list))
-                if list.is_empty() =>
-            {
+            (SettingType::Texts | SettingType::NamesOrPattern, Setting::Wholes(list)) if list.is_empty() => {
                 Some(Setting::Texts(Vec::new()))
             }
             _ => None,
@@ -160,16 +152,9 @@ impl Description {
             .map(|declaration| (declaration.key.clone(), declaration.default.clone()))
             .collect();
         for (key, value) in values {
-            let error = |sentence| SettingError {
-                key: key.clone(),
-                sentence,
-            };
+            let error = |sentence| SettingError { key: key.clone(), sentence };
             let Some(declaration) = self.key(key) else {
-                let known: Vec<&str> = self
-                    .keys
-                    .iter()
-                    .map(|declaration| declaration.key.as_str())
-                    .collect();
+                let known: Vec<&str> = self.keys.iter().map(|declaration| declaration.key.as_str()).collect();
                 return Err(error(format!(
                     "`{key}` is not a key of {}{}",
                     self.name,
@@ -177,8 +162,7 @@ impl Description {
                 )));
             };
             let value = declaration.kind.accept(value);
-            let value = value
-                .map_err(|wanted| error(format!("`{key}` of {} takes {wanted}", self.name)))?;
+            let value = value.map_err(|wanted| error(format!("`{key}` of {} takes {wanted}", self.name)))?;
             resolved.insert(key.clone(), value);
         }
         Ok(resolved)
@@ -220,20 +204,10 @@ mod tests {
         Description {
             name: "lora".into(),
             keys: vec![
-                declaration(
-                    "r",
-                    SettingType::Whole {
-                        minimum: 1,
-                        maximum: 4096,
-                    },
-                    Setting::Whole(8),
-                ),
+                declaration("r", SettingType::Whole { minimum: 1, maximum: 4096 }, Setting::Whole(8)),
                 declaration(
                     "lora_alpha",
-                    SettingType::Real {
-                        minimum: 0.0,
-                        maximum: f64::INFINITY,
-                    },
+                    SettingType::Real { minimum: 0.0, maximum: f64::INFINITY },
                     Setting::Real(8.0),
                 ),
             ],
@@ -252,18 +226,12 @@ mod tests {
     #[test]
     fn what_does_not_fit_is_a_sentence() {
         let error = |key: &str, value| {
-            description()
-                .resolve(&Values::from([(key.to_string(), value)]))
-                .unwrap_err()
-                .sentence
+            description().resolve(&Values::from([(key.to_string(), value)])).unwrap_err().sentence
         };
         assert_eq!(
             error("lora_alhpa", Setting::Whole(1)),
             "`lora_alhpa` is not a key of lora; did you mean `lora_alpha`?"
         );
-        assert_eq!(
-            error("r", Setting::Whole(0)),
-            "`r` of lora takes a whole number from 1 to 4096"
-        );
+        assert_eq!(error("r", Setting::Whole(0)), "`r` of lora takes a whole number from 1 to 4096");
     }
 }

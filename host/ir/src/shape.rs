@@ -79,10 +79,7 @@ impl Shape {
 
     /// Number of elements, where no size is a symbol.
     pub fn elements(&self) -> Option<usize> {
-        self.0
-            .iter()
-            .map(|dim| dim.fixed())
-            .try_fold(1usize, |product, size| product.checked_mul(size?))
+        self.0.iter().map(|dim| dim.fixed()).try_fold(1usize, |product, size| product.checked_mul(size?))
     }
 
     /// NumPy's broadcasting: the shape of an element-wise operation on both.
@@ -90,11 +87,7 @@ impl Shape {
         let rank = self.rank().max(other.rank());
         let at = |shape: &Shape, axis: usize| {
             let missing = rank - shape.rank();
-            if axis < missing {
-                Dim::Fixed(1)
-            } else {
-                shape.0[axis - missing]
-            }
+            if axis < missing { Dim::Fixed(1) } else { shape.0[axis - missing] }
         };
         (0..rank)
             .map(|axis| match (at(self, axis), at(other, axis)) {
@@ -139,9 +132,6 @@ mod tests {
         assert_eq!(tokens.broadcast(&Shape::fixed(&[4])), Some(tokens.clone()));
         assert_eq!(tokens.broadcast(&Shape::fixed(&[])), Some(tokens.clone()));
         assert_eq!(tokens.broadcast(&Shape::fixed(&[3])), None);
-        assert_eq!(
-            Shape::fixed(&[3, 1]).broadcast(&Shape::fixed(&[1, 2])),
-            Some(Shape::fixed(&[3, 2]))
-        );
+        assert_eq!(Shape::fixed(&[3, 1]).broadcast(&Shape::fixed(&[1, 2])), Some(Shape::fixed(&[3, 2])));
     }
 }

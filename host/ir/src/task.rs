@@ -31,24 +31,15 @@ pub enum Container {
 
 impl Container {
     /// All containers with their names in the contract.
-    pub const NAMES: [(&'static str, Container); 3] = [
-        ("lines", Container::Lines),
-        ("json-lines", Container::JsonLines),
-        ("blocks", Container::Blocks),
-    ];
+    pub const NAMES: [(&'static str, Container); 3] =
+        [("lines", Container::Lines), ("json-lines", Container::JsonLines), ("blocks", Container::Blocks)];
 
     pub fn from_name(name: &str) -> Option<Container> {
-        Self::NAMES
-            .iter()
-            .find(|(known, _)| *known == name)
-            .map(|(_, container)| *container)
+        Self::NAMES.iter().find(|(known, _)| *known == name).map(|(_, container)| *container)
     }
 
     pub fn name(self) -> &'static str {
-        Self::NAMES
-            .iter()
-            .find(|(_, known)| *known == self)
-            .map_or("", |(name, _)| name)
+        Self::NAMES.iter().find(|(_, known)| *known == self).map_or("", |(name, _)| name)
     }
 }
 
@@ -123,9 +114,7 @@ impl Layout {
     }
 
     pub fn prediction(&self, name: &str) -> Option<usize> {
-        self.predictions
-            .iter()
-            .position(|column| column.name == name)
+        self.predictions.iter().position(|column| column.name == name)
     }
 
     /// The names of the labels of a field.
@@ -138,9 +127,7 @@ impl Layout {
 
     /// The metric that chooses the best checkpoint.
     pub fn best_metric(&self) -> Option<&Metric> {
-        self.metrics
-            .iter()
-            .find(|metric| Some(&metric.name) == self.best.as_ref())
+        self.metrics.iter().find(|metric| Some(&metric.name) == self.best.as_ref())
     }
 }
 
