@@ -11,6 +11,8 @@ pub mod graph;
 pub mod method;
 pub mod model;
 pub mod random;
+pub mod record;
+pub mod select;
 pub mod settings;
 pub mod shape;
 pub mod task;
