@@ -2,4 +2,12 @@
 //! backward, compiled from a model, a task's plan and a method's plan.
 
 pub mod batch;
+pub mod backend;
+pub mod compile;
+pub mod engine;
+pub mod init;
+pub mod kernels;
+pub mod models;
+pub mod parameters;
+pub mod program;
 pub mod train;

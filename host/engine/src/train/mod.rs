@@ -1,3 +1,5 @@
 //! The trainer, after the conventions of transformers' Trainer.
 
+pub mod schedule;
 pub mod settings;
+pub mod trainer;
