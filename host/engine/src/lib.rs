@@ -7,6 +7,7 @@ pub mod compile;
 pub mod engine;
 pub mod init;
 pub mod kernels;
+pub mod machine;
 pub mod models;
 pub mod parameters;
 pub mod program;
