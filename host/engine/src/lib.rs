@@ -5,7 +5,7 @@ pub mod batch;
 pub mod backend;
 pub mod compile;
 pub mod engine;
-pub mod init;
+//INIT pub mod init;
 pub mod kernels;
 pub mod machine;
 pub mod models;

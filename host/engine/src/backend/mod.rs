@@ -1,6 +1,7 @@
 //! Backends: what runs a program. The unit of the trait is an instruction over
 //! a packed batch; threads, slices and devices stay below it.
 
+pub mod candle;
 pub mod cpu;
 
 use crate::batch::Batch;
