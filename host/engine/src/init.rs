@@ -26,6 +26,11 @@ pub trait Weights {
     /// # Errors
     /// A sentence about a tensor that is there and cannot be used.
     fn load(&self, name: &str, shape: &[u32]) -> Result<Option<Vec<f32>>, String>;
+
+    /// The end of a sentence that names the tensor that comes nearest.
+    fn nearest(&self, _: &str) -> String {
+        String::new()
+    }
 }
 
 /// No weights at all: a model that starts at random.
@@ -54,7 +59,11 @@ pub fn initial_blocks(plans: &Plans, weights: &dyn Weights, may_be_missing: bool
         let elements = match loaded {
             Some(elements) => elements,
             None if parameter.head || may_be_missing => fresh(plans, id, seed),
-            None => return Err(InitError::Checkpoint(format!("the checkpoint has no tensor {}", parameter.name))),
+            None => {
+                let nearest = weights.nearest(&parameter.name);
+                let sentence = format!("the checkpoint has no tensor {}{nearest}", parameter.name);
+                return Err(InitError::Checkpoint(sentence));
+            }
         };
         let (block, part) = parameters.find(AnyParameter::Base(id));
         blocks[block][part.offset..part.offset + part.elements].copy_from_slice(&elements);

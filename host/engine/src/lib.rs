@@ -4,11 +4,14 @@
 pub mod batch;
 pub mod backend;
 pub mod compile;
+pub mod data;
 pub mod engine;
-//INIT pub mod init;
+pub mod files;
+pub mod init;
 pub mod kernels;
 pub mod machine;
 pub mod models;
 pub mod parameters;
 pub mod program;
+pub mod text;
 pub mod train;

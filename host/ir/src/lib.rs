@@ -8,6 +8,7 @@
 //! nor candle, so that plans can be made, printed, checked and tested anywhere.
 
 pub mod graph;
+pub mod interpret;
 pub mod method;
 pub mod model;
 pub mod random;

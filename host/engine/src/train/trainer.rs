@@ -9,8 +9,9 @@ use crate::train::settings::TrainingSettings;
 
 /// Where effective batches come from.
 pub trait Batches {
-    /// Effective batches of an epoch.
-    fn steps_per_epoch(&self) -> u64;
+    /// Effective batches of an epoch, counted from 0. Batches of so many tokens
+    /// may be more or fewer from one epoch to the next.
+    fn steps_of_epoch(&mut self, epoch: u64) -> u64;
 
     /// The effective batch with this number of an epoch, both counted from 0,
     /// in micro-batches of at most so many examples.
@@ -109,7 +110,7 @@ pub fn train(
     seed: u64,
     observer: &mut dyn Observer,
 ) -> Result<Ending, TrainError> {
-    let steps_per_epoch = batches.steps_per_epoch();
+    let steps_per_epoch = batches.steps_of_epoch(0);
     let steps = total_steps(settings, steps_per_epoch);
     if steps == 0 || steps_per_epoch == 0 {
         return Err(TrainError::NoSteps(settings.num_train_epochs));
@@ -121,7 +122,7 @@ pub fn train(
     for epoch in 0.. {
         let mut loss_sum = 0.0;
         let first = ending.steps;
-        let in_epoch = steps_per_epoch.min(steps - ending.steps);
+        let in_epoch = batches.steps_of_epoch(epoch).min(steps - ending.steps);
         for number in 0..in_epoch {
             let learning_rate = rates.at(ending.steps);
             let (result, tokens) = step(engine, batches, settings, (epoch, number), learning_rate, seed, &mut ending, observer)?;
@@ -142,7 +143,7 @@ pub fn train(
             }
         }
         let done = ending.steps - first;
-        let last = ending.steps == steps;
+        let last = ending.steps >= steps;
         let report = EpochReport { epoch: epoch + 1, loss: loss_sum / done.max(1) as f64, steps: ending.steps, last };
         let metric = observer.evaluate(engine, &report).map_err(TrainError::Observer)?;
         let better = match (metric, &best) {
