@@ -18,7 +18,9 @@ pub enum EngineError {
     #[error(transparent)]
     Backend(#[from] BackendError),
     /// The loss or the norm of the gradients is no number any more.
-    #[error("the {what} of step {step} is {value}; the last good checkpoint is kept. A lower learning rate, or warm-up, may help")]
+    #[error(
+        "the {what} of step {step} is {value}; the last good checkpoint is kept. A lower learning rate, or warm-up, may help"
+    )]
     NotFinite { what: &'static str, step: u64, value: f64 },
 }
 
@@ -65,7 +67,11 @@ impl Engine {
     ///
     /// # Errors
     /// Plans that cannot be compiled; memory that is not to be had.
-    pub fn new(plans: Plans, blocks: Vec<Vec<f32>>, mut backend: Box<dyn Backend>) -> Result<Engine, EngineError> {
+    pub fn new(
+        plans: Plans,
+        blocks: Vec<Vec<f32>>,
+        mut backend: Box<dyn Backend>,
+    ) -> Result<Engine, EngineError> {
         let (training, evaluation) = (plans.training()?, plans.evaluation()?);
         backend.set_parameters(&plans.parameters, blocks)?;
         Ok(Engine { plans, training, evaluation, backend, updates: 0 })
@@ -88,7 +94,13 @@ impl Engine {
     /// Memory that is not to be had: gradients are cleared and nothing has
     /// changed, so that the step can be tried again with smaller micro-batches.
     /// A loss or a norm that is no number: nothing has changed either.
-    pub fn step(&mut self, micro_batches: &[Batch], settings: &TrainingSettings, learning_rate: f64, seed: u64) -> Result<StepResult, EngineError> {
+    pub fn step(
+        &mut self,
+        micro_batches: &[Batch],
+        settings: &TrainingSettings,
+        learning_rate: f64,
+        seed: u64,
+    ) -> Result<StepResult, EngineError> {
         let result = self.accumulate(micro_batches, seed);
         let result = result.and_then(|loss| self.update(loss, settings, learning_rate));
         if result.is_err() {
@@ -106,7 +118,9 @@ impl Engine {
         let counts: Vec<usize> = program
             .losses
             .iter()
-            .map(|loss| micro_batches.iter().map(|batch| program.value(loss.value).elements(&Sizes::of(batch))).sum())
+            .map(|loss| {
+                micro_batches.iter().map(|batch| program.value(loss.value).elements(&Sizes::of(batch))).sum()
+            })
             .collect();
         let share = 1.0 / micro_batches.len().max(1) as f32;
         let step = Step {
@@ -128,10 +142,19 @@ impl Engine {
         }
     }
 
-    fn update(&mut self, loss: f64, settings: &TrainingSettings, learning_rate: f64) -> Result<StepResult, EngineError> {
+    fn update(
+        &mut self,
+        loss: f64,
+        settings: &TrainingSettings,
+        learning_rate: f64,
+    ) -> Result<StepResult, EngineError> {
         let gradient_norm = self.backend.gradient_norm()?;
         if !gradient_norm.is_finite() {
-            return Err(EngineError::NotFinite { what: "norm of the gradients", step: self.updates + 1, value: gradient_norm });
+            return Err(EngineError::NotFinite {
+                what: "norm of the gradients",
+                step: self.updates + 1,
+                value: gradient_norm,
+            });
         }
         // torch.nn.utils.clip_grad_norm_ adds the same small number.
         let clipped = settings.max_grad_norm / (gradient_norm + 1e-6);
@@ -140,7 +163,8 @@ impl Engine {
         let parameters = self.plans.parameters.clone();
         for (block, content) in parameters.blocks.iter().enumerate() {
             for (place, part) in content.parts.iter().enumerate().filter(|(_, part)| part.trained) {
-                let decay = part.weight_decay.unwrap_or(if part.decays { settings.weight_decay } else { 0.0 });
+                let decay =
+                    part.weight_decay.unwrap_or(if part.decays { settings.weight_decay } else { 0.0 });
                 let rule = AdamW {
                     learning_rate: learning_rate * part.learning_rate,
                     beta1: settings.adam_beta1,
@@ -167,7 +191,11 @@ impl Engine {
         let sizes = Sizes::of(batch);
         let mut evaluation = Evaluation {
             loss_sums: self.backend.losses()?,
-            loss_counts: program.losses.iter().map(|loss| program.value(loss.value).elements(&sizes)).collect(),
+            loss_counts: program
+                .losses
+                .iter()
+                .map(|loss| program.value(loss.value).elements(&sizes))
+                .collect(),
             outputs: vec![Outputs::default(); batch.sequences()],
         };
         for output in &program.outputs {
@@ -198,7 +226,10 @@ impl Engine {
     ///
     /// # Errors
     /// Reading from the device.
-    pub fn tensors(&self, chosen: impl Fn(&crate::parameters::Part) -> bool) -> Result<Vec<NamedTensor>, EngineError> {
+    pub fn tensors(
+        &self,
+        chosen: impl Fn(&crate::parameters::Part) -> bool,
+    ) -> Result<Vec<NamedTensor>, EngineError> {
         let mut tensors = Vec::new();
         for (block, content) in self.plans.parameters.blocks.iter().enumerate() {
             if content.parts.iter().any(&chosen) {
@@ -221,7 +252,9 @@ impl Engine {
     /// Reading from the device.
     pub fn gradients(&self) -> Result<Vec<NamedTensor>, EngineError> {
         let mut tensors = Vec::new();
-        for (block, content) in self.plans.parameters.blocks.iter().enumerate().filter(|(_, content)| content.trains()) {
+        for (block, content) in
+            self.plans.parameters.blocks.iter().enumerate().filter(|(_, content)| content.trains())
+        {
             let elements = self.backend.read_gradient(block)?;
             for part in content.parts.iter().filter(|part| part.trained) {
                 tensors.push(NamedTensor {
@@ -244,7 +277,10 @@ impl Engine {
         for tensor in tensors {
             let found = parameters.parts().find(|(_, part)| part.name == tensor.name);
             let Some((block, part)) = found.filter(|(_, part)| part.shape == tensor.shape) else {
-                let sentence = format!("the saved tensor {} {:?} fits no parameter of the plan", tensor.name, tensor.shape);
+                let sentence = format!(
+                    "the saved tensor {} {:?} fits no parameter of the plan",
+                    tensor.name, tensor.shape
+                );
                 return Err(BackendError::Wrong(sentence).into());
             };
             let mut elements = self.backend.read_block(block)?;

@@ -50,7 +50,12 @@ impl Weights for Reinitialised {
 /// # Errors
 /// A tensor that is missing or of another shape, unless `may_be_missing`; an
 /// expression that cannot be evaluated.
-pub fn initial_blocks(plans: &Plans, weights: &dyn Weights, may_be_missing: bool, seed: u64) -> Result<Vec<Vec<f32>>, InitError> {
+pub fn initial_blocks(
+    plans: &Plans,
+    weights: &dyn Weights,
+    may_be_missing: bool,
+    seed: u64,
+) -> Result<Vec<Vec<f32>>, InitError> {
     let parameters = &plans.parameters;
     let mut blocks: Vec<Vec<f32>> = parameters.blocks.iter().map(|block| vec![0.0; block.elements]).collect();
     for (place, parameter) in plans.model.parameters.iter().enumerate() {

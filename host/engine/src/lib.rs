@@ -1,8 +1,8 @@
 //! The engine: a static program of the host's own operations, forward and
 //! backward, compiled from a model, a task's plan and a method's plan.
 
-pub mod batch;
 pub mod backend;
+pub mod batch;
 pub mod compile;
 pub mod data;
 pub mod engine;

@@ -19,7 +19,9 @@ pub struct Machine {
 /// What can be found out about this machine.
 pub fn describe() -> Machine {
     let information = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let field = |name: &str| information.lines().find_map(|line| line.split_once(':').filter(|(key, _)| key.trim() == name));
+    let field = |name: &str| {
+        information.lines().find_map(|line| line.split_once(':').filter(|(key, _)| key.trim() == name))
+    };
     Machine {
         processor: field("model name").map_or("unknown".into(), |(_, value)| value.trim().to_string()),
         instruction_sets: instruction_sets(),
@@ -69,7 +71,8 @@ fn group_left() -> Option<u64> {
 fn limit_left() -> Option<u64> {
     let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
     // SAFETY: the call fills the structure that it is given.
-    let known = unsafe { libc::getrlimit(libc::RLIMIT_AS, &mut limit) } == 0 && limit.rlim_cur != libc::RLIM_INFINITY;
+    let known =
+        unsafe { libc::getrlimit(libc::RLIMIT_AS, &mut limit) } == 0 && limit.rlim_cur != libc::RLIM_INFINITY;
     let pages = fs::read_to_string("/proc/self/statm").ok()?;
     let pages: u64 = pages.split_whitespace().next()?.parse().ok()?;
     known.then(|| limit.rlim_cur.saturating_sub(pages * 4096))

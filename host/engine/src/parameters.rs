@@ -92,7 +92,10 @@ impl Parameters {
 
     /// All parameters with their blocks, in the order of the blocks.
     pub fn parts(&self) -> impl Iterator<Item = (usize, &Part)> {
-        self.blocks.iter().enumerate().flat_map(|(block, content)| content.parts.iter().map(move |part| (block, part)))
+        self.blocks
+            .iter()
+            .enumerate()
+            .flat_map(|(block, content)| content.parts.iter().map(move |part| (block, part)))
     }
 
     /// Elements that train.

@@ -56,15 +56,21 @@ impl Tokenizer {
         let vocabulary = folder.join("vocab.txt");
         if vocabulary.is_file() {
             let settings = fs::read(folder.join("tokenizer_config.json")).ok();
-            let settings = settings.and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or(Value::Null);
-            return Tokenizer::from_vocabulary(&read(&vocabulary)?, &settings, &vocabulary.display().to_string());
+            let settings =
+                settings.and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or(Value::Null);
+            return Tokenizer::from_vocabulary(
+                &read(&vocabulary)?,
+                &settings,
+                &vocabulary.display().to_string(),
+            );
         }
         Err(TokenizerError::NoFile { folder: folder.display().to_string() })
     }
 
     fn from_json(bytes: &[u8], file: &str) -> Result<Tokenizer, TokenizerError> {
         let inner = tokenizers::Tokenizer::from_bytes(bytes);
-        let inner = inner.map_err(|error| TokenizerError::Unreadable { file: file.into(), sentence: error.to_string() })?;
+        let inner = inner
+            .map_err(|error| TokenizerError::Unreadable { file: file.into(), sentence: error.to_string() })?;
         Tokenizer::finished(inner, file)
     }
 
@@ -80,7 +86,9 @@ impl Tokenizer {
         inner.with_normalizer(Some(BertNormalizer::new(true, chinese, flag("strip_accents"), lowercase)));
         inner.with_pre_tokenizer(Some(BertPreTokenizer));
         let token = |name: &'static str| {
-            let id = inner.token_to_id(name).ok_or_else(|| unreadable(format!("there is no {name} among its pieces")))?;
+            let id = inner
+                .token_to_id(name)
+                .ok_or_else(|| unreadable(format!("there is no {name} among its pieces")))?;
             Ok((name.to_string(), id))
         };
         let processing = BertProcessing::new(token("[SEP]")?, token("[CLS]")?);
@@ -89,7 +97,10 @@ impl Tokenizer {
     }
 
     fn finished(mut inner: tokenizers::Tokenizer, file: &str) -> Result<Tokenizer, TokenizerError> {
-        let unreadable = |error: tokenizers::Error| TokenizerError::Unreadable { file: file.into(), sentence: error.to_string() };
+        let unreadable = |error: tokenizers::Error| TokenizerError::Unreadable {
+            file: file.into(),
+            sentence: error.to_string(),
+        };
         // What a file has baked in is for its author's batches, not for ours.
         inner.with_padding(None::<PaddingParams>);
         inner.with_truncation(None::<TruncationParams>).map_err(unreadable)?;
@@ -169,7 +180,10 @@ impl Tokenizer {
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, TokenizerError> {
-    fs::read(path).map_err(|error| TokenizerError::Unreadable { file: path.display().to_string(), sentence: error.to_string() })
+    fs::read(path).map_err(|error| TokenizerError::Unreadable {
+        file: path.display().to_string(),
+        sentence: error.to_string(),
+    })
 }
 
 #[cfg(test)]
@@ -221,7 +235,10 @@ mod tests {
     fn what_is_baked_into_a_file_is_overridden() {
         let folder = folder("{}");
         let mut inner = Tokenizer::open(folder.path()).unwrap().inner;
-        inner.with_padding(Some(PaddingParams { strategy: tokenizers::PaddingStrategy::Fixed(16), ..Default::default() }));
+        inner.with_padding(Some(PaddingParams {
+            strategy: tokenizers::PaddingStrategy::Fixed(16),
+            ..Default::default()
+        }));
         inner.with_truncation(Some(TruncationParams { max_length: 3, ..Default::default() })).unwrap();
         inner.save(folder.path().join("tokenizer.json"), false).unwrap();
         let tokenizer = Tokenizer::open(folder.path()).unwrap();

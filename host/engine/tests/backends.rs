@@ -70,7 +70,9 @@ fn kernels_and_candle_agree_with_dropout() {
             let apart = difference(&own, &other);
             assert!(apart < 2e-4, "{name} on {head:?}: {apart:e}");
             let (ours, theirs) = (ours.evaluate(&batch).unwrap(), theirs.evaluate(&batch).unwrap());
-            for (a, b) in ours.outputs.iter().flatten().flatten().zip(theirs.outputs.iter().flatten().flatten()) {
+            for (a, b) in
+                ours.outputs.iter().flatten().flatten().zip(theirs.outputs.iter().flatten().flatten())
+            {
                 assert!((a - b).abs() < 1e-4, "{name}: {a} {b}");
             }
         }
@@ -92,7 +94,12 @@ fn gradients_agree_with_finite_differences() {
             let batch = packed(&plans, &LENGTHS);
             let (_, gradients) = gradients(&mut cpu(&plans, 1), std::slice::from_ref(&batch));
             let start = cpu(&plans, 1).trained().unwrap();
-            let global: f64 = gradients.iter().flat_map(|tensor| &tensor.elements).map(|&g| f64::from(g) * f64::from(g)).sum::<f64>().sqrt();
+            let global: f64 = gradients
+                .iter()
+                .flat_map(|tensor| &tensor.elements)
+                .map(|&g| f64::from(g) * f64::from(g))
+                .sum::<f64>()
+                .sqrt();
             for (gradient, parameter) in gradients.iter().zip(&start) {
                 let norm = gradient.elements.iter().map(|&g| f64::from(g) * f64::from(g)).sum::<f64>().sqrt();
                 if norm < 1e-3 * global {
@@ -109,7 +116,11 @@ fn gradients_agree_with_finite_differences() {
                     engine.accumulate(std::slice::from_ref(&batch), 11).unwrap()
                 };
                 let slope = (loss_at(1.0) - loss_at(-1.0)) / (2.0 * step);
-                assert!((slope - norm).abs() < 0.02 * norm + 2e-4, "{name} on {head:?}, {}: slope {slope}, norm {norm}", gradient.name);
+                assert!(
+                    (slope - norm).abs() < 0.02 * norm + 2e-4,
+                    "{name} on {head:?}, {}: slope {slope}, norm {norm}",
+                    gradient.name
+                );
             }
         }
     }
@@ -147,7 +158,11 @@ fn nothing_is_computed_for_what_is_frozen() {
     let count = |method: &str| {
         let (_, method) = methods().into_iter().find(|(name, _)| *name == method).unwrap();
         let compiled = plans(HEADS[0], method).training().unwrap();
-        let weights = compiled.program.backward.iter().filter(|instruction| matches!(instruction, Instruction::LinearWeightGradient { .. }));
+        let weights = compiled
+            .program
+            .backward
+            .iter()
+            .filter(|instruction| matches!(instruction, Instruction::LinearWeightGradient { .. }));
         weights.count()
     };
     // Two layers with query, key and value as one product and three more, the

@@ -86,7 +86,13 @@ pub trait Backend {
     fn gradient_norm(&self) -> Result<f64, BackendError>;
 
     /// Updates a parameter and its state, and clears its gradient.
-    fn update(&mut self, parameters: &Parameters, block: usize, part: usize, rule: &AdamW) -> Result<(), BackendError>;
+    fn update(
+        &mut self,
+        parameters: &Parameters,
+        block: usize,
+        part: usize,
+        rule: &AdamW,
+    ) -> Result<(), BackendError>;
 
     /// Clears all gradients.
     fn clear_gradients(&mut self) -> Result<(), BackendError>;
@@ -99,7 +105,12 @@ pub trait Backend {
 ///
 /// # Errors
 /// As the backend's functions.
-pub fn run(backend: &mut dyn Backend, compiled: &Compiled, batch: &Batch, step: &Step) -> Result<(), BackendError> {
+pub fn run(
+    backend: &mut dyn Backend,
+    compiled: &Compiled,
+    batch: &Batch,
+    step: &Step,
+) -> Result<(), BackendError> {
     backend.begin(compiled, batch, step)?;
     for instruction in compiled.program.instructions() {
         backend.execute(&compiled.program, instruction)?;

@@ -50,15 +50,24 @@ impl Dataset {
     ///
     /// # Errors
     /// An example without a text that the sequence reads.
-    pub fn new(examples: &[Example], sequence: &Sequence, layout: &Layout, tokenizer: &Tokenizer, at_most: usize) -> Result<Dataset, DatasetError> {
+    pub fn new(
+        examples: &[Example],
+        sequence: &Sequence,
+        layout: &Layout,
+        tokenizer: &Tokenizer,
+        at_most: usize,
+    ) -> Result<Dataset, DatasetError> {
         let fields: Vec<usize> = sequence.texts.iter().filter_map(|name| layout.field(name)).collect();
         let encode = |example: &Example| -> Result<Encoded, DatasetError> {
             let mut texts = Vec::with_capacity(fields.len());
             for (&field, name) in fields.iter().zip(&sequence.texts) {
-                let missing = || DatasetError(format!("{}: the example has no text \"{name}\"", example.origin));
+                let missing =
+                    || DatasetError(format!("{}: the example has no text \"{name}\"", example.origin));
                 texts.push(example.text(field).ok_or_else(missing)?);
             }
-            tokenizer.encode(&texts, at_most).map_err(|sentence| DatasetError(format!("{}: {sentence}", example.origin)))
+            tokenizer
+                .encode(&texts, at_most)
+                .map_err(|sentence| DatasetError(format!("{}: {sentence}", example.origin)))
         };
         let encoded: Vec<Encoded> = examples.par_iter().map(encode).collect::<Result<_, _>>()?;
         let mut dataset = Dataset { starts: vec![0], ..Dataset::default() };
@@ -71,7 +80,8 @@ impl Dataset {
         }
         for (place, field) in layout.fields.iter().enumerate() {
             if matches!(field.kind, FieldType::Label(_)) {
-                let labels = examples.iter().map(|example| example.label(place).map_or(-1, |label| label as i32));
+                let labels =
+                    examples.iter().map(|example| example.label(place).map_or(-1, |label| label as i32));
                 dataset.labels.insert(field.name.clone(), labels.collect());
             }
         }
@@ -109,11 +119,23 @@ impl Dataset {
 
     /// Packs examples, given with their places in the effective batch, into a
     /// batch, whose memory is used again.
-    pub fn pack(&self, examples: &[(usize, u32)], virtual_tokens: u32, noise: Option<&Noise>, batch: &mut Batch) {
+    pub fn pack(
+        &self,
+        examples: &[(usize, u32)],
+        virtual_tokens: u32,
+        noise: Option<&Noise>,
+        batch: &mut Batch,
+    ) {
         batch.starts.clear();
         batch.starts.push(0);
         batch.virtual_tokens = virtual_tokens;
-        for column in [&mut batch.ids, &mut batch.token_types, &mut batch.positions, &mut batch.places, &mut batch.masked_rows] {
+        for column in [
+            &mut batch.ids,
+            &mut batch.token_types,
+            &mut batch.positions,
+            &mut batch.places,
+            &mut batch.masked_rows,
+        ] {
             column.clear();
         }
         batch.masked_tokens.clear();
@@ -121,7 +143,12 @@ impl Dataset {
         for &(example, place) in examples {
             let range = self.starts[example] as usize..self.starts[example + 1] as usize;
             let rows = virtual_tokens + range.len() as u32;
-            let mut draw = noise.map(|noise| (noise, Stream::new(noise.seed ^ host_ir::random::mix(noise.epoch), &format!("noise {example}"))));
+            let mut draw = noise.map(|noise| {
+                (
+                    noise,
+                    Stream::new(noise.seed ^ host_ir::random::mix(noise.epoch), &format!("noise {example}")),
+                )
+            });
             let shift = draw.as_mut().map_or(0, |(noise, stream)| shift(noise, stream, rows));
             batch.ids.extend(0..virtual_tokens);
             batch.token_types.extend((0..virtual_tokens).map(|_| 0));

@@ -23,15 +23,25 @@ pub struct FoundSplit {
 ///
 /// # Errors
 /// A split without a file; a name that is no split's.
-pub fn find(layout: &Layout, data: &Path, overrides: &BTreeMap<String, PathBuf>) -> Result<Vec<FoundSplit>, FileError> {
+pub fn find(
+    layout: &Layout,
+    data: &Path,
+    overrides: &BTreeMap<String, PathBuf>,
+) -> Result<Vec<FoundSplit>, FileError> {
     for name in overrides.keys() {
         let known: Vec<&str> = layout.splits.iter().map(|split| split.name.as_str()).collect();
         if !known.contains(&name.as_str()) {
-            return Err(FileError::new(data, format!("the task has no split {name}{}", did_you_mean(name, &known))));
+            return Err(FileError::new(
+                data,
+                format!("the task has no split {name}{}", did_you_mean(name, &known)),
+            ));
         }
     }
     if !data.is_dir() {
-        return Err(FileError::new(data, "there is no such folder; data.path is the folder in which the data's files lie"));
+        return Err(FileError::new(
+            data,
+            "there is no such folder; data.path is the folder in which the data's files lie",
+        ));
     }
     let mut found = Vec::new();
     for split in &layout.splits {
@@ -51,11 +61,18 @@ pub fn find(layout: &Layout, data: &Path, overrides: &BTreeMap<String, PathBuf>)
     Ok(found)
 }
 
-fn files_of(split: &Split, data: &Path, given: Option<&PathBuf>) -> Result<Option<(Vec<PathBuf>, Container)>, FileError> {
+fn files_of(
+    split: &Split,
+    data: &Path,
+    given: Option<&PathBuf>,
+) -> Result<Option<(Vec<PathBuf>, Container)>, FileError> {
     if let Some(given) = given {
         let path = data.join(given);
         if !path.is_file() {
-            return Err(FileError::new(path, format!("there is no such file, which data.files gives for the split {}", split.name)));
+            return Err(FileError::new(
+                path,
+                format!("there is no such file, which data.files gives for the split {}", split.name),
+            ));
         }
         return Ok(Some((vec![path.clone()], container_of(split, &path))));
     }
@@ -85,7 +102,9 @@ fn matching(data: &Path, pattern: &str) -> Vec<PathBuf> {
     }
     let entries = fs::read_dir(data).into_iter().flatten().flatten().map(|entry| entry.path());
     let mut files: Vec<PathBuf> = entries
-        .filter(|path| path.is_file() && matches(pattern, &path.file_name().unwrap_or_default().to_string_lossy()))
+        .filter(|path| {
+            path.is_file() && matches(pattern, &path.file_name().unwrap_or_default().to_string_lossy())
+        })
         .collect();
     files.sort();
     files
@@ -117,7 +136,11 @@ mod tests {
         let split = |name: &str, usage, files| Split { name: name.into(), usage, files };
         Layout {
             splits: vec![
-                split("train", SplitUse::Train, vec![file("a.train", Container::Lines), file("*train*.jsonl", Container::JsonLines)]),
+                split(
+                    "train",
+                    SplitUse::Train,
+                    vec![file("a.train", Container::Lines), file("*train*.jsonl", Container::JsonLines)],
+                ),
                 split("dev", SplitUse::Optional, vec![file("a.dev", Container::Lines)]),
             ],
             ..Layout::default()
@@ -128,7 +151,10 @@ mod tests {
     fn patterns_are_tried_in_order() {
         let folder = tempfile::tempdir().unwrap();
         let error = find(&layout(), folder.path(), &BTreeMap::new()).unwrap_err().to_string();
-        assert!(error.contains("split train; looked for a.train, *train*.jsonl; the folder has no files"), "{error}");
+        assert!(
+            error.contains("split train; looked for a.train, *train*.jsonl; the folder has no files"),
+            "{error}"
+        );
         fs::write(folder.path().join("my-train-1.jsonl"), "{}").unwrap();
         let found = find(&layout(), folder.path(), &BTreeMap::new()).unwrap();
         assert_eq!((found.len(), found[0].container), (1, Container::JsonLines));
@@ -143,8 +169,18 @@ mod tests {
         let given = |split: &str, file: &str| BTreeMap::from([(split.to_string(), PathBuf::from(file))]);
         let found = find(&layout(), folder.path(), &given("train", "mine.jsonl")).unwrap();
         assert_eq!(found[0].container, Container::JsonLines);
-        assert!(find(&layout(), folder.path(), &given("train", "none")).unwrap_err().to_string().contains("no such file"));
-        assert!(find(&layout(), folder.path(), &given("trian", "x")).unwrap_err().to_string().contains("did you mean `train`"));
+        assert!(
+            find(&layout(), folder.path(), &given("train", "none"))
+                .unwrap_err()
+                .to_string()
+                .contains("no such file")
+        );
+        assert!(
+            find(&layout(), folder.path(), &given("trian", "x"))
+                .unwrap_err()
+                .to_string()
+                .contains("did you mean `train`")
+        );
     }
 
     #[test]

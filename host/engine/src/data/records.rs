@@ -20,7 +20,11 @@ const LONGEST_RECORD: usize = 64 << 20;
 /// # Errors
 /// A file that cannot be read; a line that is no UTF-8 or no JSON object; what
 /// `take` says.
-pub fn read<E: From<FileError>>(path: &Path, container: Container, mut take: impl FnMut(Vec<Record>) -> Result<(), E>) -> Result<(), E> {
+pub fn read<E: From<FileError>>(
+    path: &Path,
+    container: Container,
+    mut take: impl FnMut(Vec<Record>) -> Result<(), E>,
+) -> Result<(), E> {
     let error = |sentence: String| E::from(FileError::new(path, sentence));
     let file = File::open(path).map_err(|cause| error(cause.to_string()))?;
     let mut lines = Lines { reader: BufReader::with_capacity(1 << 16, file), path, number: 0 };
@@ -45,7 +49,9 @@ pub fn read<E: From<FileError>>(path: &Path, container: Container, mut take: imp
         if let Some((line, text)) = whole {
             bytes += text.len();
             let json = match container {
-                Container::JsonLines => Some(object(&text).map_err(|sentence| E::from(FileError::new(format!("{}:{line}", path.display()), sentence)))?),
+                Container::JsonLines => Some(object(&text).map_err(|sentence| {
+                    E::from(FileError::new(format!("{}:{line}", path.display()), sentence))
+                })?),
                 _ => None,
             };
             chunk.push(Record { text, json, origin: Origin { file: name.clone(), line } });
@@ -78,7 +84,9 @@ struct Lines<'a> {
 impl Lines<'_> {
     fn next(&mut self) -> Result<Option<(u64, String)>, FileError> {
         let mut bytes = Vec::new();
-        let place = |number: u64, sentence: String| FileError::new(format!("{}:{number}", self.path.display()), sentence);
+        let place = |number: u64, sentence: String| {
+            FileError::new(format!("{}:{number}", self.path.display()), sentence)
+        };
         let mut limited = std::io::Read::take(&mut self.reader, LONGEST_RECORD as u64 + 1);
         let read = limited.read_until(b'\n', &mut bytes);
         read.map_err(|cause| place(self.number + 1, cause.to_string()))?;
@@ -99,7 +107,10 @@ impl Lines<'_> {
             Ok(text) => Ok(Some((self.number, text))),
             Err(error) => {
                 let byte = error.utf8_error().valid_up_to() + 1;
-                Err(place(self.number, format!("the line is no UTF-8 text from byte {byte} on; convert the file to UTF-8")))
+                Err(place(
+                    self.number,
+                    format!("the line is no UTF-8 text from byte {byte} on; convert the file to UTF-8"),
+                ))
             }
         }
     }
@@ -140,7 +151,10 @@ mod tests {
     #[test]
     fn bad_lines_are_named() {
         let error = read_all(b"good\nb\xffd\n", Container::Lines).unwrap_err().to_string();
-        assert!(error.ends_with("data:2: the line is no UTF-8 text from byte 2 on; convert the file to UTF-8"), "{error}");
+        assert!(
+            error.ends_with("data:2: the line is no UTF-8 text from byte 2 on; convert the file to UTF-8"),
+            "{error}"
+        );
         let error = read_all(b"{}\n{\n", Container::JsonLines).unwrap_err().to_string();
         assert!(error.contains("data:2: no JSON object"), "{error}");
         assert!(read_all(b"[]\n", Container::JsonLines).is_err());

@@ -30,7 +30,13 @@ pub struct Sampler<'a> {
 }
 
 impl<'a> Sampler<'a> {
-    pub fn new(dataset: &'a Dataset, settings: &TrainingSettings, virtual_tokens: u32, noise: Option<Noise>, seed: u64) -> Sampler<'a> {
+    pub fn new(
+        dataset: &'a Dataset,
+        settings: &TrainingSettings,
+        virtual_tokens: u32,
+        noise: Option<Noise>,
+        seed: u64,
+    ) -> Sampler<'a> {
         let examples = settings.per_device_train_batch_size * settings.gradient_accumulation_steps.max(1);
         let size = match settings.train_batch_tokens {
             Some(tokens) => Size::Tokens((tokens * settings.gradient_accumulation_steps.max(1)) as usize),
@@ -52,7 +58,9 @@ impl<'a> Sampler<'a> {
     pub fn largest_batch(&self) -> usize {
         match self.size {
             Size::Examples(examples) => examples.min(self.dataset.len()),
-            Size::Tokens(tokens) => (tokens / (self.dataset.longest() + self.virtual_tokens as usize).max(1)).max(1),
+            Size::Tokens(tokens) => {
+                (tokens / (self.dataset.longest() + self.virtual_tokens as usize).max(1)).max(1)
+            }
         }
     }
 

@@ -33,7 +33,12 @@ pub fn read_config(folder: &Path) -> Result<Map<String, Value>, FileError> {
     let path = folder.join("config.json");
     let text = match fs::read_to_string(&path) {
         Ok(text) => text,
-        Err(_) if !folder.is_dir() => return Err(FileError::new(folder, "there is no such folder; a model is a folder with config.json, a tokenizer and model.safetensors")),
+        Err(_) if !folder.is_dir() => {
+            return Err(FileError::new(
+                folder,
+                "there is no such folder; a model is a folder with config.json, a tokenizer and model.safetensors",
+            ));
+        }
         Err(error) => {
             let sentence = format!("{error}; the folder has {}", listing(folder, 6));
             return Err(FileError::new(path, sentence));
@@ -57,7 +62,8 @@ impl Checkpoint {
         // they are mapped is what every reader of such files relies on.
         let tensors = unsafe { MmapedSafetensors::multi(&files) };
         let tensors = tensors.map_err(|error| FileError::new(folder.join("model.safetensors"), error))?;
-        let names = tensors.tensors().into_iter().map(|(name, _)| (wanted_name(&name, prefix), name)).collect();
+        let names =
+            tensors.tensors().into_iter().map(|(name, _)| (wanted_name(&name, prefix), name)).collect();
         Ok(Checkpoint { folder: folder.into(), prefix, config, files, tensors: Some(tensors), names })
     }
 
@@ -69,7 +75,10 @@ impl Checkpoint {
     /// Tensors of the file that nobody wanted.
     pub fn unused<'a>(&self, wanted: impl Iterator<Item = &'a str>) -> Vec<String> {
         let wanted: Vec<&str> = wanted.collect();
-        let unused = self.names.iter().filter(|(name, _)| !wanted.contains(&name.as_str()) && !name.ends_with("position_ids"));
+        let unused = self
+            .names
+            .iter()
+            .filter(|(name, _)| !wanted.contains(&name.as_str()) && !name.ends_with("position_ids"));
         unused.map(|(_, name)| name.clone()).collect()
     }
 
@@ -84,14 +93,31 @@ impl Weights for Checkpoint {
         let view = tensors.get(own).map_err(|error| self.error(error.to_string()))?;
         let wanted: Vec<usize> = shape.iter().map(|&size| size as usize).collect();
         if view.shape() != wanted {
-            return Err(self.error(format!("the tensor {own} has the shape {:?}, and config.json makes it {wanted:?}", view.shape())));
+            return Err(self.error(format!(
+                "the tensor {own} has the shape {:?}, and config.json makes it {wanted:?}",
+                view.shape()
+            )));
         }
         let bytes = view.data();
         let elements = match view.dtype() {
             Dtype::F32 => bytes.as_chunks::<4>().0.iter().map(|&bytes| f32::from_le_bytes(bytes)).collect(),
-            Dtype::F16 => bytes.as_chunks::<2>().0.iter().map(|&bytes| half::f16::from_le_bytes(bytes).to_f32()).collect(),
-            Dtype::BF16 => bytes.as_chunks::<2>().0.iter().map(|&bytes| half::bf16::from_le_bytes(bytes).to_f32()).collect(),
-            other => return Err(self.error(format!("the tensor {own} is of type {other:?}; F32, F16 and BF16 are read"))),
+            Dtype::F16 => bytes
+                .as_chunks::<2>()
+                .0
+                .iter()
+                .map(|&bytes| half::f16::from_le_bytes(bytes).to_f32())
+                .collect(),
+            Dtype::BF16 => bytes
+                .as_chunks::<2>()
+                .0
+                .iter()
+                .map(|&bytes| half::bf16::from_le_bytes(bytes).to_f32())
+                .collect(),
+            other => {
+                return Err(
+                    self.error(format!("the tensor {own} is of type {other:?}; F32, F16 and BF16 are read"))
+                );
+            }
         };
         Ok(Some(elements))
     }
@@ -117,11 +143,14 @@ fn weight_files(folder: &Path) -> Result<Vec<PathBuf>, FileError> {
     let parsed: Value = serde_json::from_str(&text).map_err(|error| FileError::new(&index, error))?;
     let map = parsed.get("weight_map").and_then(Value::as_object);
     let map = map.ok_or_else(|| FileError::new(&index, "there is no weight_map"))?;
-    let mut files: Vec<PathBuf> = map.values().filter_map(Value::as_str).map(|name| folder.join(name)).collect();
+    let mut files: Vec<PathBuf> =
+        map.values().filter_map(Value::as_str).map(|name| folder.join(name)).collect();
     files.sort();
     files.dedup();
     match files.iter().find(|file| !file.is_file()) {
-        Some(missing) => Err(FileError::new(missing, format!("the shard is missing that {} names", index.display()))),
+        Some(missing) => {
+            Err(FileError::new(missing, format!("the shard is missing that {} names", index.display())))
+        }
         None => Ok(files),
     }
 }
@@ -135,21 +164,30 @@ fn check_whole(file: &Path) -> Result<(), FileError> {
     let mut size = [0; 8];
     let header = match opened.read_exact(&mut size) {
         Ok(()) => u64::from_le_bytes(size),
-        Err(_) => return Err(error(format!("the file has {length} bytes, too few for a safetensors file; fetch it again"))),
+        Err(_) => {
+            return Err(error(format!(
+                "the file has {length} bytes, too few for a safetensors file; fetch it again"
+            )));
+        }
     };
     if header > 100_000_000 {
         return Err(error("this is no safetensors file: its header would have more than 100 MB".into()));
     }
     if header + 8 > length {
-        return Err(error(format!("the file is cut short within its header, at {length} bytes; fetch it again")));
+        return Err(error(format!(
+            "the file is cut short within its header, at {length} bytes; fetch it again"
+        )));
     }
     let mut text = vec![0; header as usize];
     opened.read_exact(&mut text).map_err(|cause| error(cause.to_string()))?;
-    let parsed: Map<String, Value> = serde_json::from_slice(&text).map_err(|cause| error(format!("this is no safetensors file: its header is {cause}")))?;
+    let parsed: Map<String, Value> = serde_json::from_slice(&text)
+        .map_err(|cause| error(format!("this is no safetensors file: its header is {cause}")))?;
     let end = |tensor: &Value| tensor.get("data_offsets")?.get(1)?.as_u64();
     let needed = parsed.values().filter_map(end).max().unwrap_or(0) + header + 8;
     match needed > length {
-        true => Err(error(format!("the file is cut short: it has {length} bytes of {needed}; fetch it again"))),
+        true => {
+            Err(error(format!("the file is cut short: it has {length} bytes of {needed}; fetch it again")))
+        }
         false => Ok(()),
     }
 }
@@ -174,19 +212,29 @@ mod tests {
     fn folder(tensors: &[(&str, &[usize], &[f32])], precision: Precision) -> tempfile::TempDir {
         let folder = tempfile::tempdir().unwrap();
         fs::write(folder.path().join("config.json"), "{}").unwrap();
-        write_safetensors(&folder.path().join("model.safetensors"), tensors, &BTreeMap::new(), precision).unwrap();
+        write_safetensors(&folder.path().join("model.safetensors"), tensors, &BTreeMap::new(), precision)
+            .unwrap();
         folder
     }
 
     #[test]
     fn older_names_and_other_precisions_are_read() {
         for precision in [Precision::F32, Precision::F16, Precision::Bf16] {
-            let folder = folder(&[("embeddings.LayerNorm.gamma", &[2], &[1.5, -2.0]), ("bert.pooler.dense.bias", &[1], &[0.25])], precision);
+            let folder = folder(
+                &[
+                    ("embeddings.LayerNorm.gamma", &[2], &[1.5, -2.0]),
+                    ("bert.pooler.dense.bias", &[1], &[0.25]),
+                ],
+                precision,
+            );
             let checkpoint = Checkpoint::open(folder.path(), "bert.").unwrap();
             assert_eq!(checkpoint.load("bert.embeddings.LayerNorm.weight", &[2]), Ok(Some(vec![1.5, -2.0])));
             assert_eq!(checkpoint.load("bert.pooler.dense.bias", &[1]), Ok(Some(vec![0.25])));
             assert_eq!(checkpoint.load("classifier.weight", &[1]), Ok(None));
-            assert_eq!(checkpoint.unused(["bert.pooler.dense.bias"].into_iter()), ["embeddings.LayerNorm.gamma"]);
+            assert_eq!(
+                checkpoint.unused(["bert.pooler.dense.bias"].into_iter()),
+                ["embeddings.LayerNorm.gamma"]
+            );
         }
     }
 
@@ -195,14 +243,23 @@ mod tests {
         let folder = folder(&[("pooler.dense.bias", &[1], &[0.25])], Precision::F32);
         let checkpoint = Checkpoint::open(folder.path(), "bert.").unwrap();
         let error = checkpoint.load("bert.pooler.dense.bias", &[3]).unwrap_err();
-        assert!(error.contains("pooler.dense.bias has the shape [1], and config.json makes it [3]"), "{error}");
+        assert!(
+            error.contains("pooler.dense.bias has the shape [1], and config.json makes it [3]"),
+            "{error}"
+        );
         let path = folder.path().join("model.safetensors");
         let bytes = fs::read(&path).unwrap();
         fs::write(&path, &bytes[..bytes.len() - 2]).unwrap();
         let error = Checkpoint::open(folder.path(), "bert.").err().unwrap().to_string();
         assert!(error.contains("cut short"), "{error}");
         fs::write(&path, b"not at all").unwrap();
-        assert!(Checkpoint::open(folder.path(), "bert.").err().unwrap().to_string().contains("no safetensors file"));
+        assert!(
+            Checkpoint::open(folder.path(), "bert.")
+                .err()
+                .unwrap()
+                .to_string()
+                .contains("no safetensors file")
+        );
         fs::remove_file(&path).unwrap();
         let error = Checkpoint::open(folder.path(), "bert.").err().unwrap().to_string();
         assert!(error.contains("no model.safetensors; the folder has config.json"), "{error}");

@@ -40,7 +40,8 @@ pub fn digest(files: &[PathBuf]) -> Result<String, FileError> {
 /// Names of the files in a folder, for sentences; at most so many.
 pub fn listing(folder: &Path, most: usize) -> String {
     let Ok(entries) = std::fs::read_dir(folder) else { return "nothing that can be listed".into() };
-    let mut names: Vec<String> = entries.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
+    let mut names: Vec<String> =
+        entries.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
     names.sort();
     let more = names.len().saturating_sub(most);
     names.truncate(most);

@@ -51,7 +51,8 @@ pub fn write_safetensors(
     metadata: &BTreeMap<String, String>,
     precision: Precision,
 ) -> Result<(), FileError> {
-    let stored: Vec<(Dtype, Vec<u8>)> = tensors.iter().map(|(_, _, elements)| encoded(elements, precision)).collect();
+    let stored: Vec<(Dtype, Vec<u8>)> =
+        tensors.iter().map(|(_, _, elements)| encoded(elements, precision)).collect();
     let mut views = Vec::new();
     for ((name, shape, _), (dtype, bytes)) in tensors.iter().zip(&stored) {
         let view = TensorView::new(*dtype, shape.to_vec(), bytes);
@@ -65,7 +66,13 @@ pub fn write_safetensors(
 fn encoded(elements: &[f32], precision: Precision) -> (Dtype, Vec<u8>) {
     match precision {
         Precision::F32 => (Dtype::F32, elements.iter().flat_map(|element| element.to_le_bytes()).collect()),
-        Precision::F16 => (Dtype::F16, elements.iter().flat_map(|&element| half::f16::from_f32(element).to_le_bytes()).collect()),
-        Precision::Bf16 => (Dtype::BF16, elements.iter().flat_map(|&element| half::bf16::from_f32(element).to_le_bytes()).collect()),
+        Precision::F16 => (
+            Dtype::F16,
+            elements.iter().flat_map(|&element| half::f16::from_f32(element).to_le_bytes()).collect(),
+        ),
+        Precision::Bf16 => (
+            Dtype::BF16,
+            elements.iter().flat_map(|&element| half::bf16::from_f32(element).to_le_bytes()).collect(),
+        ),
     }
 }

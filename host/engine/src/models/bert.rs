@@ -2,7 +2,7 @@
 //! BertForSequenceClassification and BertForMaskedLM compute it.
 
 use host_ir::graph::Op;
-use host_ir::model::{Module, ModelDescription, Parameter, ParameterId, Role, SiteId, SiteKind};
+use host_ir::model::{ModelDescription, Module, Parameter, ParameterId, Role, SiteId, SiteKind};
 use host_ir::task::HeadKind;
 
 use crate::models::config::EncoderConfig;
@@ -26,10 +26,27 @@ impl Describer<'_> {
         ParameterId(self.model.parameters.len() as u32 - 1)
     }
 
-    fn module(&mut self, name: &str, kind: SiteKind, layer: Option<u32>, sizes: (usize, usize), parameters: [Option<ParameterId>; 2], head: bool) {
+    fn module(
+        &mut self,
+        name: &str,
+        kind: SiteKind,
+        layer: Option<u32>,
+        sizes: (usize, usize),
+        parameters: [Option<ParameterId>; 2],
+        head: bool,
+    ) {
         let [weight, bias] = parameters;
         let (inputs, outputs) = (sizes.0 as u32, sizes.1 as u32);
-        self.model.modules.push(Module { name: name.into(), kind, layer, inputs, outputs, weight, bias, head });
+        self.model.modules.push(Module {
+            name: name.into(),
+            kind,
+            layer,
+            inputs,
+            outputs,
+            weight,
+            bias,
+            head,
+        });
     }
 
     fn linear(&mut self, name: &str, layer: Option<u32>, inputs: usize, outputs: usize, head: bool) {
@@ -76,7 +93,13 @@ pub fn describe(config: &EncoderConfig, head: HeadKind, present: &dyn Fn(&str) -
         describer.linear(&format!("{name}.attention.output.dense"), layer, hidden, hidden, false);
         describer.part(&format!("{name}.attention"), SiteKind::Attention, number, hidden);
         describer.norm(&format!("{name}.attention.output.LayerNorm"), layer, hidden, false);
-        describer.linear(&format!("{name}.intermediate.dense"), layer, hidden, config.intermediate_size, false);
+        describer.linear(
+            &format!("{name}.intermediate.dense"),
+            layer,
+            hidden,
+            config.intermediate_size,
+            false,
+        );
         describer.linear(&format!("{name}.output.dense"), layer, config.intermediate_size, hidden, false);
         describer.part(&format!("{name}.feed_forward"), SiteKind::FeedForward, number, hidden);
         describer.norm(&format!("{name}.output.LayerNorm"), layer, hidden, false);
@@ -123,7 +146,11 @@ pub fn build(builder: &mut Builder<'_>, config: &EncoderConfig) -> Result<(), Co
     head(builder, config, x)
 }
 
-fn norm_parameters(builder: &mut Builder<'_>, name: &str, config: &EncoderConfig) -> Result<NormParameters, CompileError> {
+fn norm_parameters(
+    builder: &mut Builder<'_>,
+    name: &str,
+    config: &EncoderConfig,
+) -> Result<NormParameters, CompileError> {
     Ok(NormParameters {
         gain: builder.named(&format!("{name}.weight"))?,
         shift: builder.named(&format!("{name}.bias"))?,
@@ -136,16 +163,28 @@ fn embeddings(builder: &mut Builder<'_>, config: &EncoderConfig) -> Result<Value
     let position = builder.named("bert.embeddings.position_embeddings.weight")?;
     let token_type = builder.named("bert.embeddings.token_type_embeddings.weight")?;
     let prompt = builder.method.prompt.map(|node| builder.expression(false, node)).transpose()?;
-    let inputs: Vec<ValueId> = [Some(word), Some(position), Some(token_type), prompt].into_iter().flatten().collect();
+    let inputs: Vec<ValueId> =
+        [Some(word), Some(position), Some(token_type), prompt].into_iter().flatten().collect();
     let sum = builder.working(vec![Extent::Tokens, Extent::Fixed(config.hidden_size)], &inputs);
-    builder.push(Instruction::Embed { word, position: Some(position), token_type: Some(token_type), prompt, out: sum });
+    builder.push(Instruction::Embed {
+        word,
+        position: Some(position),
+        token_type: Some(token_type),
+        prompt,
+        out: sum,
+    });
     let norm = norm_parameters(builder, "bert.embeddings.LayerNorm", config)?;
     let after = builder.dropout_site(config.hidden_dropout);
     let out = builder.norm(Pending { y: sum, bias: None }, None, None, norm, after);
     builder.replaced_output("bert.embeddings.LayerNorm", None, out)
 }
 
-fn block(builder: &mut Builder<'_>, config: &EncoderConfig, x: ValueId, layer: usize) -> Result<ValueId, CompileError> {
+fn block(
+    builder: &mut Builder<'_>,
+    config: &EncoderConfig,
+    x: ValueId,
+    layer: usize,
+) -> Result<ValueId, CompileError> {
     let name = format!("bert.encoder.layer.{layer}");
     let site = |builder: &Builder<'_>, part: &str| builder.site(&format!("{name}.{part}"));
     let parts = ["query", "key", "value"].map(|part| site(builder, &format!("attention.self.{part}")));

@@ -50,13 +50,17 @@ impl EncoderConfig {
         let error = |sentence: String| Err(ConfigError(sentence));
         let architecture = match config.get("model_type").and_then(Value::as_str) {
             Some(architecture) if FAMILIES.contains(&architecture) => architecture.to_string(),
-            Some(other) => return error(format!("model_type is \"{other}\"; this program has {}", FAMILIES.join(", "))),
+            Some(other) => {
+                return error(format!("model_type is \"{other}\"; this program has {}", FAMILIES.join(", ")));
+            }
             None => return error("there is no model_type".into()),
         };
         let size = |key: &str| match config.get(key) {
             Some(value) => match value.as_u64() {
                 Some(size) if size > 0 => Ok(size as usize),
-                _ => Err(ConfigError(format!("{key} is {value}, and a whole number of at least 1 is wanted"))),
+                _ => {
+                    Err(ConfigError(format!("{key} is {value}, and a whole number of at least 1 is wanted")))
+                }
             },
             None => Err(ConfigError(format!("there is no {key}"))),
         };
@@ -66,12 +70,16 @@ impl EncoderConfig {
             "gelu_new" | "gelu_pytorch_tanh" => Activation::GeluTanh,
             "relu" => Activation::Relu,
             "silu" | "swish" => Activation::Silu,
-            other => return error(format!("hidden_act is \"{other}\"; there are gelu, gelu_new, relu and silu")),
+            other => {
+                return error(format!("hidden_act is \"{other}\"; there are gelu, gelu_new, relu and silu"));
+            }
         };
         if let Some(kind) = config.get("position_embedding_type").and_then(Value::as_str)
             && kind != "absolute"
         {
-            return error(format!("position_embedding_type is \"{kind}\"; only absolute positions are supported"));
+            return error(format!(
+                "position_embedding_type is \"{kind}\"; only absolute positions are supported"
+            ));
         }
         let hidden_dropout = real("hidden_dropout_prob", 0.1);
         let read = EncoderConfig {
@@ -94,7 +102,10 @@ impl EncoderConfig {
         };
         match read.hidden_size.is_multiple_of(read.heads) {
             true => Ok(read),
-            false => error(format!("hidden_size {} is no multiple of num_attention_heads {}", read.hidden_size, read.heads)),
+            false => error(format!(
+                "hidden_size {} is no multiple of num_attention_heads {}",
+                read.hidden_size, read.heads
+            )),
         }
     }
 

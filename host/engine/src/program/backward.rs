@@ -19,7 +19,13 @@ use crate::program::value::{Extent, Storage, ValueId};
 /// # Errors
 /// A parameter that trains and on which no loss depends.
 pub fn differentiate(program: &mut Program, parameters: &Parameters) -> Result<(), CompileError> {
-    let mut reverse = Reverse { program, parameters, gradients: BTreeMap::new(), again: BTreeMap::new(), reached: BTreeSet::new() };
+    let mut reverse = Reverse {
+        program,
+        parameters,
+        gradients: BTreeMap::new(),
+        again: BTreeMap::new(),
+        reached: BTreeSet::new(),
+    };
     reverse.seed_losses();
     let forward = reverse.program.forward.clone();
     for (place, instruction) in forward.iter().enumerate().rev() {
@@ -154,7 +160,9 @@ impl Reverse<'_> {
             Instruction::Norm { normalized, gain, shift, out, after, .. } if out == value => {
                 Some((normalized, Some((gain, shift, after)), None))
             }
-            Instruction::Activate { x, bias, out, activation } if out == value => Some((x, None, Some((bias, activation)))),
+            Instruction::Activate { x, bias, out, activation } if out == value => {
+                Some((x, None, Some((bias, activation))))
+            }
             _ => None,
         });
         let copy = match maker {
@@ -188,7 +196,9 @@ impl Reverse<'_> {
         let row: usize = value.extents[1..].iter().map(fixed).product();
         let rows = fixed(&value.extents[0]);
         let parts: Vec<Part> = self.parameters.blocks[block].parts.clone();
-        let inside = |part: &&Part| part.trained && part.offset >= offset && part.offset + part.elements <= offset + rows * row;
+        let inside = |part: &&Part| {
+            part.trained && part.offset >= offset && part.offset + part.elements <= offset + rows * row
+        };
         let mut runs: Vec<(usize, usize)> = Vec::new();
         for part in parts.iter().filter(inside) {
             self.reached.insert((block, part.offset));
@@ -222,7 +232,12 @@ impl Reverse<'_> {
             return self.push(Instruction::ColumnSums { dy, dbias, first_column, accumulate });
         }
         for (first, dbias) in self.trained_runs(bias) {
-            self.push(Instruction::ColumnSums { dy, dbias, first_column: first_column + first, accumulate: true });
+            self.push(Instruction::ColumnSums {
+                dy,
+                dbias,
+                first_column: first_column + first,
+                accumulate: true,
+            });
         }
     }
 
@@ -253,7 +268,13 @@ impl Reverse<'_> {
                     let x = self.again(x, earlier);
                     for (first, dweight) in self.trained_runs(weight) {
                         let first_column = first_column + first;
-                        self.push(Instruction::LinearWeightGradient { dy, x, dweight, first_column, accumulate: true });
+                        self.push(Instruction::LinearWeightGradient {
+                            dy,
+                            x,
+                            dweight,
+                            first_column,
+                            accumulate: true,
+                        });
                     }
                 } else if self.wants(weight) {
                     let x = self.again(x, earlier);
@@ -277,16 +298,44 @@ impl Reverse<'_> {
                 let read = da.is_some().then(|| self.again(x, earlier));
                 let dx = self.wants(x).then(|| self.target(x));
                 let dhidden = self.like(hidden);
-                self.push(Instruction::LowRankBackward { dy, x: read, a, b, hidden, dhidden, da, db, dx, first_column, scale, dropout });
+                self.push(Instruction::LowRankBackward {
+                    dy,
+                    x: read,
+                    a,
+                    b,
+                    hidden,
+                    dhidden,
+                    da,
+                    db,
+                    dx,
+                    first_column,
+                    scale,
+                    dropout,
+                });
             }
-            Instruction::Norm { y, bias, residual, dropout, gain, shift, normalized, scale, out, after, .. } => {
+            Instruction::Norm {
+                y,
+                bias,
+                residual,
+                dropout,
+                gain,
+                shift,
+                normalized,
+                scale,
+                out,
+                after,
+                ..
+            } => {
                 let Some(dout) = self.gradient(out) else { return };
                 let residual = residual.filter(|&residual| self.wants(residual));
                 let wants_y = self.wants(y) || bias.is_some_and(|bias| self.wants(bias));
                 // The residual's gradient is written at its place where nothing
                 // is there yet, else beside it and added.
                 let dv = match residual {
-                    Some(residual) if !self.gradients.contains_key(&self.root(residual)) && !self.is_parameter(self.root(residual)) => {
+                    Some(residual)
+                        if !self.gradients.contains_key(&self.root(residual))
+                            && !self.is_parameter(self.root(residual)) =>
+                    {
                         self.target(residual).0
                     }
                     _ => self.like(y),
@@ -294,7 +343,19 @@ impl Reverse<'_> {
                 let dy = wants_y.then(|| self.like(y));
                 let (dgain, dshift) = (self.whole_gradient(Some(gain)), self.whole_gradient(Some(shift)));
                 let dbias = self.whole_gradient(bias);
-                self.push(Instruction::NormBackward { dout, normalized, scale, gain, dropout, after, dv, dy, dgain, dshift, dbias });
+                self.push(Instruction::NormBackward {
+                    dout,
+                    normalized,
+                    scale,
+                    gain,
+                    dropout,
+                    after,
+                    dv,
+                    dy,
+                    dgain,
+                    dshift,
+                    dbias,
+                });
                 if let Some(residual) = residual
                     && self.gradients.get(&self.root(residual)) != Some(&dv)
                 {
@@ -405,18 +466,37 @@ impl Reverse<'_> {
                 if !accumulate {
                     self.push(Instruction::Fill { out: dx, scalar: Scalar::Constant(0.0) });
                 }
-                self.push(Instruction::CopyRange { x: dy, out: dx, axis, start: to, to: start, accumulate: true });
+                self.push(Instruction::CopyRange {
+                    x: dy,
+                    out: dx,
+                    axis,
+                    start: to,
+                    to: start,
+                    accumulate: true,
+                });
             }
             Instruction::Matmul { a, b, out, .. } => {
                 let Some(dy) = self.gradient(out) else { return };
                 if self.wants(a) {
                     let (da, accumulate) = self.target(a);
-                    self.push(Instruction::Matmul { a: dy, b, out: da, transpose: (false, true), accumulate });
+                    self.push(Instruction::Matmul {
+                        a: dy,
+                        b,
+                        out: da,
+                        transpose: (false, true),
+                        accumulate,
+                    });
                 }
                 if self.wants(b) {
                     let a = self.again(a, earlier);
                     let (db, accumulate) = self.target(b);
-                    self.push(Instruction::Matmul { a, b: dy, out: db, transpose: (true, false), accumulate });
+                    self.push(Instruction::Matmul {
+                        a,
+                        b: dy,
+                        out: db,
+                        transpose: (true, false),
+                        accumulate,
+                    });
                 }
             }
             Instruction::Rows { table, ref indices, out } => {

@@ -164,7 +164,8 @@ impl<'a> Builder<'a> {
     }
 
     fn parameter_value(&mut self, extents: Vec<Extent>, storage: Storage, trained: bool) -> ValueId {
-        let known = self.program.values.iter().position(|value| value.storage == storage && value.extents == extents);
+        let known =
+            self.program.values.iter().position(|value| value.storage == storage && value.extents == extents);
         match known {
             Some(place) => ValueId(place as u32),
             None => self.program.add_value(extents, storage, trained),
@@ -188,7 +189,8 @@ impl<'a> Builder<'a> {
     /// x weight^T as it is, with the bias still to be added.
     pub fn product(&mut self, x: ValueId, weight: ValueId, bias: Option<ValueId>) -> Pending {
         let mut extents = self.extents(x);
-        if let (Some(last), Some(&outputs)) = (extents.last_mut(), self.program.value(weight).extents.first()) {
+        if let (Some(last), Some(&outputs)) = (extents.last_mut(), self.program.value(weight).extents.first())
+        {
             *last = outputs;
         }
         let inputs: Vec<ValueId> = [Some(x), Some(weight), bias].into_iter().flatten().collect();
@@ -216,14 +218,27 @@ impl<'a> Builder<'a> {
     ) -> ValueId {
         let NormParameters { gain, shift, epsilon } = norm;
         let Pending { y, bias } = pending;
-        let inputs: Vec<ValueId> = [Some(y), bias, residual, Some(gain), Some(shift)].into_iter().flatten().collect();
+        let inputs: Vec<ValueId> =
+            [Some(y), bias, residual, Some(gain), Some(shift)].into_iter().flatten().collect();
         let extents = self.extents(y);
         let wants = self.wants(&inputs);
         let normalized = self.program.add_value(extents.clone(), Storage::InPlaceOf(y), wants);
         let rows = extents[..extents.len() - 1].to_vec();
         let scale = self.program.add_value(rows, Storage::Working, false);
         let out = self.working(extents, &inputs);
-        self.push(Instruction::Norm { y, bias, residual, dropout, gain, shift, epsilon, normalized, scale, out, after });
+        self.push(Instruction::Norm {
+            y,
+            bias,
+            residual,
+            dropout,
+            gain,
+            shift,
+            epsilon,
+            normalized,
+            scale,
+            out,
+            after,
+        });
         out
     }
 
@@ -236,7 +251,13 @@ impl<'a> Builder<'a> {
     }
 
     /// Attention over queries, keys and values side by side.
-    pub fn attention(&mut self, qkv: ValueId, heads: usize, size: usize, dropout: Option<Dropout>) -> ValueId {
+    pub fn attention(
+        &mut self,
+        qkv: ValueId,
+        heads: usize,
+        size: usize,
+        dropout: Option<Dropout>,
+    ) -> ValueId {
         let out = self.working(vec![Extent::Tokens, Extent::Fixed(size)], &[qkv]);
         let log_sums = self.program.add_value(vec![Extent::TokensTimes(heads)], Storage::Working, false);
         self.push(Instruction::Attention { qkv, heads, out, log_sums, dropout });

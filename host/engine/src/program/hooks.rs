@@ -25,7 +25,8 @@ fn find_site(model: &ModelDescription, name: &str) -> Option<SiteId> {
 impl Builder<'_> {
     /// The site of a module with a name of transformers.
     pub fn site(&self, name: &str) -> Result<SiteId, CompileError> {
-        find_site(self.model, name).ok_or_else(|| CompileError::Wrong(format!("the model has no module {name}")))
+        find_site(self.model, name)
+            .ok_or_else(|| CompileError::Wrong(format!("the model has no module {name}")))
     }
 
     /// Leaves of the task's plan of one kind.
@@ -99,7 +100,12 @@ impl Builder<'_> {
     }
 
     /// Binds the output where somebody reads it, and replaces it.
-    fn finish_output(&mut self, site: SiteId, replaced: Option<NodeId>, pending: Pending) -> Result<Pending, CompileError> {
+    fn finish_output(
+        &mut self,
+        site: SiteId,
+        replaced: Option<NodeId>,
+        pending: Pending,
+    ) -> Result<Pending, CompileError> {
         if replaced.is_none() && self.leaf_of(&Op::SiteOutput(site)).is_none() {
             return Ok(pending);
         }
@@ -113,11 +119,17 @@ impl Builder<'_> {
     /// as one product where nothing said at them forbids it.
     pub fn linear_group(&mut self, sites: &[SiteId], x: ValueId) -> Result<ValueId, CompileError> {
         let plans: Vec<SitePlan> = sites.iter().map(|&site| self.plan_of(site).unwrap_or_default()).collect();
-        let low_ranks: Vec<Option<LowRank>> =
-            sites.iter().zip(&plans).map(|(&site, plan)| plan.output.and_then(|node| self.low_rank(site, node))).collect();
+        let low_ranks: Vec<Option<LowRank>> = sites
+            .iter()
+            .zip(&plans)
+            .map(|(&site, plan)| plan.output.and_then(|node| self.low_rank(site, node)))
+            .collect();
         let joined = sites.iter().zip(&plans).zip(&low_ranks).all(|((&site, plan), low_rank)| {
             let output_read = low_rank.is_none() && self.leaf_of(&Op::SiteOutput(site)).is_some();
-            plan.input.is_none() && plan.weight.is_none() && !output_read && (plan.output.is_none() || low_rank.is_some())
+            plan.input.is_none()
+                && plan.weight.is_none()
+                && !output_read
+                && (plan.output.is_none() || low_rank.is_some())
         });
         let width = |builder: &Self, site: SiteId| builder.model.module(site).outputs as usize;
         let total: usize = sites.iter().map(|&site| width(self, site)).sum();
@@ -196,7 +208,13 @@ impl Builder<'_> {
         plain.then(|| Some(LowRank { a: transposed(a)?, b: transposed(b)?, scale, dropout }))?
     }
 
-    fn add_low_rank(&mut self, low_rank: &LowRank, x: ValueId, y: ValueId, first_column: usize) -> Result<(), CompileError> {
+    fn add_low_rank(
+        &mut self,
+        low_rank: &LowRank,
+        x: ValueId,
+        y: ValueId,
+        first_column: usize,
+    ) -> Result<(), CompileError> {
         let a = self.expression(false, low_rank.a)?;
         let b = self.expression(false, low_rank.b)?;
         let mut extents = self.extents(x);
@@ -207,12 +225,26 @@ impl Builder<'_> {
         self.program.values[y.0 as usize].wants_gradient |= wants;
         let hidden = self.working(extents, &[x, a]);
         let dropout = self.dropout_site(low_rank.dropout);
-        self.push(Instruction::LowRank { x, a, b, hidden, y, first_column, scale: low_rank.scale as f32, dropout });
+        self.push(Instruction::LowRank {
+            x,
+            a,
+            b,
+            hidden,
+            y,
+            first_column,
+            scale: low_rank.scale as f32,
+            dropout,
+        });
         Ok(())
     }
 
     /// The output of a part of the model, or what the method puts in its place.
-    pub fn replaced_output(&mut self, name: &str, input: Option<ValueId>, output: ValueId) -> Result<ValueId, CompileError> {
+    pub fn replaced_output(
+        &mut self,
+        name: &str,
+        input: Option<ValueId>,
+        output: ValueId,
+    ) -> Result<ValueId, CompileError> {
         let site = self.site(name)?;
         if let Some(input) = input {
             self.bind(Op::SiteInput(site), input);
@@ -225,7 +257,12 @@ impl Builder<'_> {
     }
 
     /// As [`Self::replaced_output`], of a part whose bias is still to be added.
-    pub fn replaced_pending(&mut self, name: &str, input: ValueId, pending: Pending) -> Result<Pending, CompileError> {
+    pub fn replaced_pending(
+        &mut self,
+        name: &str,
+        input: ValueId,
+        pending: Pending,
+    ) -> Result<Pending, CompileError> {
         let site = self.site(name)?;
         self.bind(Op::SiteInput(site), input);
         let replaced = self.plan_of(site).and_then(|plan| plan.output);

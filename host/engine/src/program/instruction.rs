@@ -92,15 +92,41 @@ pub enum Instruction {
         prompt: Option<ValueId>,
     },
     /// y[:, first_column..] = x weight^T, for weight [out, in].
-    Linear { x: ValueId, weight: ValueId, y: ValueId, first_column: usize },
+    Linear {
+        x: ValueId,
+        weight: ValueId,
+        y: ValueId,
+        first_column: usize,
+    },
     /// dx (+)= dy[:, first_column..] weight.
-    LinearInputGradient { dy: ValueId, weight: ValueId, dx: ValueId, first_column: usize, accumulate: bool },
+    LinearInputGradient {
+        dy: ValueId,
+        weight: ValueId,
+        dx: ValueId,
+        first_column: usize,
+        accumulate: bool,
+    },
     /// dweight (+)= dy[:, first_column..]^T x.
-    LinearWeightGradient { dy: ValueId, x: ValueId, dweight: ValueId, first_column: usize, accumulate: bool },
+    LinearWeightGradient {
+        dy: ValueId,
+        x: ValueId,
+        dweight: ValueId,
+        first_column: usize,
+        accumulate: bool,
+    },
     /// y[:, first_column..] += bias.
-    AddBias { y: ValueId, bias: ValueId, first_column: usize },
+    AddBias {
+        y: ValueId,
+        bias: ValueId,
+        first_column: usize,
+    },
     /// dbias (+)= sum of dy[:, first_column..] over rows.
-    ColumnSums { dy: ValueId, dbias: ValueId, first_column: usize, accumulate: bool },
+    ColumnSums {
+        dy: ValueId,
+        dbias: ValueId,
+        first_column: usize,
+        accumulate: bool,
+    },
     /// hidden = dropout(x) a^T; y[:, first_column..] += scale * hidden b^T
     /// (LoRA, Hu et al. 2021, eq. 3), for a [rank, in], b [out, rank].
     LowRank {
@@ -148,7 +174,13 @@ pub enum Instruction {
         after: Option<Dropout>,
     },
     /// out = after(normalized * gain + shift): the norm's output once more.
-    Recover { normalized: ValueId, gain: ValueId, shift: ValueId, out: ValueId, after: Option<Dropout> },
+    Recover {
+        normalized: ValueId,
+        gain: ValueId,
+        shift: ValueId,
+        out: ValueId,
+        after: Option<Dropout>,
+    },
     /// Gradients of `Norm`: `dv` before the residual is added, `dy` before
     /// dropout. Those of gain, shift and bias are added to.
     NormBackward {
@@ -165,13 +197,30 @@ pub enum Instruction {
         dbias: Option<ValueId>,
     },
     /// out = activation(x + bias).
-    Activate { x: ValueId, bias: Option<ValueId>, out: ValueId, activation: Activation },
+    Activate {
+        x: ValueId,
+        bias: Option<ValueId>,
+        out: ValueId,
+        activation: Activation,
+    },
     /// dx = dout * activation'(x + bias); `dx` may be in place of `dout`.
-    ActivateBackward { dout: ValueId, x: ValueId, bias: Option<ValueId>, dx: ValueId, activation: Activation },
+    ActivateBackward {
+        dout: ValueId,
+        x: ValueId,
+        bias: Option<ValueId>,
+        dx: ValueId,
+        activation: Activation,
+    },
     /// Softmax attention within each sequence (Vaswani et al. 2017, eq. 1)
     /// over queries, keys and values side by side, [rows, 3 * heads * size].
     /// `log_sums` are the scores' log-sum-exp, [heads, rows].
-    Attention { qkv: ValueId, heads: usize, out: ValueId, log_sums: ValueId, dropout: Option<Dropout> },
+    Attention {
+        qkv: ValueId,
+        heads: usize,
+        out: ValueId,
+        log_sums: ValueId,
+        dropout: Option<Dropout>,
+    },
     /// Gradient of `Attention`; probabilities are computed again.
     AttentionBackward {
         dout: ValueId,
@@ -183,14 +232,32 @@ pub enum Instruction {
         dropout: Option<Dropout>,
     },
     /// Chosen rows of the packed batch.
-    TakeRows { x: ValueId, out: ValueId, choice: RowChoice },
+    TakeRows {
+        x: ValueId,
+        out: ValueId,
+        choice: RowChoice,
+    },
     /// dx[chosen rows] += dout; `dx` is cleared first unless it accumulates.
-    TakeRowsBackward { dout: ValueId, dx: ValueId, choice: RowChoice, accumulate: bool },
+    TakeRowsBackward {
+        dout: ValueId,
+        dx: ValueId,
+        choice: RowChoice,
+        accumulate: bool,
+    },
     /// out = x where the mask keeps it, divided by 1 - probability.
-    Dropout { x: ValueId, out: ValueId, dropout: Dropout },
+    Dropout {
+        x: ValueId,
+        out: ValueId,
+        dropout: Dropout,
+    },
     /// losses[row] = -log softmax(logits[row])[label]; `log_sums` [rows] are the
     /// logits' log-sum-exp.
-    CrossEntropy { logits: ValueId, labels: Integers, losses: ValueId, log_sums: ValueId },
+    CrossEntropy {
+        logits: ValueId,
+        labels: Integers,
+        losses: ValueId,
+        log_sums: ValueId,
+    },
     /// dlogits = (softmax(logits) - one at the label) * dlosses[row].
     CrossEntropyBackward {
         logits: ValueId,
@@ -200,34 +267,108 @@ pub enum Instruction {
         dlogits: ValueId,
     },
     /// Adds the sum of all elements to the loss with this number.
-    SumLoss { x: ValueId, loss: usize },
+    SumLoss {
+        x: ValueId,
+        loss: usize,
+    },
     /// out = scalar everywhere.
-    Fill { out: ValueId, scalar: Scalar },
+    Fill {
+        out: ValueId,
+        scalar: Scalar,
+    },
     /// out = the constants.
-    Constant { out: ValueId, values: Arc<[f64]> },
+    Constant {
+        out: ValueId,
+        values: Arc<[f64]>,
+    },
     /// out (+)= x, of one shape.
-    Copy { x: ValueId, out: ValueId, accumulate: bool },
-    Unary { function: Unary, x: ValueId, out: ValueId },
+    Copy {
+        x: ValueId,
+        out: ValueId,
+        accumulate: bool,
+    },
+    Unary {
+        function: Unary,
+        x: ValueId,
+        out: ValueId,
+    },
     /// dx = dy * function'(x), with y = function(x).
-    UnaryBackward { function: Unary, x: ValueId, y: ValueId, dy: ValueId, dx: ValueId },
-    Affine { x: ValueId, factor: f32, offset: f32, out: ValueId },
-    Power { x: ValueId, exponent: f32, out: ValueId },
+    UnaryBackward {
+        function: Unary,
+        x: ValueId,
+        y: ValueId,
+        dy: ValueId,
+        dx: ValueId,
+    },
+    Affine {
+        x: ValueId,
+        factor: f32,
+        offset: f32,
+        out: ValueId,
+    },
+    Power {
+        x: ValueId,
+        exponent: f32,
+        out: ValueId,
+    },
     /// Element by element, broadcast.
-    Binary { function: Binary, a: ValueId, b: ValueId, out: ValueId },
+    Binary {
+        function: Binary,
+        a: ValueId,
+        b: ValueId,
+        out: ValueId,
+    },
     /// out = dy where a > b (or a < b), half of it where they are equal, else 0.
-    Winner { a: ValueId, b: ValueId, dy: ValueId, out: ValueId, larger: bool },
+    Winner {
+        a: ValueId,
+        b: ValueId,
+        dy: ValueId,
+        out: ValueId,
+        larger: bool,
+    },
     /// out (+)= x summed over the axes along which `out` has size 1.
-    Fold { fold: Fold, x: ValueId, out: ValueId, accumulate: bool },
-    Permute { x: ValueId, axes: Vec<usize>, out: ValueId },
+    Fold {
+        fold: Fold,
+        x: ValueId,
+        out: ValueId,
+        accumulate: bool,
+    },
+    Permute {
+        x: ValueId,
+        axes: Vec<usize>,
+        out: ValueId,
+    },
     /// Copies the places from `start` on of `x`'s axis to those from `to` on of
     /// `out`'s, as many as the smaller has.
-    CopyRange { x: ValueId, out: ValueId, axis: usize, start: usize, to: usize, accumulate: bool },
+    CopyRange {
+        x: ValueId,
+        out: ValueId,
+        axis: usize,
+        start: usize,
+        to: usize,
+        accumulate: bool,
+    },
     /// out (+)= a b over the last two axes, each transposed if so marked.
-    Matmul { a: ValueId, b: ValueId, out: ValueId, transpose: (bool, bool), accumulate: bool },
+    Matmul {
+        a: ValueId,
+        b: ValueId,
+        out: ValueId,
+        transpose: (bool, bool),
+        accumulate: bool,
+    },
     /// out = rows of `table`, first axis, by constants.
-    Rows { table: ValueId, indices: Arc<[i32]>, out: ValueId },
+    Rows {
+        table: ValueId,
+        indices: Arc<[i32]>,
+        out: ValueId,
+    },
     /// dtable[index] += dout[row].
-    RowsBackward { dout: ValueId, indices: Arc<[i32]>, dtable: ValueId, accumulate: bool },
+    RowsBackward {
+        dout: ValueId,
+        indices: Arc<[i32]>,
+        dtable: ValueId,
+        accumulate: bool,
+    },
 }
 
 /// How an instruction touches a value.

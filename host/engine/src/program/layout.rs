@@ -41,7 +41,8 @@ pub fn prune(program: &mut Program) {
     for (place, instruction) in program.forward.iter().enumerate().rev() {
         let accesses = instruction.accesses();
         let writes = |access: Access| access != Access::Read;
-        let needs = accesses.iter().any(|&(value, access)| writes(access) && needed[root(program, value).0 as usize]);
+        let needs =
+            accesses.iter().any(|&(value, access)| writes(access) && needed[root(program, value).0 as usize]);
         if needs || matches!(instruction, Instruction::SumLoss { .. }) {
             keep[place] = true;
             for (value, _) in accesses {
@@ -57,7 +58,8 @@ impl Lifetimes {
     /// The lifetimes of a program. Outputs live to the end.
     pub fn new(program: &Program) -> Lifetimes {
         let count = program.forward.len() + program.backward.len();
-        let roots: Vec<ValueId> = (0..program.values.len() as u32).map(|place| root(program, ValueId(place))).collect();
+        let roots: Vec<ValueId> =
+            (0..program.values.len() as u32).map(|place| root(program, ValueId(place))).collect();
         let mut range: Vec<Option<(usize, usize)>> = vec![None; program.values.len()];
         for (place, instruction) in program.instructions().enumerate() {
             for (value, _) in instruction.accesses() {
@@ -74,7 +76,8 @@ impl Lifetimes {
                 range.1 = count.saturating_sub(1);
             }
         }
-        let mut lifetimes = Lifetimes { roots, starts: vec![Vec::new(); count], ends: vec![Vec::new(); count] };
+        let mut lifetimes =
+            Lifetimes { roots, starts: vec![Vec::new(); count], ends: vec![Vec::new(); count] };
         for (place, range) in range.iter().enumerate() {
             if let Some((first, last)) = *range {
                 lifetimes.starts[first].push(ValueId(place as u32));

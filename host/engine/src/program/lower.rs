@@ -56,7 +56,10 @@ impl Builder<'_> {
     }
 
     fn only_integers(&self, of_task: bool, node: NodeId) -> bool {
-        matches!(self.graph(of_task).node(node).op, Op::Integers(_) | Op::Label(_) | Op::MaskedTokens(_) | Op::Draw { .. })
+        matches!(
+            self.graph(of_task).node(node).op,
+            Op::Integers(_) | Op::Label(_) | Op::MaskedTokens(_) | Op::Draw { .. }
+        )
     }
 
     fn integers(&self, of_task: bool, node: NodeId) -> Result<Integers, CompileError> {
@@ -133,21 +136,36 @@ impl Builder<'_> {
             Op::Slice { axis, start, .. } => {
                 let out = self.working(extents, &inputs);
                 let (axis, start) = (axis + lead, *start as usize);
-                self.push(Instruction::CopyRange { x: inputs[0], out, axis, start, to: 0, accumulate: false });
+                self.push(Instruction::CopyRange {
+                    x: inputs[0],
+                    out,
+                    axis,
+                    start,
+                    to: 0,
+                    accumulate: false,
+                });
                 Ok(out)
             }
             Op::Concat { axis } => {
                 let out = self.working(extents, &inputs);
                 let mut to = 0;
                 for (&input, &value) in node.inputs.iter().zip(&inputs) {
-                    self.push(Instruction::CopyRange { x: value, out, axis: axis + lead, start: 0, to, accumulate: false });
+                    self.push(Instruction::CopyRange {
+                        x: value,
+                        out,
+                        axis: axis + lead,
+                        start: 0,
+                        to,
+                        accumulate: false,
+                    });
                     to += graph.shape(input).0[*axis].fixed().unwrap_or(0);
                 }
                 Ok(out)
             }
             Op::Matmul => self.lower_matmul(of_task, id, &inputs, extents),
             Op::Reduce { reduce, axes, keep } => {
-                let symbolic = node.scope == Scope::Sequence && graph.shape(node.inputs[0]).0.first().is_some_and(|dim| dim.fixed().is_none());
+                let symbolic = node.scope == Scope::Sequence
+                    && graph.shape(node.inputs[0]).0.first().is_some_and(|dim| dim.fixed().is_none());
                 if symbolic && axes.contains(&0) {
                     return Err(self.unsupported(format!("{name} over the axis of tokens"), of_task, id));
                 }
@@ -173,13 +191,22 @@ impl Builder<'_> {
             Op::Detach => Ok(self.program.add_value(extents, Storage::InPlaceOf(inputs[0]), false)),
             Op::Dropout(probability) => {
                 if extents.first() != Some(&Extent::Tokens) && *probability > 0.0 {
-                    return Err(self.unsupported("dropout of a value without an axis of tokens", of_task, id));
+                    return Err(self.unsupported(
+                        "dropout of a value without an axis of tokens",
+                        of_task,
+                        id,
+                    ));
                 }
                 let dropout = self.dropout_site(*probability);
                 Ok(self.dropped(inputs[0], dropout))
             }
             Op::Training => Ok(inputs[usize::from(!self.training)]),
-            Op::Uniform { .. } | Op::Normal { .. } | Op::Draw { .. } | Op::Integers(_) | Op::Label(_) | Op::MaskedTokens(_) => {
+            Op::Uniform { .. }
+            | Op::Normal { .. }
+            | Op::Draw { .. }
+            | Op::Integers(_)
+            | Op::Label(_)
+            | Op::MaskedTokens(_) => {
                 Err(self.unsupported(format!("{name} outside an initial value"), of_task, id))
             }
             Op::SiteInput(site) | Op::SiteOutput(site) => {
@@ -193,7 +220,15 @@ impl Builder<'_> {
     }
 
     /// An input of a broadcast with unit axes after the axis of sequences.
-    fn aligned(&mut self, of_task: bool, node: NodeId, value: ValueId, rank: usize, lead: usize, user: NodeId) -> Result<ValueId, CompileError> {
+    fn aligned(
+        &mut self,
+        of_task: bool,
+        node: NodeId,
+        value: ValueId,
+        rank: usize,
+        lead: usize,
+        user: NodeId,
+    ) -> Result<ValueId, CompileError> {
         let extents = self.extents(value);
         let sequences = extents.first() == Some(&Extent::Sequences);
         if sequences && lead == 0 {
@@ -209,7 +244,13 @@ impl Builder<'_> {
         Ok(self.view(value, longer))
     }
 
-    fn lower_matmul(&mut self, of_task: bool, id: NodeId, inputs: &[ValueId], extents: Vec<Extent>) -> Result<ValueId, CompileError> {
+    fn lower_matmul(
+        &mut self,
+        of_task: bool,
+        id: NodeId,
+        inputs: &[ValueId],
+        extents: Vec<Extent>,
+    ) -> Result<ValueId, CompileError> {
         let (a, b) = (self.extents(inputs[0]), self.extents(inputs[1]));
         let fixed = |extents: &[Extent]| extents.iter().all(|extent| matches!(extent, Extent::Fixed(_)));
         // Rows by one matrix; or the same leading axes on both sides.
@@ -219,11 +260,24 @@ impl Builder<'_> {
             return Err(self.unsupported("this product of values that depend on the sequence", of_task, id));
         }
         let out = self.working(extents, inputs);
-        self.push(Instruction::Matmul { a: inputs[0], b: inputs[1], out, transpose: (false, false), accumulate: false });
+        self.push(Instruction::Matmul {
+            a: inputs[0],
+            b: inputs[1],
+            out,
+            transpose: (false, false),
+            accumulate: false,
+        });
         Ok(out)
     }
 
-    fn lower_softmax(&mut self, of_task: bool, id: NodeId, x: ValueId, axis: usize, log: bool) -> Result<ValueId, CompileError> {
+    fn lower_softmax(
+        &mut self,
+        of_task: bool,
+        id: NodeId,
+        x: ValueId,
+        axis: usize,
+        log: bool,
+    ) -> Result<ValueId, CompileError> {
         if self.extents(x)[axis] == Extent::Tokens {
             return Err(self.unsupported("a softmax over the axis of tokens", of_task, id));
         }
@@ -270,7 +324,8 @@ impl Builder<'_> {
     /// A reduction whose axes stay with size 1, made of sums.
     fn reduce(&mut self, reduce: Reduce, x: ValueId, axes: &[usize]) -> ValueId {
         let extents = self.extents(x);
-        let count: usize = axes.iter().map(|&axis| if let Extent::Fixed(size) = extents[axis] { size } else { 1 }).product();
+        let count: usize =
+            axes.iter().map(|&axis| if let Extent::Fixed(size) = extents[axis] { size } else { 1 }).product();
         let share = 1.0 / count.max(1) as f64;
         match reduce {
             Reduce::Sum => self.fold(Fold::Sum, x, axes),

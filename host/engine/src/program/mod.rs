@@ -6,8 +6,8 @@
 
 pub mod backward;
 pub mod build;
-pub mod instruction;
 pub mod hooks;
+pub mod instruction;
 pub mod layout;
 pub mod lower;
 pub mod value;

@@ -44,7 +44,12 @@ impl LargestBatch {
 }
 
 /// The memory of a training with micro-batches of so many examples.
-pub fn estimate(compiled: &Compiled, parameters: &Parameters, largest: &LargestBatch, micro_batch: usize) -> MemoryEstimate {
+pub fn estimate(
+    compiled: &Compiled,
+    parameters: &Parameters,
+    largest: &LargestBatch,
+    micro_batch: usize,
+) -> MemoryEstimate {
     let bytes = |elements: usize| (elements * size_of::<f32>()) as u64;
     let blocks = parameters.blocks.iter();
     let trained = blocks.clone().filter(|block| block.trains()).map(|block| block.elements).sum();
@@ -59,7 +64,12 @@ pub fn estimate(compiled: &Compiled, parameters: &Parameters, largest: &LargestB
 /// The largest micro-batch, halved from the whole batch, for which memory
 /// suffices; at least one example. `available` is what is left beside what the
 /// process has taken already; parameters are counted as not yet taken.
-pub fn micro_batch_that_fits(compiled: &Compiled, parameters: &Parameters, largest: &LargestBatch, available: u64) -> usize {
+pub fn micro_batch_that_fits(
+    compiled: &Compiled,
+    parameters: &Parameters,
+    largest: &LargestBatch,
+    available: u64,
+) -> usize {
     let mut micro_batch = largest.examples.max(1);
     while micro_batch > 1 && estimate(compiled, parameters, largest, micro_batch).total() > available {
         micro_batch = micro_batch.div_ceil(2);

@@ -41,7 +41,12 @@ mod tests {
     use super::*;
 
     fn rate(schedule: Schedule, step: u64) -> f64 {
-        let settings = TrainingSettings { learning_rate: 1.0, lr_scheduler_type: schedule, warmup_ratio: 0.095, ..Default::default() };
+        let settings = TrainingSettings {
+            learning_rate: 1.0,
+            lr_scheduler_type: schedule,
+            warmup_ratio: 0.095,
+            ..Default::default()
+        };
         LearningRate::new(&settings, 100).at(step)
     }
 

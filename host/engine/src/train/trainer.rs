@@ -125,7 +125,8 @@ pub fn train(
         let in_epoch = batches.steps_of_epoch(epoch).min(steps - ending.steps);
         for number in 0..in_epoch {
             let learning_rate = rates.at(ending.steps);
-            let (result, tokens) = step(engine, batches, settings, (epoch, number), learning_rate, seed, &mut ending, observer)?;
+            let (result, tokens) =
+                step(engine, batches, settings, (epoch, number), learning_rate, seed, &mut ending, observer)?;
             ending.steps += 1;
             loss_sum += result.loss;
             observer.step(&StepReport {
@@ -144,7 +145,8 @@ pub fn train(
         }
         let done = ending.steps - first;
         let last = ending.steps >= steps;
-        let report = EpochReport { epoch: epoch + 1, loss: loss_sum / done.max(1) as f64, steps: ending.steps, last };
+        let report =
+            EpochReport { epoch: epoch + 1, loss: loss_sum / done.max(1) as f64, steps: ending.steps, last };
         let metric = observer.evaluate(engine, &report).map_err(TrainError::Observer)?;
         let better = match (metric, &best) {
             (Some(metric), Some((known, _))) => metric > *known,
@@ -158,10 +160,12 @@ pub fn train(
         } else {
             without_better += 1;
         }
-        let patience_ends = settings.early_stopping_patience.is_some_and(|patience| without_better >= patience.max(1));
+        let patience_ends =
+            settings.early_stopping_patience.is_some_and(|patience| without_better >= patience.max(1));
         if last || patience_ends {
             if patience_ends && !last {
-                observer.message(format!("stopped early: {without_better} evaluations without a better metric"));
+                observer
+                    .message(format!("stopped early: {without_better} evaluations without a better metric"));
             }
             break;
         }

@@ -129,7 +129,9 @@ pub fn methods() -> Vec<(&'static str, fn(&mut Recorder))> {
             }
         }),
         ("low rank", |recorder| low_rank(recorder, &["query", "value", "output.dense"], 0.0)),
-        ("low rank with dropout", |recorder| low_rank(recorder, &["query", "value", "intermediate.dense", "pooler.dense"], 0.25)),
+        ("low rank with dropout", |recorder| {
+            low_rank(recorder, &["query", "value", "intermediate.dense", "pooler.dense"], 0.25)
+        }),
         ("weights", weight_hook),
         ("scaled outputs", scaled_outputs),
         ("prompt", |recorder| {

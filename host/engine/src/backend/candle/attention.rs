@@ -97,7 +97,12 @@ impl Padding {
     }
 
     /// The gradient of queries, keys and values, [rows, 3 * heads * size].
-    pub fn backward(&self, dout: &Tensor, qkv: &Tensor, mask: Option<&Tensor>) -> Result<Tensor, BackendError> {
+    pub fn backward(
+        &self,
+        dout: &Tensor,
+        qkv: &Tensor,
+        mask: Option<&Tensor>,
+    ) -> Result<Tensor, BackendError> {
         let [q, k, v] = self.parts(qkv)?;
         let dout = self.pad(dout)?;
         let (p, _) = self.probabilities(&q, &k)?;

@@ -72,15 +72,36 @@ impl Candle {
         Ok(Some(masks::rows(&self.step, dropout, &starts, &self.batch.places, columns, &self.device)?))
     }
 
-    fn masked(&self, program: &Program, x: Tensor, dropout: Option<Dropout>, value: ValueId) -> Result<Tensor> {
+    fn masked(
+        &self,
+        program: &Program,
+        x: Tensor,
+        dropout: Option<Dropout>,
+        value: ValueId,
+    ) -> Result<Tensor> {
         Ok(match self.mask(program, dropout, value)? {
             Some(mask) => (x * mask)?,
             None => x,
         })
     }
 
-    fn attention_mask(&self, dropout: Option<Dropout>, heads: usize, longest: usize) -> Result<Option<Tensor>> {
-        let make = |dropout| masks::attention(&self.step, dropout, &self.batch.starts, &self.batch.places, heads, longest, &self.device);
+    fn attention_mask(
+        &self,
+        dropout: Option<Dropout>,
+        heads: usize,
+        longest: usize,
+    ) -> Result<Option<Tensor>> {
+        let make = |dropout| {
+            masks::attention(
+                &self.step,
+                dropout,
+                &self.batch.starts,
+                &self.batch.places,
+                heads,
+                longest,
+                &self.device,
+            )
+        };
         dropout.map(make).transpose()
     }
 
@@ -88,7 +109,9 @@ impl Candle {
         let values: Vec<u32> = match integers {
             Integers::Label(field) => {
                 let labels = self.batch.labels.get(field);
-                let labels = labels.ok_or_else(|| BackendError::Wrong(format!("the batch has no labels of the field {field}")))?;
+                let labels = labels.ok_or_else(|| {
+                    BackendError::Wrong(format!("the batch has no labels of the field {field}"))
+                })?;
                 labels.iter().map(|&label| label as u32).collect()
             }
             Integers::MaskedTokens => self.batch.masked_tokens.iter().map(|&token| token as u32).collect(),
@@ -136,7 +159,14 @@ impl Candle {
         Ok(Tensor::from_vec(values, (count, 1), &self.device)?)
     }
 
-    fn add_columns(&mut self, program: &Program, y: ValueId, part: &Tensor, first_column: usize, accumulate: bool) -> Result<()> {
+    fn add_columns(
+        &mut self,
+        program: &Program,
+        y: ValueId,
+        part: &Tensor,
+        first_column: usize,
+        accumulate: bool,
+    ) -> Result<()> {
         let total = program.value(y).columns(&self.sizes);
         let width = part.dim(D::Minus1)?;
         if width == total {
@@ -154,14 +184,17 @@ impl Candle {
         match *instruction {
             Instruction::Embed { word, position, token_type, prompt, out } => {
                 let (flags, numbers) = self.virtual_rows();
-                let ids: Vec<u32> = self.batch.ids.iter().zip(&flags).map(|(&id, &flag)| if flag { 0 } else { id }).collect();
+                let ids: Vec<u32> =
+                    self.batch.ids.iter().zip(&flags).map(|(&id, &flag)| if flag { 0 } else { id }).collect();
                 let mut sum = self.get(program, word)?.index_select(&self.indices(ids)?, 0)?;
                 if let Some(prompt) = prompt {
                     let prompt = self.get(program, prompt)?.index_select(&self.indices(numbers)?, 0)?;
                     let words = sum.broadcast_mul(&self.indicator(&flags, false)?)?;
                     sum = (words + prompt.broadcast_mul(&self.indicator(&flags, true)?)?)?;
                 }
-                for (table, numbers) in [(position, self.batch.positions.clone()), (token_type, self.batch.token_types.clone())] {
+                for (table, numbers) in
+                    [(position, self.batch.positions.clone()), (token_type, self.batch.token_types.clone())]
+                {
                     if let Some(table) = table {
                         sum = (sum + self.get(program, table)?.index_select(&self.indices(numbers)?, 0)?)?;
                     }
@@ -171,16 +204,26 @@ impl Candle {
             Instruction::EmbedBackward { gradient, word, position, token_type, prompt } => {
                 let gradient = self.get(program, gradient)?;
                 let (flags, numbers) = self.virtual_rows();
-                let ids: Vec<u32> = self.batch.ids.iter().zip(&flags).map(|(&id, &flag)| if flag { 0 } else { id }).collect();
+                let ids: Vec<u32> =
+                    self.batch.ids.iter().zip(&flags).map(|(&id, &flag)| if flag { 0 } else { id }).collect();
                 let words = match prompt.is_some() || self.batch.virtual_tokens > 0 {
                     true => gradient.broadcast_mul(&self.indicator(&flags, false)?)?,
                     false => gradient.clone(),
                 };
                 let virtuals = gradient.broadcast_mul(&self.indicator(&flags, true)?)?;
                 let (positions, types) = (self.batch.positions.clone(), self.batch.token_types.clone());
-                for (table, rows, numbers) in [(word, &words, ids), (position, &gradient, positions), (token_type, &gradient, types), (prompt, &virtuals, numbers)] {
+                for (table, rows, numbers) in [
+                    (word, &words, ids),
+                    (position, &gradient, positions),
+                    (token_type, &gradient, types),
+                    (prompt, &virtuals, numbers),
+                ] {
                     if let Some(table) = table {
-                        let zeros = Tensor::zeros(program.value(table).sizes(&self.sizes), gradient.dtype(), &self.device)?;
+                        let zeros = Tensor::zeros(
+                            program.value(table).sizes(&self.sizes),
+                            gradient.dtype(),
+                            &self.device,
+                        )?;
                         let sum = zeros.index_add(&self.indices(numbers)?, rows, 0)?;
                         self.set(program, table, sum, true)?;
                     }
@@ -221,9 +264,23 @@ impl Candle {
                 self.set(program, hidden, low, false)?;
                 self.add_columns(program, y, &delta, first_column, true)
             }
-            Instruction::LowRankBackward { dy, x, a, b, hidden, da, db, dx, first_column, scale, dropout, .. } => {
+            Instruction::LowRankBackward {
+                dy,
+                x,
+                a,
+                b,
+                hidden,
+                da,
+                db,
+                dx,
+                first_column,
+                scale,
+                dropout,
+                ..
+            } => {
                 let b_tensor = self.get(program, b)?;
-                let dy = (self.get(program, dy)?.narrow(1, first_column, b_tensor.dim(0)?)?.contiguous()? * f64::from(scale))?;
+                let dy = (self.get(program, dy)?.narrow(1, first_column, b_tensor.dim(0)?)?.contiguous()?
+                    * f64::from(scale))?;
                 let dlow = dy.matmul(&b_tensor)?;
                 if let Some(db) = db {
                     let gradient = dy.t()?.contiguous()?.matmul(&self.get(program, hidden)?)?;
@@ -242,7 +299,19 @@ impl Candle {
                 }
                 Ok(())
             }
-            Instruction::Norm { y, bias, residual, dropout, gain, shift, epsilon, normalized, scale, out, after } => {
+            Instruction::Norm {
+                y,
+                bias,
+                residual,
+                dropout,
+                gain,
+                shift,
+                epsilon,
+                normalized,
+                scale,
+                out,
+                after,
+            } => {
                 let mut v = self.get(program, y)?;
                 if let Some(bias) = bias {
                     v = v.broadcast_add(&self.get(program, bias)?)?;
@@ -259,8 +328,22 @@ impl Candle {
                 self.set(program, normalized, x, false)?;
                 self.recover(program, normalized, gain, shift, out, after)
             }
-            Instruction::Recover { normalized, gain, shift, out, after } => self.recover(program, normalized, gain, shift, out, after),
-            Instruction::NormBackward { dout, normalized, scale, gain, dropout, after, dv, dy, dgain, dshift, dbias } => {
+            Instruction::Recover { normalized, gain, shift, out, after } => {
+                self.recover(program, normalized, gain, shift, out, after)
+            }
+            Instruction::NormBackward {
+                dout,
+                normalized,
+                scale,
+                gain,
+                dropout,
+                after,
+                dv,
+                dy,
+                dgain,
+                dshift,
+                dbias,
+            } => {
                 let gradient = self.get(program, dout)?;
                 let gradient = self.masked(program, gradient, after, dout)?;
                 let x = self.get(program, normalized)?;
@@ -303,7 +386,8 @@ impl Candle {
                 let size = program.value(dout).columns(&self.sizes) / heads;
                 let padding = Padding::new(&self.batch.starts, heads, size, &self.device)?;
                 let mask = self.attention_mask(dropout, heads, padding.longest)?;
-                let gradient = padding.backward(&self.get(program, dout)?, &self.get(program, qkv)?, mask.as_ref())?;
+                let gradient =
+                    padding.backward(&self.get(program, dout)?, &self.get(program, qkv)?, mask.as_ref())?;
                 self.set(program, dqkv, gradient, false)
             }
             Instruction::TakeRows { x, out, choice } => {
@@ -311,7 +395,11 @@ impl Candle {
                 self.set(program, out, rows, false)
             }
             Instruction::TakeRowsBackward { dout, dx, choice, accumulate } => {
-                let zeros = Tensor::zeros(program.value(dx).sizes(&self.sizes), candle_core::DType::F32, &self.device)?;
+                let zeros = Tensor::zeros(
+                    program.value(dx).sizes(&self.sizes),
+                    candle_core::DType::F32,
+                    &self.device,
+                )?;
                 let gradient = zeros.index_add(&self.chosen(choice)?, &self.get(program, dout)?, 0)?;
                 self.set(program, dx, gradient, accumulate)
             }
@@ -369,7 +457,15 @@ impl Candle {
         })
     }
 
-    fn recover(&mut self, program: &Program, normalized: ValueId, gain: ValueId, shift: ValueId, out: ValueId, after: Option<Dropout>) -> Result<()> {
+    fn recover(
+        &mut self,
+        program: &Program,
+        normalized: ValueId,
+        gain: ValueId,
+        shift: ValueId,
+        out: ValueId,
+        after: Option<Dropout>,
+    ) -> Result<()> {
         let x = self.get(program, normalized)?.broadcast_mul(&self.get(program, gain)?)?;
         let x = x.broadcast_add(&self.get(program, shift)?)?;
         let x = self.masked(program, x, after, out)?;

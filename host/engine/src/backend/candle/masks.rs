@@ -29,7 +29,10 @@ pub fn rows(
             for row in range[0]..range[1] {
                 let keep = mask.row(place, row - range[0]);
                 let factors = &mut factors[row as usize * columns..][..columns];
-                factors.iter_mut().enumerate().for_each(|(column, factor)| *factor = keep.factor(column as u32));
+                factors
+                    .iter_mut()
+                    .enumerate()
+                    .for_each(|(column, factor)| *factor = keep.factor(column as u32));
             }
         }
     }

@@ -152,7 +152,13 @@ impl Backend for Candle {
         Ok(squares.sqrt())
     }
 
-    fn update(&mut self, parameters: &Parameters, block: usize, part: usize, rule: &AdamW) -> Result<(), BackendError> {
+    fn update(
+        &mut self,
+        parameters: &Parameters,
+        block: usize,
+        part: usize,
+        rule: &AdamW,
+    ) -> Result<(), BackendError> {
         let part = &parameters.blocks[block].parts[part];
         let gradient = (self.gradient(block, part.offset, part.elements)? * rule.gradient_scale)?;
         let parameter = self.blocks[block].narrow(0, part.offset, part.elements)?;
@@ -172,9 +178,10 @@ impl Backend for Candle {
             false => {
                 let (start, end) = (part.offset, part.offset + part.elements);
                 let rest = self.blocks[block].elem_count() - end;
-                let (before, behind) = (self.blocks[block].narrow(0, 0, start)?, self.blocks[block].narrow(0, end, rest)?);
+                let (before, behind) =
+                    (self.blocks[block].narrow(0, 0, start)?, self.blocks[block].narrow(0, end, rest)?);
                 Tensor::cat(&[&before, &updated, &behind], 0)?
-            },
+            }
         };
         self.moments.insert((block, part.offset), [first, second]);
         let last = parameters.blocks[block].parts.iter().rfind(|part| part.trained);
@@ -206,14 +213,22 @@ impl Candle {
             Storage::Gradient { block, offset } => self.gradient(block, offset, count)?,
             Storage::Working | Storage::InPlaceOf(_) => {
                 let held = self.values[root.0 as usize].clone();
-                held.ok_or_else(|| BackendError::Wrong(format!("value {} is read before it is written", value.0)))?
+                held.ok_or_else(|| {
+                    BackendError::Wrong(format!("value {} is read before it is written", value.0))
+                })?
             }
         };
         Ok(flat.reshape(sizes)?)
     }
 
     /// Puts elements at a value's place, added to what is there if so said.
-    fn set(&mut self, program: &Program, value: ValueId, elements: Tensor, accumulate: bool) -> Result<(), BackendError> {
+    fn set(
+        &mut self,
+        program: &Program,
+        value: ValueId,
+        elements: Tensor,
+        accumulate: bool,
+    ) -> Result<(), BackendError> {
         let root = layout::root(program, value);
         if let Storage::Gradient { block, offset } = program.value(root).storage {
             let flat = elements.flatten_all()?;

@@ -13,7 +13,9 @@ use crate::kernels::layer_norm::{Affine, Residual};
 use crate::kernels::low_rank::LowRank;
 use crate::kernels::matmul::{Matrix, MatrixMut, nn, nt, tn};
 use crate::kernels::parallel::Threads;
-use crate::kernels::{activation, attention, cross_entropy, dropout, elementwise, embedding, layer_norm, low_rank, reduce};
+use crate::kernels::{
+    activation, attention, cross_entropy, dropout, elementwise, embedding, layer_norm, low_rank, reduce,
+};
 use crate::program::build::Program;
 use crate::program::instruction::{Activation, Dropout, Instruction, Integers, RowChoice, Scalar};
 use crate::program::value::{Extent, ValueId};
@@ -95,7 +97,9 @@ impl<'a> Context<'a> {
         match integers {
             Integers::Label(field) => {
                 let labels = self.batch.labels.get(field).map(Vec::as_slice);
-                labels.ok_or_else(|| BackendError::Wrong(format!("the batch has no labels of the field {field}")))
+                labels.ok_or_else(|| {
+                    BackendError::Wrong(format!("the batch has no labels of the field {field}"))
+                })
             }
             Integers::MaskedTokens => Ok(&self.batch.masked_tokens),
             Integers::Constant(values) => Ok(values),
@@ -126,7 +130,14 @@ impl<'a> Context<'a> {
         Attention { starts: &self.batch.starts, heads, head_dim, scale, dropout: self.mask(dropout, qkv) }
     }
 
-    fn low_rank(&self, a: ValueId, b: ValueId, scale: f32, dropout: Option<Dropout>, hidden: ValueId) -> LowRank<'a> {
+    fn low_rank(
+        &self,
+        a: ValueId,
+        b: ValueId,
+        scale: f32,
+        dropout: Option<Dropout>,
+        hidden: ValueId,
+    ) -> LowRank<'a> {
         LowRank {
             a: self.read(a),
             b: self.read(b),
@@ -147,7 +158,8 @@ impl<'a> Context<'a> {
         match *instruction {
             Instruction::Embed { word, position, token_type, prompt, out } => {
                 let optional = |value: Option<ValueId>| value.map(|value| self.read(value));
-                let (position, token_type, prompt) = (optional(position), optional(token_type), optional(prompt));
+                let (position, token_type, prompt) =
+                    (optional(position), optional(token_type), optional(prompt));
                 let tables = Tables { word: Some(self.read(word)), position, token_type, prompt };
                 embedding::forward(threads, self.write(out), self.lookup(), tables, self.columns(out));
             }
@@ -160,13 +172,28 @@ impl<'a> Context<'a> {
                     prompt: optional(prompt),
                 };
                 let prompted = self.batch.virtual_tokens > 0;
-                embedding::backward(threads, gradients, self.read(gradient), self.lookup(), prompted, self.columns(gradient));
+                embedding::backward(
+                    threads,
+                    gradients,
+                    self.read(gradient),
+                    self.lookup(),
+                    prompted,
+                    self.columns(gradient),
+                );
             }
             Instruction::Linear { x, weight, y, first_column } => {
                 let (outputs, inputs) = (self.views.sizes(weight)[0], self.columns(weight));
                 let rows = self.read(x).len() / inputs;
                 let size = [rows, outputs, inputs];
-                nt(threads, size, 1.0, self.matrix(x, 0), self.matrix(weight, 0), 0.0, self.matrix_mut(y, first_column));
+                nt(
+                    threads,
+                    size,
+                    1.0,
+                    self.matrix(x, 0),
+                    self.matrix(weight, 0),
+                    0.0,
+                    self.matrix_mut(y, first_column),
+                );
             }
             Instruction::LinearInputGradient { dy, weight, dx, first_column, accumulate } => {
                 let (outputs, inputs) = (self.views.sizes(weight)[0], self.columns(weight));
@@ -205,7 +232,20 @@ impl<'a> Context<'a> {
                 let out = self.matrix_mut(y, first_column);
                 low_rank::forward(threads, self.write(hidden), out, self.matrix(x, 0), &factors);
             }
-            Instruction::LowRankBackward { dy, x, a, b, hidden, dhidden, da, db, dx, first_column, scale, dropout } => {
+            Instruction::LowRankBackward {
+                dy,
+                x,
+                a,
+                b,
+                hidden,
+                dhidden,
+                da,
+                db,
+                dx,
+                first_column,
+                scale,
+                dropout,
+            } => {
                 let factors = self.low_rank(a, b, scale, dropout, hidden);
                 if let Some((dx, false)) = dx {
                     elementwise::fill(threads, self.write(dx), 0.0);
@@ -218,9 +258,29 @@ impl<'a> Context<'a> {
                 // Without a gradient of `a` the input is not read.
                 let x = x.map_or(Matrix::new(&[], factors.inputs), |x| self.matrix(x, 0));
                 let dy = self.matrix(dy, first_column);
-                low_rank::backward(threads, gradients, self.write(dhidden), dy, self.read(hidden), x, &factors);
+                low_rank::backward(
+                    threads,
+                    gradients,
+                    self.write(dhidden),
+                    dy,
+                    self.read(hidden),
+                    x,
+                    &factors,
+                );
             }
-            Instruction::Norm { bias, residual, dropout, gain, shift, epsilon, normalized, scale, out, after, .. } => {
+            Instruction::Norm {
+                bias,
+                residual,
+                dropout,
+                gain,
+                shift,
+                epsilon,
+                normalized,
+                scale,
+                out,
+                after,
+                ..
+            } => {
                 let terms = layer_norm::Forward {
                     input: None,
                     bias: bias.map(|bias| self.read(bias)),
@@ -230,13 +290,37 @@ impl<'a> Context<'a> {
                     epsilon,
                     dropout_after: self.mask(after, out),
                 };
-                layer_norm::forward(threads, self.write(out), self.write(normalized), self.write(scale), terms);
+                layer_norm::forward(
+                    threads,
+                    self.write(out),
+                    self.write(normalized),
+                    self.write(scale),
+                    terms,
+                );
             }
             Instruction::Recover { normalized, gain, shift, out, after } => {
                 let affine = Affine { gain: self.read(gain), shift: self.read(shift) };
-                layer_norm::recover(threads, self.write(out), self.read(normalized), affine, self.mask(after, out));
+                layer_norm::recover(
+                    threads,
+                    self.write(out),
+                    self.read(normalized),
+                    affine,
+                    self.mask(after, out),
+                );
             }
-            Instruction::NormBackward { dout, normalized, scale, gain, dropout, after, dv, dy, dgain, dshift, dbias } => {
+            Instruction::NormBackward {
+                dout,
+                normalized,
+                scale,
+                gain,
+                dropout,
+                after,
+                dv,
+                dy,
+                dgain,
+                dshift,
+                dbias,
+            } => {
                 let terms = layer_norm::Backward {
                     dout: Some(self.read(dout)),
                     normalized: self.read(normalized),
@@ -246,16 +330,34 @@ impl<'a> Context<'a> {
                     dropout_after: self.mask(after, dout),
                 };
                 let optional = |value: Option<ValueId>| value.map(|value| self.write(value));
-                let gradients = layer_norm::Gradients { gain: optional(dgain), shift: optional(dshift), bias: optional(dbias) };
+                let gradients = layer_norm::Gradients {
+                    gain: optional(dgain),
+                    shift: optional(dshift),
+                    bias: optional(dbias),
+                };
                 layer_norm::backward(threads, self.write(dv), optional(dy), terms, gradients);
             }
             Instruction::Activate { x, bias, out, activation } => {
                 let bias = bias.map(|bias| self.read(bias));
-                activation::activate(threads, kernel(activation), self.write(out), self.read(x), bias, self.columns(out));
+                activation::activate(
+                    threads,
+                    kernel(activation),
+                    self.write(out),
+                    self.read(x),
+                    bias,
+                    self.columns(out),
+                );
             }
             Instruction::ActivateBackward { x, bias, dx, activation, .. } => {
                 let bias = bias.map(|bias| self.read(bias));
-                activation::backward(threads, kernel(activation), self.write(dx), self.read(x), bias, self.columns(dx));
+                activation::backward(
+                    threads,
+                    kernel(activation),
+                    self.write(dx),
+                    self.read(x),
+                    bias,
+                    self.columns(dx),
+                );
             }
             Instruction::Attention { qkv, heads, out, log_sums, dropout } => {
                 let settings = self.attention(qkv, heads, dropout);
@@ -275,19 +377,45 @@ impl<'a> Context<'a> {
                     elementwise::fill(threads, self.write(dx), 0.0);
                 }
                 let width = self.columns(dout);
-                elementwise::scatter_add_rows(threads, self.write(dx), self.read(dout), self.chosen(choice), width);
+                elementwise::scatter_add_rows(
+                    threads,
+                    self.write(dx),
+                    self.read(dout),
+                    self.chosen(choice),
+                    width,
+                );
             }
             Instruction::Dropout { x, out, dropout } => {
-                dropout::dropout(threads, self.write(out), self.read(x), self.columns(out), self.mask(Some(dropout), out));
+                dropout::dropout(
+                    threads,
+                    self.write(out),
+                    self.read(x),
+                    self.columns(out),
+                    self.mask(Some(dropout), out),
+                );
             }
             Instruction::CrossEntropy { logits, ref labels, losses, log_sums } => {
                 let labels = self.integers(labels)?;
-                cross_entropy::forward(threads, self.write(losses), self.write(log_sums), self.read(logits), labels);
+                cross_entropy::forward(
+                    threads,
+                    self.write(losses),
+                    self.write(log_sums),
+                    self.read(logits),
+                    labels,
+                );
             }
             Instruction::CrossEntropyBackward { logits, ref labels, log_sums, dlosses, dlogits } => {
                 let labels = self.integers(labels)?;
-                let (logits, log_sums, weights) = (self.read(logits), self.read(log_sums), self.read(dlosses));
-                cross_entropy::backward(threads, self.write(dlogits), Some(logits), log_sums, labels, weights);
+                let (logits, log_sums, weights) =
+                    (self.read(logits), self.read(log_sums), self.read(dlosses));
+                cross_entropy::backward(
+                    threads,
+                    self.write(dlogits),
+                    Some(logits),
+                    log_sums,
+                    labels,
+                    weights,
+                );
             }
             Instruction::SumLoss { x, loss } => {
                 losses[loss] += self.read(x).iter().map(|&element| f64::from(element)).sum::<f64>();
@@ -317,15 +445,35 @@ impl<'a> Context<'a> {
                 false => self.write(out).copy_from_slice(self.read(x)),
             },
             Instruction::Unary { function, x, out } => match as_activation(function) {
-                Some(activation) => activation::activate(threads, activation, self.write(out), self.read(x), None, self.columns(out)),
+                Some(activation) => activation::activate(
+                    threads,
+                    activation,
+                    self.write(out),
+                    self.read(x),
+                    None,
+                    self.columns(out),
+                ),
                 None => tensor::unary(function, self.read(x), self.write(out)),
             },
             Instruction::UnaryBackward { function, x, y, dy, dx } => match as_activation(function) {
                 Some(activation) => {
                     self.write(dx).copy_from_slice(self.read(dy));
-                    activation::backward(threads, activation, self.write(dx), self.read(x), None, self.columns(dx));
+                    activation::backward(
+                        threads,
+                        activation,
+                        self.write(dx),
+                        self.read(x),
+                        None,
+                        self.columns(dx),
+                    );
                 }
-                None => tensor::unary_backward(function, self.read(x), self.read(y), self.read(dy), self.write(dx)),
+                None => tensor::unary_backward(
+                    function,
+                    self.read(x),
+                    self.read(y),
+                    self.read(dy),
+                    self.write(dx),
+                ),
             },
             Instruction::Affine { x, factor, offset, out } => {
                 self.write(out).iter_mut().zip(self.read(x)).for_each(|(out, x)| *out = x * factor + offset);
@@ -353,7 +501,9 @@ impl<'a> Context<'a> {
                 let (x, sizes) = (self.shaped(x), self.views.sizes(out));
                 tensor::copy_range((x.0, &x.1), (self.write(out), &sizes), axis, start, to, accumulate);
             }
-            Instruction::Matmul { a, b, out, transpose, accumulate } => self.matmul(a, b, out, transpose, accumulate),
+            Instruction::Matmul { a, b, out, transpose, accumulate } => {
+                self.matmul(a, b, out, transpose, accumulate)
+            }
             Instruction::Rows { table, ref indices, out } => {
                 let width = self.read(out).len() / indices.len().max(1);
                 for (row, &index) in self.write(out).chunks_exact_mut(width.max(1)).zip(indices.iter()) {
@@ -367,7 +517,10 @@ impl<'a> Context<'a> {
                 }
                 let width = self.read(dout).len() / indices.len().max(1);
                 for (row, &index) in self.read(dout).chunks_exact(width.max(1)).zip(indices.iter()) {
-                    table[index as usize * width..][..width].iter_mut().zip(row).for_each(|(table, row)| *table += row);
+                    table[index as usize * width..][..width]
+                        .iter_mut()
+                        .zip(row)
+                        .for_each(|(table, row)| *table += row);
                 }
             }
             _ => {}

@@ -44,7 +44,11 @@ fn zeros(count: usize) -> Result<Vec<f32>, BackendError> {
 impl Memory {
     /// Takes parameters, and makes room for the gradients and moments of those
     /// blocks that train.
-    pub fn set_parameters(&mut self, parameters: &Parameters, blocks: Vec<Vec<f32>>) -> Result<(), BackendError> {
+    pub fn set_parameters(
+        &mut self,
+        parameters: &Parameters,
+        blocks: Vec<Vec<f32>>,
+    ) -> Result<(), BackendError> {
         self.gradients.clear();
         self.moments.clear();
         for block in &parameters.blocks {
@@ -113,12 +117,21 @@ impl<'a> Views<'a> {
         let memory = unsafe { &mut *self.memory };
         let root = crate::program::layout::root(self.program, value);
         let (start, available) = match self.program.value(root).storage {
-            Storage::Parameter { block, .. } => (memory.parameters[block].as_mut_ptr(), memory.parameters[block].len()),
-            Storage::Gradient { block, .. } => (memory.gradients[block].as_mut_ptr(), memory.gradients[block].len()),
-            Storage::Working | Storage::InPlaceOf(_) => (memory.arena.as_mut_ptr().cast(), memory.arena.len() * LINE),
+            Storage::Parameter { block, .. } => {
+                (memory.parameters[block].as_mut_ptr(), memory.parameters[block].len())
+            }
+            Storage::Gradient { block, .. } => {
+                (memory.gradients[block].as_mut_ptr(), memory.gradients[block].len())
+            }
+            Storage::Working | Storage::InPlaceOf(_) => {
+                (memory.arena.as_mut_ptr().cast(), memory.arena.len() * LINE)
+            }
         };
         let (offset, length) = (memory.offsets[value.0 as usize], memory.lengths[value.0 as usize]);
-        assert!(offset.checked_add(length).is_some_and(|end| end <= available), "a value lies outside its storage");
+        assert!(
+            offset.checked_add(length).is_some_and(|end| end <= available),
+            "a value lies outside its storage"
+        );
         // SAFETY: the offset lies inside the storage, as asserted.
         (unsafe { start.add(offset) }, length)
     }

@@ -52,24 +52,35 @@ impl Cpu {
 
     /// Checks that every integer of the batch stands for an entry of its table.
     fn check(&self, program: &Program, batch: &Batch) -> Result<(), BackendError> {
-        let entries = |value: ValueId| program.value(value).extents.first().map_or(0, |&extent| Sizes::default().resolve(extent));
+        let entries = |value: ValueId| {
+            program.value(value).extents.first().map_or(0, |&extent| Sizes::default().resolve(extent))
+        };
         for instruction in &program.forward {
-            let Instruction::Embed { word, position, token_type, prompt, .. } = *instruction else { continue };
+            let Instruction::Embed { word, position, token_type, prompt, .. } = *instruction else {
+                continue;
+            };
             let (vocabulary, real) = (entries(word) as u32, batch.virtual_tokens);
             let words = batch.starts.windows(2).flat_map(|range| (range[0] + real)..range[1]);
             let mut ids = words.map(|row| batch.ids[row as usize]);
             if let Some(id) = ids.find(|&id| id >= vocabulary) {
-                return Err(BackendError::Wrong(format!("the token id {id} lies outside the model's vocabulary of {vocabulary}")));
+                return Err(BackendError::Wrong(format!(
+                    "the token id {id} lies outside the model's vocabulary of {vocabulary}"
+                )));
             }
-            let tables = [(position, &batch.positions, "position"), (token_type, &batch.token_types, "token type")];
+            let tables =
+                [(position, &batch.positions, "position"), (token_type, &batch.token_types, "token type")];
             for (table, numbers, name) in tables {
                 let Some(size) = table.map(entries) else { continue };
                 if let Some(number) = numbers.iter().find(|&&number| number as usize >= size) {
-                    return Err(BackendError::Wrong(format!("the {name} {number} lies outside the model's {size}")));
+                    return Err(BackendError::Wrong(format!(
+                        "the {name} {number} lies outside the model's {size}"
+                    )));
                 }
             }
             if prompt.is_some_and(|prompt| entries(prompt) < real as usize) {
-                return Err(BackendError::Wrong(format!("{real} virtual tokens are more than the prompt has")));
+                return Err(BackendError::Wrong(format!(
+                    "{real} virtual tokens are more than the prompt has"
+                )));
             }
         }
         Ok(())
@@ -132,8 +143,12 @@ impl Backend for Cpu {
         let root = layout::root(program, value);
         let length = program.value(value).elements(&self.memory.sizes);
         Ok(match program.value(root).storage {
-            Storage::Parameter { block, offset } => self.memory.parameters[block][offset..offset + length].to_vec(),
-            Storage::Gradient { block, offset } => self.memory.gradients[block][offset..offset + length].to_vec(),
+            Storage::Parameter { block, offset } => {
+                self.memory.parameters[block][offset..offset + length].to_vec()
+            }
+            Storage::Gradient { block, offset } => {
+                self.memory.gradients[block][offset..offset + length].to_vec()
+            }
             Storage::Working | Storage::InPlaceOf(_) => self.memory.working(value, length),
         })
     }
@@ -143,11 +158,18 @@ impl Backend for Cpu {
     }
 
     fn gradient_norm(&self) -> Result<f64, BackendError> {
-        let squares = self.memory.gradients.iter().map(|gradient| reduce::squared_norm(&self.threads, gradient));
+        let squares =
+            self.memory.gradients.iter().map(|gradient| reduce::squared_norm(&self.threads, gradient));
         Ok(squares.sum::<f64>().sqrt())
     }
 
-    fn update(&mut self, parameters: &Parameters, block: usize, part: usize, rule: &AdamW) -> Result<(), BackendError> {
+    fn update(
+        &mut self,
+        parameters: &Parameters,
+        block: usize,
+        part: usize,
+        rule: &AdamW,
+    ) -> Result<(), BackendError> {
         let part = &parameters.blocks[block].parts[part];
         let range = part.offset..part.offset + part.elements;
         let settings = adamw::AdamW {
@@ -162,7 +184,14 @@ impl Backend for Cpu {
         let [first, second] = &mut self.memory.moments[block];
         let gradient = &mut self.memory.gradients[block][range.clone()];
         let parameter = &mut self.memory.parameters[block][range.clone()];
-        adamw::step(&self.threads, &settings, parameter, gradient, &mut first[range.clone()], &mut second[range]);
+        adamw::step(
+            &self.threads,
+            &settings,
+            parameter,
+            gradient,
+            &mut first[range.clone()],
+            &mut second[range],
+        );
         gradient.fill(0.0);
         Ok(())
     }

@@ -89,7 +89,13 @@ pub fn unary_backward(function: Unary, x: &[f32], y: &[f32], dy: &[f32], dx: &mu
 }
 
 /// Element by element, broadcast to the sizes of `out`.
-pub fn binary(function: Binary, a: (&[f32], &[usize]), b: (&[f32], &[usize]), out: &mut [f32], sizes: &[usize]) {
+pub fn binary(
+    function: Binary,
+    a: (&[f32], &[usize]),
+    b: (&[f32], &[usize]),
+    out: &mut [f32],
+    sizes: &[usize],
+) {
     let of: fn(f32, f32) -> f32 = match function {
         Binary::Add => |a, b| a + b,
         Binary::Subtract => |a, b| a - b,
@@ -118,11 +124,25 @@ pub fn binary(function: Binary, a: (&[f32], &[usize]), b: (&[f32], &[usize]), ou
 
 /// out = dy where a wins over b, half of it where they are equal, else 0; all
 /// broadcast to `sizes`.
-pub fn winner(a: (&[f32], &[usize]), b: (&[f32], &[usize]), dy: &[f32], out: &mut [f32], sizes: &[usize], larger: bool) {
+pub fn winner(
+    a: (&[f32], &[usize]),
+    b: (&[f32], &[usize]),
+    dy: &[f32],
+    out: &mut [f32],
+    sizes: &[usize],
+    larger: bool,
+) {
     binary(Binary::Subtract, a, b, out, sizes);
     for (out, &dy) in out.iter_mut().zip(dy) {
         let lead = if larger { *out } else { -*out };
-        *out = dy * if lead > 0.0 { 1.0 } else if lead == 0.0 { 0.5 } else { 0.0 };
+        *out = dy
+            * if lead > 0.0 {
+                1.0
+            } else if lead == 0.0 {
+                0.5
+            } else {
+                0.0
+            };
     }
 }
 
@@ -166,7 +186,14 @@ fn broadcast_plain(sizes: &[usize]) -> Vec<usize> {
 }
 
 /// Copies places from `start` on along an axis to those from `to` on.
-pub fn copy_range(x: (&[f32], &[usize]), out: (&mut [f32], &[usize]), axis: usize, start: usize, to: usize, accumulate: bool) {
+pub fn copy_range(
+    x: (&[f32], &[usize]),
+    out: (&mut [f32], &[usize]),
+    axis: usize,
+    start: usize,
+    to: usize,
+    accumulate: bool,
+) {
     let inner: usize = x.1[axis + 1..].iter().product();
     let outer: usize = x.1[..axis].iter().product();
     let length = (x.1[axis] - start).min(out.1[axis] - to);
