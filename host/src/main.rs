@@ -1,1 +1,5 @@
+#![allow(dead_code)]
+mod cell;
+mod config;
+mod session;
 fn main() {}
