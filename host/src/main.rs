@@ -1,5 +1,6 @@
 #![allow(dead_code)]
 mod cell;
 mod config;
+mod runs;
 mod session;
 fn main() {}

@@ -9,5 +9,5 @@ pub mod resolved;
 pub mod training;
 pub mod write;
 
-pub use raw::{ConfigError, Raw};
+pub use raw::ConfigError;
 pub use resolved::Config;
