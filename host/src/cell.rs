@@ -264,6 +264,7 @@ pub struct Summary {
     pub examples: Vec<(String, u64)>,
     /// Optimizer steps.
     pub steps: u64,
+    pub best_metric: Option<BestMetric>,
     pub estimated_memory_bytes: u64,
     pub plugin_seconds: f64,
     /// Sentences that the user should read.

@@ -27,6 +27,16 @@ pub struct Place {
 }
 
 impl Place {
+    /// The place of what an argument of the command line says.
+    pub fn of_argument(argument: &str) -> Place {
+        Place { text: Arc::new(Text { file: None, text: argument.into() }), span: None }
+    }
+
+    /// A value that stands here.
+    pub fn item(&self, value: Value) -> Item {
+        Item { value, place: self.clone() }
+    }
+
     fn at(&self, span: Range<usize>) -> Place {
         Place { text: self.text.clone(), span: Some(span) }
     }
@@ -205,7 +215,7 @@ impl Raw {
     /// Applies one `--set key.path=value`. The value is read as TOML, and as a
     /// string where it is none.
     pub fn set(&mut self, argument: &str) -> Result<(), ConfigError> {
-        let place = argument_place(format!("--set {argument}"));
+        let place = Place::of_argument(&format!("--set {argument}"));
         let Some((path, value)) = argument.split_once('=') else {
             return Err(ConfigError::new(&place, "an override is written key.path=value"));
         };
@@ -217,12 +227,12 @@ impl Raw {
             Ok(parsed) => read_value(parsed.get_ref(), &place)?,
             Err(_) => Value::Text(value.into()),
         };
-        self.insert(&keys, Item { value: item, place })
+        self.insert(&keys, place.item(item))
     }
 
     /// Sets a key as an option of its own, such as `--threads 2`, does.
-    pub fn set_option(&mut self, argument: String, key: &str, value: Value) -> Result<(), ConfigError> {
-        self.insert(&[key], Item { value, place: argument_place(argument) })
+    pub fn set_option(&mut self, argument: &str, key: &str, value: Value) -> Result<(), ConfigError> {
+        self.insert(&[key], Place::of_argument(argument).item(value))
     }
 
     fn insert(&mut self, keys: &[&str], item: Item) -> Result<(), ConfigError> {
@@ -265,11 +275,6 @@ impl Raw {
         }
         Ok(())
     }
-}
-
-/// The place of what an argument of the command line says.
-fn argument_place(argument: String) -> Place {
-    Place { text: Arc::new(Text { file: None, text: argument }), span: None }
 }
 
 fn read_table(table: &DeTable<'_>, place: &Place) -> Result<Table, ConfigError> {

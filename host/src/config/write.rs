@@ -55,20 +55,26 @@ pub fn to_toml(config: &Config, command: &str) -> String {
 
 fn insert_settings(table: &mut Table, plugin: &PluginSpec) {
     for (key, setting) in &plugin.settings {
-        let value: Value = match setting {
-            Setting::Boolean(value) => (*value).into(),
-            Setting::Whole(value) => (*value).into(),
-            Setting::Real(value) => (*value).into(),
-            Setting::Text(value) => value.into(),
-            Setting::Wholes(values) => values.iter().copied().collect::<Array>().into(),
-            Setting::Texts(values) => values.iter().collect::<Array>().into(),
-            Setting::Numbers(values) => {
-                values.iter().map(|(key, value)| (key, *value)).collect::<InlineTable>().into()
-            }
-            Setting::Absent => continue,
-        };
-        table[key.as_str()] = toml_edit::value(value);
+        if let Some(value) = setting_value(setting) {
+            table[key.as_str()] = toml_edit::value(value);
+        }
     }
+}
+
+/// A setting as it is written in a config; none where it is absent.
+pub fn setting_value(setting: &Setting) -> Option<Value> {
+    Some(match setting {
+        Setting::Boolean(value) => (*value).into(),
+        Setting::Whole(value) => (*value).into(),
+        Setting::Real(value) => (*value).into(),
+        Setting::Text(value) => value.into(),
+        Setting::Wholes(values) => values.iter().copied().collect::<Array>().into(),
+        Setting::Texts(values) => values.iter().collect::<Array>().into(),
+        Setting::Numbers(values) => {
+            values.iter().map(|(key, value)| (key, *value)).collect::<InlineTable>().into()
+        }
+        Setting::Absent => return None,
+    })
 }
 
 /// The training settings, all that have a value or those alone that differ.
