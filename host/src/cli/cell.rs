@@ -64,11 +64,13 @@ fn log(directory: &Path, line: &str) {
     }
 }
 
+/// The parent says what the panic said, which is otherwise far up in its output.
 fn log_panics(directory: &Path) {
     let directory = directory.to_path_buf();
     let print = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {
         log(&directory, &panic.to_string());
+        let _ = fs::write(directory.join(FAILURE), panic.to_string());
         print(panic);
     }));
 }

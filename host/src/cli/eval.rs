@@ -1,7 +1,6 @@
 //! `host eval`: what was saved, loaded and evaluated again.
 
 use anyhow::{Context, Result, bail};
-use comfy_table::presets::UTF8_HORIZONTAL_ONLY;
 use comfy_table::{CellAlignment, Table};
 
 use super::arguments::EvalArguments;
@@ -9,6 +8,7 @@ use super::progress::Reporter;
 use super::terminal;
 use crate::cell::SplitMetrics;
 use crate::runs::directory::finished_cells;
+use crate::runs::table::PLAIN;
 use crate::runs::words;
 use crate::session;
 
@@ -100,7 +100,7 @@ fn draw(lines: &[Line]) -> String {
         ]
     };
     let mut table = Table::new();
-    table.load_style(UTF8_HORIZONTAL_ONLY).force_no_tty();
+    table.load_style(PLAIN).force_no_tty();
     table.set_header(["split", "metric", "recorded", "again", ""]).add_rows(lines.iter().map(row));
     for column in table.column_iter_mut().skip(2).take(2) {
         column.set_cell_alignment(CellAlignment::Right);

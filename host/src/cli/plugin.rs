@@ -1,7 +1,6 @@
 //! `host plugin`: what is installed, and what its keys are.
 
 use anyhow::{Context, Result, bail};
-use comfy_table::presets::UTF8_HORIZONTAL_ONLY;
 use comfy_table::{ContentArrangement, Table};
 use host_ir::settings::{Setting, did_you_mean};
 
@@ -9,6 +8,7 @@ use super::arguments::PluginCommand;
 use super::terminal;
 use crate::cell::Plugin;
 use crate::config::write::setting_value;
+use crate::runs::table::PLAIN;
 use crate::session;
 
 pub fn plugin(command: &PluginCommand) -> Result<()> {
@@ -34,7 +34,7 @@ pub fn plugin(command: &PluginCommand) -> Result<()> {
 fn list(mut catalogue: Vec<Plugin>) -> Result<()> {
     catalogue.sort_by_key(|plugin| plugin.kind);
     let mut table = Table::new();
-    table.load_style(UTF8_HORIZONTAL_ONLY).set_header(["", "name", "version", "where", "what"]);
+    table.load_style(PLAIN).set_header(["", "name", "version", "where", "what"]);
     if let Some(width) = terminal::width() {
         table
             .set_content_arrangement(ContentArrangement::Dynamic)

@@ -118,12 +118,15 @@ fn cell(run: &RunDirectory, spec: &CellSpec, digests: &Digests) -> Result<Finish
 
 /// Why a child process has failed, as a sentence.
 fn failure(status: ExitStatus, directory: &Path) -> String {
+    let reason = fs::read_to_string(directory.join(FAILURE)).ok().map(|text| text.trim_end().to_string());
     match (status.code(), status.signal()) {
-        (Some(101), _) => "the program panicked, which is an error of its own".into(),
-        (Some(code), _) => match fs::read_to_string(directory.join(FAILURE)) {
-            Ok(reason) => reason.trim_end().into(),
-            Err(_) => format!("its process ended with exit code {code} and gave no reason"),
-        },
+        (Some(101), _) => {
+            let said = reason.map_or(String::new(), |said| format!(" ({})", said.replace('\n', " ")));
+            format!("the program panicked{said}, which is an error of its own and worth a report")
+        }
+        (Some(code), _) => {
+            reason.unwrap_or_else(|| format!("its process ended with exit code {code} and gave no reason"))
+        }
         (None, Some(libc::SIGKILL)) => {
             "its process was killed, most often because memory ran out: a smaller \
              training.per_device_train_batch_size with training.gradient_accumulation_steps needs less"
@@ -171,6 +174,7 @@ mod tests {
         assert_eq!(sentence(1 << 8), "its process ended with exit code 1 and gave no reason");
         fs::write(folder.path().join(FAILURE), "the data has no split train\n").unwrap();
         assert_eq!(sentence(1 << 8), "the data has no split train");
+        assert!(sentence(101 << 8).starts_with("the program panicked (the data has no split train), "));
     }
 
     #[test]

@@ -4,12 +4,15 @@ use std::path::Path;
 
 use anyhow::Result;
 use comfy_table::presets::{ASCII_MARKDOWN, UTF8_HORIZONTAL_ONLY};
-use comfy_table::{CellAlignment, Table};
+use comfy_table::{CellAlignment, LineStyle, Table, TableStyle};
 use serde_json::json;
 
 use super::comparison::{Comparison, Row};
 use super::record::{write_json, write_whole};
 use super::words;
+
+/// Lines above and below, and under the heads.
+pub const PLAIN: TableStyle = UTF8_HORIZONTAL_ONLY.row_separator(LineStyle::none());
 
 /// The columns before the scores.
 const COSTS: [&str; 4] = ["method", "training time", "peak memory", "trained parameters"];
@@ -39,29 +42,39 @@ fn row(row: &Row) -> Vec<String> {
 }
 
 /// The table for a terminal of so many columns, or for a file without a width.
-/// Where it is too wide, costs and scores stand in two tables.
+/// Where it is too wide, costs and scores stand in tables of their own, each
+/// with as many columns as fit.
 pub fn for_terminal(comparison: &Comparison, width: Option<usize>) -> String {
     let (heads, rows) = cells(comparison);
     let heads: Vec<String> = heads.iter().map(|head| head.replace(' ', "\n")).collect();
-    let whole = draw(UTF8_HORIZONTAL_ONLY, &heads, &rows);
-    let widest = whole.lines().map(|line| line.chars().count()).max().unwrap_or(0);
-    let mut text = match width {
-        Some(width) if widest > width && heads.len() > COSTS.len() => {
-            let part = |keep: &dyn Fn(usize) -> bool| {
-                let pick = |cells: &[String]| -> Vec<String> {
-                    let kept = cells.iter().enumerate().filter(|(place, _)| keep(*place));
-                    kept.map(|(_, cell)| cell.clone()).collect()
-                };
-                let rows: Vec<Vec<String>> = rows.iter().map(|row| pick(row)).collect();
-                draw(UTF8_HORIZONTAL_ONLY, &pick(&heads), &rows)
-            };
-            let scores = part(&|place| place == 0 || place >= COSTS.len());
-            format!("{}\n{scores}", part(&|place| place < COSTS.len()))
-        }
-        _ => whole,
+    let of_columns = |columns: &[usize]| {
+        let pick = |cells: &[String]| columns.iter().map(|&column| cells[column].clone()).collect::<Vec<_>>();
+        let rows: Vec<Vec<String>> = rows.iter().map(|row| pick(row)).collect();
+        draw(PLAIN, &pick(&heads), &rows)
     };
-    text.push_str(&format!("{}\n", footer(comparison)));
-    text
+    let fits = |columns: &[usize]| {
+        let widest = of_columns(columns).lines().map(|line| line.chars().count()).max();
+        width.is_none_or(|width| widest.unwrap_or(0) <= width)
+    };
+    let all: Vec<usize> = (0..heads.len()).collect();
+    let mut tables: Vec<Vec<usize>> = Vec::new();
+    if fits(&all) {
+        tables.push(all);
+    } else {
+        tables.push((0..COSTS.len()).collect());
+        let mut scores = vec![0];
+        for column in COSTS.len()..heads.len() {
+            scores.push(column);
+            if scores.len() > 2 && !fits(&scores) {
+                scores.pop();
+                tables.push(std::mem::replace(&mut scores, vec![0, column]));
+            }
+        }
+        tables.push(scores);
+        tables.retain(|columns| columns.len() > 1);
+    }
+    let tables: Vec<String> = tables.iter().map(|columns| of_columns(columns)).collect();
+    format!("{}{}\n", tables.join("\n"), footer(comparison))
 }
 
 /// The lines under the table.
@@ -76,7 +89,7 @@ fn footer(comparison: &Comparison) -> String {
     lines.join("\n")
 }
 
-fn draw(style: comfy_table::TableStyle, heads: &[String], rows: &[Vec<String>]) -> String {
+fn draw(style: TableStyle, heads: &[String], rows: &[Vec<String>]) -> String {
     let mut table = Table::new();
     // Plain text: neither colours nor the terminal's width change the table.
     table.load_style(style).force_no_tty().set_header(heads).add_rows(rows);
@@ -178,34 +191,36 @@ mod tests {
     use super::*;
     use crate::runs::comparison::tests::comparison;
 
-    const WHOLE: &str = "\
-─────────────────────────────────────────────────────────────────────────────────────────────────
- method           training     peak        trained          accuracy             F1          loss
-                      time   memory     parameters                            macro
-═════════════════════════════════════════════════════════════════════════════════════════════════
-";
-
     #[test]
     fn the_terminal_has_the_papers_table() {
         let text = for_terminal(&comparison(), None);
-        println!("{text}");
-        assert!(WHOLE.contains("training"));
+        let table: Vec<&str> = text.lines().skip(1).take(5).collect();
+        let expected = [
+            " method              training            peak         trained          accuracy                F1              loss",
+            "                         time          memory      parameters                               macro",
+        ];
+        assert_eq!(table[..2], expected, "{text}");
         for cell in [
-            "1 min 22 s ± 0.71 s",
-            "512 MiB ± 0 B",
-            "1,001 (1.00%)",
-            "0.3750 ± 0.1768",
-            "0.7500",
-            "scores on test; checkpoints chosen by accuracy on dev; mean ± standard deviation over up to 2 seeds",
+            " 1 min 22 s ± 0.71 s ",
+            " 512 MiB ± 0 B ",
+            " 1,001 (1.00%) ",
+            " 0.3750 ± 0.1768 ",
+            " 0.7500 ",
+            "\nscores on test; checkpoints chosen by accuracy on dev; mean ± standard deviation over up to 2 seeds\n",
         ] {
             assert!(text.contains(cell), "{cell} in\n{text}");
         }
-        let widths = |text: &str| text.lines().map(|line| line.chars().count()).max().unwrap();
-        assert!(text.lines().all(|line| line.trim_end() == line));
-        let narrow = for_terminal(&comparison(), Some(80));
-        assert_eq!(narrow.matches(" alpha").count(), 2, "{narrow}");
-        let table = narrow.lines().filter(|line| !line.starts_with("scores")).collect::<Vec<_>>().join("\n");
-        assert!(widths(&table) <= 80, "{narrow}");
+    }
+
+    #[test]
+    fn a_narrow_terminal_has_several_tables() {
+        for (width, tables) in [(200, 1), (80, 2), (40, 4)] {
+            let text = for_terminal(&comparison(), Some(width));
+            assert_eq!(text.matches("\n alpha").count(), tables, "{width}\n{text}");
+            let scores = text.lines().filter(|line| line.contains("0.3750") || line.contains("1.5000"));
+            let widest = scores.map(|line| line.chars().count()).max().unwrap();
+            assert!(widest <= width, "{width}\n{text}");
+        }
     }
 
     #[test]
