@@ -6,9 +6,9 @@ use std::fmt::Write;
 /// Colours that the page has; further series begin again, dashed.
 pub const COLOURS: usize = 8;
 
-const WIDTH: f64 = 560.0;
-const HEIGHT: f64 = 320.0;
-const LEFT: f64 = 58.0;
+const WIDTH: f64 = 440.0;
+const HEIGHT: f64 = 290.0;
+const LEFT: f64 = 66.0;
 const RIGHT: f64 = 16.0;
 const TOP: f64 = 12.0;
 const BOTTOM: f64 = 46.0;

@@ -140,16 +140,17 @@ impl Comparison {
 
     /// What the scores are scores of.
     pub fn caption(&self) -> String {
-        match &self.split {
-            Some(split) => {
-                let best = self.cells.iter().find_map(|cell| cell.record.result.best_metric.as_ref());
-                let chosen = best.map(|best| {
-                    format!("; checkpoints chosen by {} on {}", best.name.replace('_', " "), best.split)
-                });
-                format!("scores on {split}{}", chosen.unwrap_or_default())
-            }
-            None => "no split was evaluated".into(),
+        let Some(split) = &self.split else { return "no split was evaluated".into() };
+        let mut caption = format!("scores on {split}");
+        if let Some(best) = self.cells.iter().find_map(|cell| cell.record.result.best_metric.as_ref()) {
+            let name = best.name.replace('_', " ");
+            caption.push_str(&format!("; checkpoints chosen by {name} on {}", best.split));
         }
+        let most = self.rows.iter().map(|row| row.seeds.len()).max().unwrap_or(0);
+        if most > 1 {
+            caption.push_str(&format!("; mean ± standard deviation over up to {most} seeds"));
+        }
+        caption
     }
 }
 
@@ -257,7 +258,10 @@ pub mod tests {
         assert_eq!(comparison.best(0), Some(1));
         assert_eq!(comparison.best(2), None, "nobody says whether a loss should be low");
         assert_eq!(comparison.leading_metric(), Some(0));
-        assert_eq!(comparison.caption(), "scores on test; checkpoints chosen by accuracy on dev");
+        assert_eq!(
+            comparison.caption(),
+            "scores on test; checkpoints chosen by accuracy on dev; mean ± standard deviation over up to 2 seeds"
+        );
     }
 
     #[test]

@@ -26,7 +26,7 @@ pub const COMPARISON_FILES: [&str; 4] = ["comparison.csv", "comparison.json", "c
 pub struct RunDirectory {
     pub path: PathBuf,
     /// Locked; the lock ends with the process, however it ends.
-    _lock: File,
+    lock: File,
 }
 
 /// What is in the place of a cell.
@@ -49,7 +49,7 @@ impl RunDirectory {
         let cannot = || format!("cannot make the run directory {}", path.display());
         fs::create_dir_all(path.join("cells")).with_context(cannot)?;
         let lock = lock(&path.join("lock"))?;
-        Ok(RunDirectory { path: path.to_path_buf(), _lock: lock })
+        Ok(RunDirectory { path: path.to_path_buf(), lock: lock })
     }
 
     /// Where a cell is kept.
@@ -121,7 +121,8 @@ impl RunDirectory {
     }
 }
 
-/// The finished cells of a run's directory, or of one cell's, by their names.
+/// The finished cells of a run's directory, or of one cell's, in the order in
+/// which they were finished, which is the config's.
 ///
 /// # Errors
 /// There is none, or a record cannot be read.
@@ -141,7 +142,10 @@ pub fn finished_cells(path: &Path) -> Result<Vec<Finished>> {
     if directories.is_empty() {
         bail!("{} has no finished cell", path.display());
     }
-    directories.iter().map(|directory| Finished::read(directory)).collect()
+    let mut cells: Vec<Finished> =
+        directories.iter().map(|directory| Finished::read(directory)).collect::<Result<_>>()?;
+    cells.sort_by(|a, b| a.record.finished.cmp(&b.record.finished));
+    Ok(cells)
 }
 
 /// Takes the lock of a run, whose file says who has it.
@@ -191,7 +195,7 @@ fn alive(holder: &str, this_host: &str) -> bool {
 impl Drop for RunDirectory {
     /// An empty lock file names nobody.
     fn drop(&mut self) {
-        let _ = self._lock.set_len(0);
+        let _ = self.lock.set_len(0);
     }
 }
 
@@ -212,7 +216,7 @@ mod tests {
     }
 
     #[test]
-    fn the_lock_of_a_killed_process_is_stale() {
+    fn thelock_of_a_killed_process_is_stale() {
         let folder = tempfile::tempdir().unwrap();
         fs::write(folder.path().join("lock"), "process 999999999 on node1").unwrap();
         RunDirectory::open(folder.path()).unwrap();

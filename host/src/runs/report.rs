@@ -33,8 +33,14 @@ fn page(
     let (heads, rows) = table::cells(comparison);
     let costs = heads.len() - comparison.metrics.len();
     let best = |row: usize, column: usize| column >= costs && comparison.best(column - costs) == Some(row);
-    let cell =
-        |row: usize, column: usize, text: &String| context! { text => text, best => best(row, column) };
+    let cell = |row: usize, column: usize, text: &str| {
+        // Deviations stand below, so that the table stays narrow.
+        let (text, deviation) = match text.split_once(" ± ") {
+            Some((mean, deviation)) if column > 0 => (mean, Some(deviation)),
+            _ => (text, None),
+        };
+        context! { text, deviation, best => best(row, column) }
+    };
     let rows: Vec<_> = rows
         .iter()
         .enumerate()
@@ -148,9 +154,13 @@ mod tests {
     fn the_page_stands_alone_and_escapes_what_it_shows() {
         let failures = vec!["gamma <seed 1> failed".to_string()];
         let page = page(&comparison(), "a & b", "name = \"<x>\"", &failures).unwrap();
-        for part in
-            ["a &amp; b", "&lt;x&gt;", "gamma &lt;seed 1&gt; failed", "1 min 22 s ± 0.71 s", "node1, 2 cores"]
-        {
+        for part in [
+            "a &amp; b",
+            "&lt;x&gt;",
+            "gamma &lt;seed 1&gt; failed",
+            "1 min 22 s<small>± 0.71 s</small>",
+            "node1, 2 cores",
+        ] {
             assert!(page.contains(part), "{part} in\n{page}");
         }
         assert_eq!(page.matches("<svg").count(), 3);

@@ -79,12 +79,7 @@ pub fn for_terminal(comparison: &Comparison, width: Option<usize>) -> String {
 
 /// The lines under the table.
 fn footer(comparison: &Comparison) -> String {
-    let mut caption = comparison.caption();
-    let most = comparison.rows.iter().map(|row| row.seeds.len()).max().unwrap_or(0);
-    if most > 1 {
-        caption.push_str(&format!("; mean ± standard deviation over up to {most} seeds"));
-    }
-    let mut lines = vec![caption];
+    let mut lines = vec![comparison.caption()];
     lines.extend(comparison.notes.iter().map(|note| format!("note: {note}")));
     lines.join("\n")
 }
