@@ -315,6 +315,36 @@ mod tests {
         assert_eq!(Source::from("embeddings".to_string()), Source::Path("embeddings".into()));
     }
 
+    /// What a child reads means what its parent wrote, once the plugin's
+    /// description has resolved it.
+    #[test]
+    fn empty_settings_survive_json() {
+        use host_ir::settings::{Declaration, Setting, SettingType};
+        let key = |key: &str, kind, default| Declaration {
+            key: key.into(),
+            kind,
+            default,
+            documentation: String::new(),
+        };
+        let keys = vec![
+            key("texts", SettingType::Texts, Setting::Texts(vec!["a".into()])),
+            key("numbers", SettingType::Numbers, Setting::Numbers(vec![("a".into(), 1.0)])),
+            key("wholes", SettingType::Wholes, Setting::Wholes(vec![1])),
+            key("text", SettingType::OptionalText, Setting::Text("a".into())),
+            key("real", SettingType::Real { minimum: 0.0, maximum: 9.0 }, Setting::Real(1.0)),
+        ];
+        let description = Description { keys, ..Description::default() };
+        let settings = Values::from([
+            ("texts".to_string(), Setting::Texts(Vec::new())),
+            ("numbers".to_string(), Setting::Numbers(Vec::new())),
+            ("wholes".to_string(), Setting::Wholes(Vec::new())),
+            ("text".to_string(), Setting::Absent),
+            ("real".to_string(), Setting::Real(2.0)),
+        ]);
+        let read: Values = serde_json::from_str(&serde_json::to_string(&settings).unwrap()).unwrap();
+        assert_eq!(description.resolve(&read).unwrap(), settings);
+    }
+
     #[test]
     fn metrics_keep_their_order_and_lose_what_is_undefined() {
         let metrics = Metrics(vec![("z".into(), 0.25), ("a".into(), f64::NAN), ("b".into(), 1.0)]);

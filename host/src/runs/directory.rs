@@ -49,7 +49,7 @@ impl RunDirectory {
         let cannot = || format!("cannot make the run directory {}", path.display());
         fs::create_dir_all(path.join("cells")).with_context(cannot)?;
         let lock = lock(&path.join("lock"))?;
-        Ok(RunDirectory { path: path.to_path_buf(), lock: lock })
+        Ok(RunDirectory { path: path.to_path_buf(), lock })
     }
 
     /// Where a cell is kept.
