@@ -1,11 +1,13 @@
 //! A run's directory: its lock, its cells, what earlier runs left in it.
 //!
-//!     runs/NAME/
-//!       config.toml         the resolved config of the last run
-//!       comparison.{csv,json,md}, report.html
-//!       cells/LABEL-sSEED-DIGEST/   one cell
-//!       earlier/1/ …        config and comparison of earlier runs with other configs
-//!       lock                the process that is running, while it is
+//! ```text
+//! runs/NAME/
+//!   config.toml         the resolved config of the last run
+//!   comparison.{csv,json,md}, report.html
+//!   cells/LABEL-sSEED-DIGEST/   one cell
+//!   earlier/1/ …        config and comparison of earlier runs with other configs
+//!   lock                the process that is running, while it is
+//! ```
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{Read, Seek, Write};
