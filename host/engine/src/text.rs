@@ -83,7 +83,8 @@ impl Tokenizer {
         let mut inner = tokenizers::Tokenizer::new(model.map_err(|error| unreadable(error.to_string()))?);
         let chinese = flag("tokenize_chinese_chars").unwrap_or(true);
         let lowercase = flag("do_lower_case").unwrap_or(true);
-        inner.with_normalizer(Some(BertNormalizer::new(true, chinese, flag("strip_accents"), lowercase)));
+        let normalizer = BertNormalizer::new(true, chinese, flag("strip_accents"), lowercase);
+        inner.with_normalizer(Some(normalizer)).map_err(|error| unreadable(error.to_string()))?;
         inner.with_pre_tokenizer(Some(BertPreTokenizer));
         let token = |name: &'static str| {
             let id = inner

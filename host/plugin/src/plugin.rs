@@ -258,8 +258,7 @@ impl Task {
     ) -> Result<Parsed, PluginError> {
         let mut recorder = self.recorder(Phase::Parse);
         let (count, bytes) = (records.len() as u32, records.iter().map(|record| record.text.len()).sum());
-        let (split, container, records) = (split.to_string(), Some(container), Arc::new(records));
-        recorder.parse = ParseCall { split, container, records, ..ParseCall::default() };
+        recorder.parse = ParseCall::new(split, container, records);
         Ok(self.plugin.call(recorder, "parse", Some(count), bytes)?.parse.parsed)
     }
 
@@ -331,8 +330,8 @@ fn encoded(bytes: &[u8]) -> Result<Vec<u8>, Problem> {
     match (bytes.get(..4), bytes.get(6)) {
         (Some(b"\0asm"), Some(1)) => Ok(bytes.to_vec()),
         (Some(b"\0asm"), Some(0)) => {
-            let mut encoder = ComponentEncoder::default().validate(true);
-            let component = encoder.module(bytes).and_then(|()| encoder.encode());
+            let mut encoder = ComponentEncoder::default();
+            let component = encoder.validate(true).module(bytes).and_then(|encoder| encoder.encode());
             component.map_err(|error| Problem::NotAComponent(format!("{error:#}")))
         }
         _ => Err(Problem::NotAComponent("the file does not start as WebAssembly does".into())),

@@ -52,6 +52,18 @@ pub struct MeasureCall {
     pub metrics: Vec<BTreeMap<String, f64>>,
 }
 
+impl ParseCall {
+    /// A chunk of records of a split.
+    pub fn new(split: &str, container: Container, records: Vec<Record>) -> ParseCall {
+        ParseCall {
+            split: split.into(),
+            container: Some(container),
+            records: Arc::new(records),
+            ..ParseCall::default()
+        }
+    }
+}
+
 impl Recorder {
     fn record(&self, function: &'static str, record: u32) -> Answer<&Record> {
         self.only_in(function, &[Phase::Parse])?;
