@@ -3,6 +3,8 @@
 mod cell;
 mod cli;
 mod config;
+mod embedded;
+mod plugins;
 mod runs;
 mod session;
 

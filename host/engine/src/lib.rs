@@ -10,6 +10,7 @@ pub mod files;
 pub mod init;
 pub mod kernels;
 pub mod machine;
+pub mod merge;
 pub mod models;
 pub mod parameters;
 pub mod program;

@@ -17,3 +17,4 @@ pub mod select;
 pub mod settings;
 pub mod shape;
 pub mod task;
+pub mod text;

@@ -129,8 +129,11 @@ impl Weights for Checkpoint {
     }
 }
 
-/// The files that hold the tensors of a folder.
-fn weight_files(folder: &Path) -> Result<Vec<PathBuf>, FileError> {
+/// The files that hold the tensors of a folder: model.safetensors, or its shards.
+///
+/// # Errors
+/// Neither is there.
+pub fn weight_files(folder: &Path) -> Result<Vec<PathBuf>, FileError> {
     let single = folder.join("model.safetensors");
     if single.is_file() {
         return Ok(vec![single]);

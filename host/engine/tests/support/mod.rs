@@ -118,8 +118,11 @@ pub fn batch(lengths: &[(u32, u32)], virtual_tokens: u32) -> Batch {
 
 pub const LENGTHS: [(u32, u32); 5] = [(0, 5), (1, 1), (2, 12), (3, 3), (4, 8)];
 
+/// What a method says, as calls of the recorder.
+pub type Plan = fn(&mut Recorder);
+
 /// Plans of many kinds, by name: all operations and hooks that methods use.
-pub fn methods() -> Vec<(&'static str, fn(&mut Recorder))> {
+pub fn methods() -> Vec<(&'static str, Plan)> {
     vec![
         ("everything", |recorder| train_role(recorder, "all")),
         ("biases", |recorder| train_role(recorder, "bias")),
