@@ -39,6 +39,7 @@ pub enum Command {
     Plan(PlanArguments),
     Eval(EvalArguments),
     Compare(CompareArguments),
+    Merge(MergeArguments),
     /// Show the plugins that are installed, or check one
     #[command(subcommand)]
     Plugin(PluginCommand),
@@ -101,6 +102,41 @@ pub struct ConfigArguments {
     pub threads: Option<u32>,
     #[command(flatten)]
     pub plugins: PluginFolder,
+}
+
+/// Write a trained cell as a model in the hub's layout
+///
+/// What the method has learned is merged into the weights, so that the folder
+/// loads wherever such models do: config.json, the tokenizer and
+/// model.safetensors with the names of transformers. A method with virtual
+/// tokens cannot be merged.
+#[derive(Debug, Args)]
+pub struct MergeArguments {
+    /// The run directory, or that of one cell
+    #[arg(value_name = "RUN")]
+    pub run: PathBuf,
+    /// The folder to write, which must not be there or be empty
+    #[arg(long, value_name = "DIR")]
+    pub out: PathBuf,
+    /// The method, where the run has several
+    #[arg(long, value_name = "NAME")]
+    pub method: Option<String>,
+    /// The seed, where the run has several
+    #[arg(long, value_name = "NUMBER")]
+    pub seed: Option<u32>,
+    /// In what the weights are stored
+    #[arg(long, value_enum, default_value = "f32")]
+    pub precision: StoredPrecision,
+    /// Leave out what the task has added
+    #[arg(long)]
+    pub without_head: bool,
+}
+
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+pub enum StoredPrecision {
+    F32,
+    F16,
+    Bf16,
 }
 
 #[derive(Debug, Args)]

@@ -4,6 +4,7 @@ mod arguments;
 mod cell;
 mod compare;
 mod eval;
+mod merge;
 mod plan;
 mod plugin;
 mod progress;
@@ -23,6 +24,7 @@ pub fn main() -> ExitCode {
         Command::Plan(arguments) => plan::plan(&arguments),
         Command::Eval(arguments) => eval::eval(&arguments),
         Command::Compare(arguments) => compare::compare(&arguments),
+        Command::Merge(arguments) => merge::merge(&arguments),
         Command::Plugin(command) => plugin::plugin(&command),
         Command::Cell(arguments) => return cell::train(&arguments),
     };

@@ -31,14 +31,26 @@ pub fn describe(head: HeadKind) -> ModelDescription {
     bert::describe(&config(), head, &|_| true)
 }
 
+/// Plans for a model of another config.
+pub fn plans_of(config: EncoderConfig, head: HeadKind, plan: impl FnOnce(&mut Recorder)) -> Plans {
+    let model = bert::describe(&config, head, &|_| true);
+    let method = method(&model, plan);
+    let task = task_of(&model, head);
+    Plans::new(config, model, task, method)
+}
+
 /// Classification, or masked tokens, as a task plugin plans it.
 pub fn task(head: HeadKind) -> TaskPlan {
+    task_of(&describe(head), head)
+}
+
+fn task_of(model: &ModelDescription, head: HeadKind) -> TaskPlan {
     let mut recorder = Recorder::calling(Phase::Layout, Description::default(), Values::new());
     recorder.field("text", FieldType::Text).unwrap();
-    let names = (0..CLASSES).map(|class| class.to_string()).collect();
+    let names = (0..5).map(|class| class.to_string()).collect();
     recorder.field("label", FieldType::Label(names)).unwrap();
     recorder.phase = Phase::TaskPlan;
-    recorder.model = Some(Arc::new(describe(head)));
+    recorder.model = Some(Arc::new(model.clone()));
     let sequence = recorder.sequence("text").unwrap();
     recorder.sequence_text(sequence, "text").unwrap();
     let (logits, labels) = match head {
@@ -165,18 +177,29 @@ fn select(recorder: &mut Recorder, names: &[&str]) -> Vec<u32> {
 }
 
 fn low_rank(recorder: &mut Recorder, names: &[&str], dropout: f64) {
+    low_rank_named(recorder, names, dropout, 1.5, ("A", "B"));
+}
+
+/// y + scale * (dropout(x) A^T) B^T with the bias trained.
+pub fn low_rank_named(
+    recorder: &mut Recorder,
+    names: &[&str],
+    dropout: f64,
+    scale: f64,
+    (name_a, name_b): (&str, &str),
+) {
     for site in select(recorder, names) {
         let (inputs, outputs) = (recorder.site_inputs(site).unwrap(), recorder.site_outputs(site).unwrap());
         let a = recorder.full(&[4, inputs], 0.0).unwrap();
-        let a = recorder.parameter(Some(site), "A", a, true).unwrap();
+        let a = recorder.parameter(Some(site), name_a, a, true).unwrap();
         let b = recorder.full(&[outputs, 4], 0.0).unwrap();
-        let b = recorder.parameter(Some(site), "B", b, true).unwrap();
+        let b = recorder.parameter(Some(site), name_b, b, true).unwrap();
         let x = recorder.site_input(site).unwrap();
         let x = recorder.dropout(x, dropout).unwrap();
         let (a, b) = (recorder.transpose(a).unwrap(), recorder.transpose(b).unwrap());
         let low = recorder.matmul(x, a).unwrap();
         let delta = recorder.matmul(low, b).unwrap();
-        let delta = recorder.affine(delta, 1.5, 0.0).unwrap();
+        let delta = recorder.affine(delta, scale, 0.0).unwrap();
         let y = recorder.site_output(site).unwrap();
         let sum = recorder.binary(host_ir::graph::Binary::Add, y, delta).unwrap();
         recorder.replace_output(site, sum).unwrap();
