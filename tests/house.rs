@@ -13,7 +13,11 @@ fn files(folder: &Path, endings: &[&str], found: &mut Vec<PathBuf>) {
         let path = entry.path();
         if path.is_dir() && path.file_name().is_some_and(|name| name != "target") {
             files(&path, endings, found);
-        } else if path.extension().and_then(|ending| ending.to_str()).is_some_and(|ending| endings.contains(&ending)) {
+        } else if path
+            .extension()
+            .and_then(|ending| ending.to_str())
+            .is_some_and(|ending| endings.contains(&ending))
+        {
             found.push(path);
         }
     }
@@ -31,7 +35,19 @@ fn the_host_names_no_method_and_no_task() {
     let mut sources = Vec::new();
     files(&root().join("host"), &["rs"], &mut sources);
     assert!(sources.len() > 50, "the host's sources are not where this test looks");
-    let forbidden = ["lora", "bitfit", "dora", "adalora", "sst", "sst5", "boolq", "xsum", "commonsense", "commonsenseqa", "conll"];
+    let forbidden = [
+        "lora",
+        "bitfit",
+        "dora",
+        "adalora",
+        "sst",
+        "sst5",
+        "boolq",
+        "xsum",
+        "commonsense",
+        "commonsenseqa",
+        "conll",
+    ];
     for path in sources {
         let name = path.display().to_string();
         if name.contains("/tests/") || name.ends_with("_tests.rs") || name.ends_with("/tests.rs") {

@@ -128,7 +128,7 @@ pub enum Instruction {
         accumulate: bool,
     },
     /// hidden = dropout(x) a^T; y[:, first_column..] += scale * hidden b^T
-    /// (LoRA, Hu et al. 2021, eq. 3), for a [rank, in], b [out, rank].
+    /// (Hu et al. 2021, eq. 3), for a [rank, in], b [out, rank].
     LowRank {
         x: ValueId,
         a: ValueId,

@@ -141,6 +141,26 @@ impl Writer {
         (format!("{text} ."), value)
     }
 
+    /// A sentence of a review in which opinions of one side stand close
+    /// together, from which their company can be learned.
+    fn dense(&mut self, value: f64) -> String {
+        let level = Self::level(value);
+        let (aspect, kind) = (self.one_of(ASPECTS), self.one_of(KINDS));
+        let adjective = self.opinion(&ADJECTIVES, level);
+        let second = self.opinion(&ADJECTIVES, level);
+        let noun = self.opinion(&NOUNS, level);
+        let emotion = self.opinion(&EMOTIONS, level);
+        let phrase = self.opinion(&VERB_PHRASES, level);
+        match self.stream.below(6) {
+            0 => format!("the {aspect} is {adjective} and {second} ."),
+            1 => format!("{} {adjective} , {second} {kind} .", article(adjective)),
+            2 => format!("it is {} {adjective} {noun} .", article(adjective)),
+            3 => format!("i was {emotion} by the {adjective} {aspect} ."),
+            4 => format!("the {adjective} {aspect} {phrase} ."),
+            _ => format!("the {aspect} {phrase} : {noun} , {adjective} , {emotion} ."),
+        }
+    }
+
     fn review(&mut self, held_out: &BTreeSet<String>) -> String {
         let mood = 4.4 * self.stream.unit() - 2.2;
         let mut parts = Vec::new();
@@ -149,6 +169,10 @@ impl Writer {
         }
         for _ in 0..2 + self.stream.below(3) {
             let near = mood + 0.3 * self.stream.normal();
+            if self.stream.unit() < 0.6 {
+                parts.push(self.dense(near));
+                continue;
+            }
             let sentence = loop {
                 let (sentence, _) = self.sentence(near);
                 if !held_out.contains(&sentence) {
@@ -179,7 +203,7 @@ fn label(value: f64, stream: &mut Stream) -> usize {
     ((noisy / 0.8).round().clamp(-2.0, 2.0) + 2.0) as usize
 }
 
-/// The labelled sentences of a split in SST-5's real format, a line each; none
+/// The labelled sentences of a split as lines of a label and a text; none
 /// of them twice, none of a split in another.
 pub fn labelled(wanted: &str) -> String {
     let mut seen = BTreeSet::new();
@@ -244,12 +268,6 @@ pub fn vocabulary() -> String {
 
 #[cfg(test)]
 mod tests {
-    #[test]
-    fn tmp_write() {
-        for (s, _) in super::SPLITS {
-            std::fs::write(format!("assets/quickstart/stsa.fine.{s}"), super::labelled(s)).unwrap();
-        }
-    }
     use super::*;
 
     #[test]
