@@ -105,7 +105,7 @@ fn cell(run: &RunDirectory, spec: &CellSpec, digests: &Digests) -> Result<Finish
     let job = CellJob { identity, digests: digests.clone(), spec: spec.clone() };
     let file = directory.join(SPEC);
     write_json(&file, &job)?;
-    let program = std::env::current_exe().context("this program does not find its own file")?;
+    let program = own_program()?;
     let status = Command::new(&program).arg("cell").arg(&file).arg(&directory).status();
     let status = status.with_context(|| format!("cannot start {}", program.display()))?;
     if !status.success() {
@@ -155,6 +155,16 @@ fn outcome(cell: &Finished) -> String {
         parts.extend(value.map(|value| format!("{} {} {value:.4}", evaluated.split, name.replace('_', " "))));
     }
     parts.join(", ")
+}
+
+/// The program that runs. On Linux its own image, which is there even when its
+/// file was replaced by a newer build meanwhile.
+fn own_program() -> Result<PathBuf> {
+    let image = Path::new("/proc/self/exe");
+    if image.exists() {
+        return Ok(image.into());
+    }
+    std::env::current_exe().context("this program does not find its own file")
 }
 
 #[cfg(test)]

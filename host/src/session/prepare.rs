@@ -141,11 +141,13 @@ fn prepare_with(spec: &CellSpec, saved: Option<MethodPlan>) -> Result<Prepared> 
     let task_plan = task.plan(Arc::new(facts), counts)?.value;
     check_task(&task_plan, &task.layout)?;
     let head = task_plan.head.ok_or_else(|| anyhow!("the task {} asks for no head", spec.task.name))?;
-    let checkpoint = match spec.model.reinitialise {
-        true => None,
+    // Of a model that starts at random, the checkpoint still says what is new, so
+    // that the same parameters train as with its weights.
+    let names = match spec.model.reinitialise {
+        true => Checkpoint::open(&model, bert::PREFIX).ok(),
         false => Some(Checkpoint::open(&model, bert::PREFIX)?),
     };
-    let present = |name: &str| checkpoint.as_ref().is_none_or(|checkpoint| checkpoint.has(name));
+    let present = |name: &str| names.as_ref().is_none_or(|checkpoint| checkpoint.has(name));
     let description = bert::describe(&config, head, &present);
     let method_plan = match (saved, &method) {
         (Some(plan), _) => plan,
@@ -165,7 +167,7 @@ fn prepare_with(spec: &CellSpec, saved: Option<MethodPlan>) -> Result<Prepared> 
             spec.method.name
         );
     }
-    if let Some(checkpoint) = &checkpoint {
+    if let (false, Some(checkpoint)) = (spec.model.reinitialise, &names) {
         let unused =
             checkpoint.unused(description.parameters.iter().map(|parameter| parameter.name.as_str()));
         if !unused.is_empty() {

@@ -69,4 +69,32 @@ mod tests {
         assert!((metrics[3] - (2.0 / 3.0) / 2.0).abs() < 1e-12);
         assert_eq!(of(2, &[]), None);
     }
+
+    /// Figures of scikit-learn, written by tests/reference/metrics.py.
+    #[test]
+    fn figures_are_those_of_scikit_learn() {
+        let text = include_str!("../../../tests/golden/metrics.json");
+        let cases: Vec<serde_json::Value> = serde_json::from_str(text).unwrap();
+        let names = [
+            "accuracy",
+            "precision_macro",
+            "recall_macro",
+            "f1_macro",
+            "precision_weighted",
+            "recall_weighted",
+            "f1_weighted",
+        ];
+        for case in &cases {
+            let column = |name: &str| -> Vec<usize> {
+                case[name].as_array().unwrap().iter().map(|value| value.as_u64().unwrap() as usize).collect()
+            };
+            let pairs: Vec<(usize, usize)> = column("gold").into_iter().zip(column("predicted")).collect();
+            let metrics = of(case["classes"].as_u64().unwrap() as usize, &pairs).unwrap();
+            for (name, found) in names.iter().zip(metrics) {
+                let wanted = case["metrics"][name].as_f64().unwrap();
+                assert!((found - wanted).abs() < 1e-12, "{name}: {found} and {wanted} in {case}");
+            }
+        }
+        assert_eq!(cases.len(), 40);
+    }
 }
