@@ -56,10 +56,17 @@ fn memory_line(name: &str) -> Option<u64> {
 }
 
 /// Bytes that this process can still take: the least of what the system has,
-/// what its control group leaves, and what its own limit leaves. `None` where
-/// nothing is known.
+/// what its control group leaves, what its own limit leaves, and what a batch
+/// job was given. `None` where nothing is known.
 pub fn available_memory() -> Option<u64> {
-    [memory_line("MemAvailable"), group_left(), limit_left()].into_iter().flatten().min()
+    [memory_line("MemAvailable"), group_left(), limit_left(), job_left()].into_iter().flatten().min()
+}
+
+/// What Slurm gave the job, in mebibytes, which not every cluster enforces by a
+/// control group.
+fn job_left() -> Option<u64> {
+    let given: u64 = std::env::var("SLURM_MEM_PER_NODE").ok()?.parse().ok()?;
+    Some((given << 20).saturating_sub(peak_memory()))
 }
 
 fn group_left() -> Option<u64> {

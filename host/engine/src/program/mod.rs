@@ -10,4 +10,5 @@ pub mod hooks;
 pub mod instruction;
 pub mod layout;
 pub mod lower;
+mod rules;
 pub mod value;

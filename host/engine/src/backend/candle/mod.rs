@@ -4,6 +4,7 @@
 
 mod attention;
 mod execute;
+mod expressions;
 mod masks;
 
 use std::collections::BTreeMap;

@@ -1,6 +1,7 @@
 //! The CPU backend: the kernels on slices of one arena.
 
 mod execute;
+mod expressions;
 mod memory;
 mod tensor;
 
