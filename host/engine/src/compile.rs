@@ -7,7 +7,7 @@ use host_ir::method::MethodPlan;
 use host_ir::model::ModelDescription;
 use host_ir::task::TaskPlan;
 
-use crate::models::bert;
+use crate::models;
 use crate::models::config::EncoderConfig;
 use crate::parameters::Parameters;
 use crate::program::backward;
@@ -36,7 +36,7 @@ pub struct Compiled {
 impl Plans {
     /// Lays out the parameters of a model under a task's and a method's plan.
     pub fn new(config: EncoderConfig, model: ModelDescription, task: TaskPlan, method: MethodPlan) -> Plans {
-        let parameters = Parameters::new(&model, &method, &bert::fused(&model));
+        let parameters = Parameters::new(&model, &method, &models::fused(&config, &model));
         Plans {
             config,
             model: Arc::new(model),
@@ -68,7 +68,7 @@ impl Plans {
     fn forward(&self, training: bool) -> Result<Program, CompileError> {
         let mut builder = Builder::new(&self.model, &self.method, &self.task, &self.parameters, training);
         builder.check_hooks()?;
-        bert::build(&mut builder, &self.config)?;
+        models::build(&mut builder, &self.config)?;
         for &node in &self.task.losses {
             let value = builder.expression(true, node)?;
             builder.add_loss(Loss { value, once: false });

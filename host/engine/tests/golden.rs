@@ -13,9 +13,8 @@ use host_engine::backend::cpu::Cpu;
 use host_engine::batch::Batch;
 use host_engine::compile::Plans;
 use host_engine::engine::{Engine, NamedTensor};
-use host_engine::files::checkpoint::Checkpoint;
+use host_engine::files::checkpoint::{Checkpoint, read_config};
 use host_engine::init::initial_blocks;
-use host_engine::models::bert::PREFIX;
 use host_engine::models::config::EncoderConfig;
 use host_engine::train::schedule::LearningRate;
 use host_engine::train::settings::TrainingSettings;
@@ -25,13 +24,13 @@ use support::{low_rank_named, plans_of, train_role};
 
 const CLASSIFICATION: HeadKind = HeadKind::Classification { classes: 5 };
 
-fn folder() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden/bert")
+fn folder(family: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden").join(family)
 }
 
 /// All tensors of a golden file.
-fn golden(name: &str) -> Vec<NamedTensor> {
-    let bytes = std::fs::read(folder().join(format!("{name}.safetensors"))).unwrap();
+fn golden(family: &str, name: &str) -> Vec<NamedTensor> {
+    let bytes = std::fs::read(folder(family).join(format!("{name}.safetensors"))).unwrap();
     let file = safetensors::SafeTensors::deserialize(&bytes).unwrap();
     let tensors = file.tensors().into_iter().map(|(name, view)| {
         let elements =
@@ -45,10 +44,10 @@ fn find<'a>(tensors: &'a [NamedTensor], name: &str) -> &'a NamedTensor {
     tensors.iter().find(|tensor| tensor.name == name).unwrap_or_else(|| panic!("there is no {name}"))
 }
 
-fn config(folder: &str) -> (Checkpoint, EncoderConfig) {
-    let checkpoint = Checkpoint::open(&self::folder().join(folder), PREFIX).unwrap();
-    let config = EncoderConfig::read(&checkpoint.config).unwrap();
-    (checkpoint, config)
+fn config(family: &str, checkpoint: &str) -> (Checkpoint, EncoderConfig) {
+    let path = folder(family).join(checkpoint);
+    let config = EncoderConfig::read(&read_config(&path).unwrap()).unwrap();
+    (Checkpoint::open(&path, config.prefix()).unwrap(), config)
 }
 
 struct Sentences {
@@ -57,7 +56,7 @@ struct Sentences {
 }
 
 fn sentences() -> Sentences {
-    let text = std::fs::read_to_string(folder().join("batch.json")).unwrap();
+    let text = std::fs::read_to_string(folder("bert").join("batch.json")).unwrap();
     let json: serde_json::Value = serde_json::from_str(&text).unwrap();
     let ids = json["ids"].as_array().unwrap().iter();
     Sentences {
@@ -119,10 +118,16 @@ fn norm(elements: &[f32]) -> f64 {
 
 /// Logits, losses and all gradients of a case: the norm of each difference is
 /// below 1e-4 of the larger of the tensor's norm and 1e-5 of all gradients'.
-fn check(name: &str, head: HeadKind, plan: fn(&mut Recorder), batch: &Batch, start_names: fn(&str) -> bool) {
-    let (checkpoint, config) = config("checkpoint");
+fn check(
+    (family, name): (&str, &str),
+    head: HeadKind,
+    plan: fn(&mut Recorder),
+    batch: &Batch,
+    start_names: fn(&str) -> bool,
+) {
+    let (checkpoint, config) = config(family, "checkpoint");
     let plans = plans_of(config, head, plan);
-    let expected = golden(name);
+    let expected = golden(family, name);
     let start: Vec<NamedTensor> =
         expected.iter().filter(|tensor| start_names(&tensor.name)).cloned().collect();
     for backend in backends() {
@@ -170,7 +175,7 @@ const ALL: [usize; 5] = [0, 1, 2, 3, 4];
 #[test]
 fn full_fine_tuning_agrees_with_transformers() {
     check(
-        "classification",
+        ("bert", "classification"),
         CLASSIFICATION,
         |recorder| train_role(recorder, "all"),
         &packed(&ALL, 0, false),
@@ -181,7 +186,7 @@ fn full_fine_tuning_agrees_with_transformers() {
 #[test]
 fn the_masked_language_model_agrees_with_transformers() {
     check(
-        "masked",
+        ("bert", "masked"),
         HeadKind::MaskedLanguageModel,
         |recorder| train_role(recorder, "all"),
         &packed(&ALL, 0, true),
@@ -189,10 +194,46 @@ fn the_masked_language_model_agrees_with_transformers() {
     );
 }
 
+/// ELECTRA, with embeddings smaller than its hidden states.
+#[test]
+fn electra_agrees_with_transformers() {
+    let all: fn(&mut Recorder) = |recorder| train_role(recorder, "all");
+    check(("electra", "classification"), CLASSIFICATION, all, &packed(&ALL, 0, false), |_| false);
+    let head = HeadKind::MaskedLanguageModel;
+    check(("electra", "masked"), head, all, &packed(&ALL, 0, true), |name| name.starts_with("generator_"));
+}
+
+/// The parameters of BERTić (ELECTRA-base with a vocabulary of 32,000) that the
+/// reference trains, with two classes.
+#[test]
+fn counts_are_those_of_the_reference() {
+    let json = serde_json::json!({
+        "model_type": "electra", "vocab_size": 32000, "embedding_size": 768, "hidden_size": 768,
+        "num_hidden_layers": 12, "num_attention_heads": 12, "intermediate_size": 3072,
+        "max_position_embeddings": 512, "type_vocab_size": 2,
+    });
+    let config = EncoderConfig::read(json.as_object().unwrap()).unwrap();
+    let count = |plan: fn(&mut Recorder)| {
+        let plans = plans_of(config.clone(), HeadKind::Classification { classes: 2 }, plan);
+        plans.method.counts(&plans.model).trained
+    };
+    assert_eq!(count(|recorder| train_role(recorder, "all")), 110_618_882);
+    let rank_4 = count(|recorder| low_rank_named(recorder, &["query", "value"], 0.1, 2.0, ("A", "B")));
+    // Of rank 16 there are four times as many in the factors.
+    let factors = 12 * 2 * 2 * 4 * 768;
+    assert_eq!(rank_4 + 3 * factors, 1_200_386);
+    let prompt = count(|recorder| {
+        let start = recorder.full(&[20, 768], 0.0).unwrap();
+        let prompt = recorder.parameter(None, "prompt", start, true).unwrap();
+        recorder.prompt(prompt).unwrap();
+    });
+    assert_eq!(prompt, 607_490);
+}
+
 #[test]
 fn virtual_tokens_agree_with_pytorch() {
     check(
-        "prompt",
+        ("bert", "prompt"),
         CLASSIFICATION,
         |recorder| {
             let start = recorder.full(&[2, 32], 0.0).unwrap();
@@ -207,7 +248,7 @@ fn virtual_tokens_agree_with_pytorch() {
 #[test]
 fn low_rank_updates_agree_with_peft() {
     check(
-        "lora",
+        ("bert", "lora"),
         CLASSIFICATION,
         |recorder| low_rank_named(recorder, &["query", "value"], 0.0, 6.0 / 4.0, ("lora_A", "lora_B")),
         &packed(&ALL, 0, false),
@@ -219,12 +260,12 @@ fn low_rank_updates_agree_with_peft() {
 /// float32 file to the precision of the weights.
 #[test]
 fn older_files_give_the_same_logits() {
-    let (checkpoint, config) = config("older");
+    let (checkpoint, config) = config("bert", "older");
     let plans = plans_of(config, CLASSIFICATION, |_| {});
     let mut engine = engine(&plans, &checkpoint, &[], Box::new(Cpu::new(1).unwrap()));
     let evaluation = engine.evaluate(&packed(&ALL, 0, false)).unwrap();
     let found: Vec<f32> = evaluation.outputs.iter().flat_map(|outputs| outputs[0].clone()).collect();
-    let expected = golden("classification");
+    let expected = golden("bert", "classification");
     let wanted = &find(&expected, "logits").elements;
     let apart: Vec<f32> = found.iter().zip(wanted).map(|(a, b)| a - b).collect();
     assert!(norm(&apart) < 1e-2 * norm(wanted), "{:e}", norm(&apart) / norm(wanted));
@@ -234,10 +275,10 @@ fn older_files_give_the_same_logits() {
 /// warm-up: losses follow PyTorch's to 1e-3, rates and norms exactly.
 #[test]
 fn training_follows_pytorch() {
-    let text = std::fs::read_to_string(folder().join("curve.json")).unwrap();
+    let text = std::fs::read_to_string(folder("bert").join("curve.json")).unwrap();
     let curve: serde_json::Value = serde_json::from_str(&text).unwrap();
     let at = |key: &str, step: usize| curve[key][step].as_f64().unwrap();
-    let (checkpoint, config) = config("checkpoint");
+    let (checkpoint, config) = config("bert", "checkpoint");
     let plans = plans_of(config, CLASSIFICATION, |recorder| train_role(recorder, "all"));
     let settings = TrainingSettings {
         learning_rate: 1e-3,

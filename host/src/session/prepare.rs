@@ -17,7 +17,7 @@ use host_engine::engine::Engine;
 use host_engine::files::checkpoint::{Checkpoint, read_config};
 use host_engine::init::{Reinitialised, initial_blocks};
 use host_engine::machine;
-use host_engine::models::bert;
+use host_engine::models;
 use host_engine::models::config::EncoderConfig;
 use host_engine::text::Tokenizer;
 use host_engine::train::memory::{LargestBatch, MemoryEstimate, estimate, micro_batch_that_fits};
@@ -144,11 +144,11 @@ fn prepare_with(spec: &CellSpec, saved: Option<MethodPlan>) -> Result<Prepared> 
     // Of a model that starts at random, the checkpoint still says what is new, so
     // that the same parameters train as with its weights.
     let names = match spec.model.reinitialise {
-        true => Checkpoint::open(&model, bert::PREFIX).ok(),
-        false => Some(Checkpoint::open(&model, bert::PREFIX)?),
+        true => Checkpoint::open(&model, config.prefix()).ok(),
+        false => Some(Checkpoint::open(&model, config.prefix())?),
     };
     let present = |name: &str| names.as_ref().is_none_or(|checkpoint| checkpoint.has(name));
-    let description = bert::describe(&config, head, &present);
+    let description = models::describe(&config, head, &present);
     let method_plan = match (saved, &method) {
         (Some(plan), _) => plan,
         (None, Some((plugin, values))) => {
@@ -400,9 +400,12 @@ impl Prepared {
     pub fn engine(&mut self, spec: &CellSpec) -> Result<Engine> {
         let blocks = match spec.model.reinitialise {
             true => initial_blocks(&self.plans, &Reinitialised, true, spec.seed)?,
-            false => {
-                initial_blocks(&self.plans, &Checkpoint::open(&self.model, bert::PREFIX)?, false, spec.seed)?
-            }
+            false => initial_blocks(
+                &self.plans,
+                &Checkpoint::open(&self.model, self.plans.config.prefix())?,
+                false,
+                spec.seed,
+            )?,
         };
         Ok(Engine::new(self.plans.clone(), blocks, Box::new(Cpu::new(spec.threads)?))?)
     }

@@ -203,7 +203,9 @@ fn wanted_name(name: &str, prefix: &str) -> String {
         Some((start, "beta")) => format!("{start}.bias"),
         _ => name.to_string(),
     };
-    let base = ["embeddings.", "encoder.", "pooler."].iter().any(|part| renamed.starts_with(part));
+    let base = ["embeddings.", "embeddings_project.", "encoder.", "pooler."]
+        .iter()
+        .any(|part| renamed.starts_with(part));
     if base { format!("{prefix}{renamed}") } else { renamed }
 }
 

@@ -11,12 +11,25 @@ use crate::program::instruction::Activation;
 #[error("config.json: {0}")]
 pub struct ConfigError(pub String);
 
+/// A family of models.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Family {
+    Bert,
+    Electra,
+}
+
+/// Families by `model_type`.
+const FAMILIES: [(&str, Family); 2] = [("bert", Family::Bert), ("electra", Family::Electra)];
+
 /// An encoder of the BERT kind.
 #[derive(Clone, Debug, PartialEq)]
 pub struct EncoderConfig {
+    pub family: Family,
     /// `model_type`.
     pub architecture: String,
     pub hidden_size: usize,
+    /// Size of the embeddings, where it may differ from that of hidden states.
+    pub embedding_size: usize,
     pub layers: usize,
     pub heads: usize,
     pub intermediate_size: usize,
@@ -37,9 +50,6 @@ pub struct EncoderConfig {
     pub facts: BTreeMap<String, u64>,
 }
 
-/// Families that this engine has.
-const FAMILIES: [&str; 1] = ["bert"];
-
 impl EncoderConfig {
     /// Reads the parsed config.json.
     ///
@@ -48,12 +58,12 @@ impl EncoderConfig {
     /// value that this engine does not have.
     pub fn read(config: &Map<String, Value>) -> Result<EncoderConfig, ConfigError> {
         let error = |sentence: String| Err(ConfigError(sentence));
-        let architecture = match config.get("model_type").and_then(Value::as_str) {
-            Some(architecture) if FAMILIES.contains(&architecture) => architecture.to_string(),
-            Some(other) => {
-                return error(format!("model_type is \"{other}\"; this program has {}", FAMILIES.join(", ")));
-            }
-            None => return error("there is no model_type".into()),
+        let Some(architecture) = config.get("model_type").and_then(Value::as_str) else {
+            return error("there is no model_type".into());
+        };
+        let Some(&(_, family)) = FAMILIES.iter().find(|(name, _)| *name == architecture) else {
+            let known = FAMILIES.map(|(name, _)| name).join(", ");
+            return error(format!("model_type is \"{architecture}\"; this program has {known}"));
         };
         let size = |key: &str| match config.get(key) {
             Some(value) => match value.as_u64() {
@@ -82,9 +92,15 @@ impl EncoderConfig {
             ));
         }
         let hidden_dropout = real("hidden_dropout_prob", 0.1);
+        let hidden_size = size("hidden_size")?;
         let read = EncoderConfig {
-            architecture,
-            hidden_size: size("hidden_size")?,
+            family,
+            architecture: architecture.into(),
+            hidden_size,
+            embedding_size: match (family, config.contains_key("embedding_size")) {
+                (Family::Electra, true) => size("embedding_size")?,
+                _ => hidden_size,
+            },
             layers: size("num_hidden_layers")?,
             heads: size("num_attention_heads")?,
             intermediate_size: size("intermediate_size")?,
@@ -106,6 +122,14 @@ impl EncoderConfig {
                 "hidden_size {} is no multiple of num_attention_heads {}",
                 read.hidden_size, read.heads
             )),
+        }
+    }
+
+    /// Prefix of base parameters in checkpoints with a head.
+    pub fn prefix(&self) -> &'static str {
+        match self.family {
+            Family::Bert => "bert.",
+            Family::Electra => "electra.",
         }
     }
 

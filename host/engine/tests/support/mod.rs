@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use host_engine::batch::Batch;
 use host_engine::compile::Plans;
-use host_engine::models::bert;
+use host_engine::models;
 use host_engine::models::config::EncoderConfig;
 use host_ir::method::MethodPlan;
 use host_ir::model::ModelDescription;
@@ -28,12 +28,12 @@ pub fn config() -> EncoderConfig {
 }
 
 pub fn describe(head: HeadKind) -> ModelDescription {
-    bert::describe(&config(), head, &|_| true)
+    models::describe(&config(), head, &|_| true)
 }
 
 /// Plans for a model of another config.
 pub fn plans_of(config: EncoderConfig, head: HeadKind, plan: impl FnOnce(&mut Recorder)) -> Plans {
-    let model = bert::describe(&config, head, &|_| true);
+    let model = models::describe(&config, head, &|_| true);
     let method = method(&model, plan);
     let task = task_of(&model, head);
     Plans::new(config, model, task, method)
