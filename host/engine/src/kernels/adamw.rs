@@ -34,9 +34,11 @@ struct Factors {
 
 /// One step:
 ///
-///     p = p (1 - learning_rate weight_decay)
-///     m = beta1 m + (1 - beta1) g,  v = beta2 v + (1 - beta2) g²
-///     p = p - learning_rate / (1 - beta1^step) m / (sqrt(v / (1 - beta2^step)) + epsilon)
+/// ```text
+/// p = p (1 - learning_rate weight_decay)
+/// m = beta1 m + (1 - beta1) g,  v = beta2 v + (1 - beta2) g²
+/// p = p - learning_rate / (1 - beta1^step) m / (sqrt(v / (1 - beta2^step)) + epsilon)
+/// ```
 pub fn step(
     threads: &Threads,
     settings: &AdamW,

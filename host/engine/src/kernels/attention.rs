@@ -2,7 +2,9 @@
 //! time: only the logarithm of each row's sum of exponentials is saved, and the
 //! backward pass computes the probabilities again (Dao et al. 2022).
 //!
-//!     P = softmax(scale Q Kᵀ),  ctx = dropout(P) V
+//! ```text
+//! P = softmax(scale Q Kᵀ),  ctx = dropout(P) V
+//! ```
 //!
 //! for each sequence and head. The matrix `qkv` [rows, 3 heads head_dim] holds
 //! the queries, keys and values side by side, biases included.

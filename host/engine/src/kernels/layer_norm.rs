@@ -1,9 +1,11 @@
 //! Bias, dropout, residual and layer norm (Ba et al. 2016) in one pass over the
 //! rows, forward and backward.
 //!
-//!     v = dropout(y + bias) + residual
-//!     x̂ = (v - mean v) * rstd,  rstd = 1 / sqrt(var v + epsilon)
-//!     out = dropout_after(x̂ * gain + shift)
+//! ```text
+//! v = dropout(y + bias) + residual
+//! x̂ = (v - mean v) * rstd,  rstd = 1 / sqrt(var v + epsilon)
+//! out = dropout_after(x̂ * gain + shift)
+//! ```
 //!
 //! Only x̂ and rstd are saved; `recover` computes out from them again.
 

@@ -1,7 +1,9 @@
 //! A product of low rank beside a linear layer, without a [rows, out] matrix of
 //! its own and without storing the dropped input:
 //!
-//!     h = dropout(x) Aᵀ,  y += scale h Bᵀ     with A [rank, in], B [out, rank]
+//! ```text
+//! h = dropout(x) Aᵀ,  y += scale h Bᵀ     with A [rank, in], B [out, rank]
+//! ```
 
 use super::dropout::RowDropout;
 use super::matmul::{Form, Matrix, MatrixMut, nn, nt, raw, sequential, tn};
