@@ -11,16 +11,16 @@ pub struct Batch {
     pub starts: Vec<u32>,
     /// Virtual rows at the start of each sequence.
     pub virtual_tokens: u32,
-    /// [rows]: the id of the token; of a virtual row its number, from 0.
+    /// `[rows]`: the id of the token; of a virtual row its number, from 0.
     pub ids: Vec<u32>,
-    /// [rows]: the segment of the token, 0 for virtual rows.
+    /// `[rows]`: the segment of the token, 0 for virtual rows.
     pub token_types: Vec<u32>,
-    /// [rows]: the position, virtual rows included, plus the sequence's shift.
+    /// `[rows]`: the position, virtual rows included, plus the sequence's shift.
     pub positions: Vec<u32>,
-    /// [sequences]: the sequence's place in its effective batch, by which
+    /// `[sequences]`: the sequence's place in its effective batch, by which
     /// dropout is drawn, whatever the micro-batches are.
     pub places: Vec<u32>,
-    /// By field, [sequences]: the label's number. Only fields that the task's
+    /// By field, `[sequences]`: the label's number. Only fields that the task's
     /// plan reads.
     pub labels: BTreeMap<String, Vec<i32>>,
     /// Rows that masked-language-model noise has chosen, ascending.

@@ -27,7 +27,7 @@ pub struct Encoded {
     pub ids: Vec<u32>,
     /// The segment of each token.
     pub token_types: Vec<u32>,
-    /// Whether the tokenizer added it ([CLS], [SEP]).
+    /// Whether the tokenizer added it (`[CLS]`, `[SEP]`).
     pub special: Vec<bool>,
     /// Whether the text was longer.
     pub cut: bool,

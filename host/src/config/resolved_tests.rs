@@ -62,7 +62,7 @@ fn absent_keys_have_their_defaults() {
     assert!(config.threads >= 1);
 }
 
-/// Later wins: defaults, [training], [methods.NAME.training], then --set.
+/// Later wins: defaults, `[training]`, [methods.NAME.training], then --set.
 #[test]
 fn precedence() {
     let text = format!(

@@ -22,7 +22,7 @@ pub struct Dataset {
     ids: Vec<u32>,
     token_types: Vec<u8>,
     special: Vec<bool>,
-    /// By label field, [examples]; -1 where there is none.
+    /// By label field, `[examples]`; -1 where there is none.
     labels: BTreeMap<String, Vec<i32>>,
     /// Examples whose text was longer than the model reads.
     pub cut: usize,

@@ -134,7 +134,7 @@ macro_rules! with_function {
     };
 }
 
-/// `out = activation(x + bias)`, [rows, width], with `bias` [width].
+/// `out = activation(x + bias)`, [rows, width], with `bias` `[width]`.
 pub fn activate(
     threads: &Threads,
     activation: Activation,

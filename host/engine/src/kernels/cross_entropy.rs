@@ -3,7 +3,7 @@
 use super::parallel::{Threads, take};
 use super::simd::{exp, maximum, sum_of, vectorize};
 
-/// Fills `losses` [rows] with -log softmax(logits)[label] and `lse` [rows] with
+/// Fills `losses` `[rows]` with -log softmax(logits)`[label]` and `lse` `[rows]` with
 /// the logarithm of the sum of exponentials, for `logits` [rows, classes]. A
 /// negative label is none: its loss is 0.
 pub fn forward(
@@ -34,8 +34,8 @@ pub fn forward(
     }));
 }
 
-/// Fills `dlogits` [rows, classes] with the gradient of Σ weights[row] *
-/// losses[row]: (softmax - one at the label) * weight. The logits are given, or
+/// Fills `dlogits` [rows, classes] with the gradient of Σ `weights[row]` *
+/// `losses[row]`: (softmax - one at the label) * weight. The logits are given, or
 /// stand in `dlogits` already.
 pub fn backward(
     threads: &Threads,

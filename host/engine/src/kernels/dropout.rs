@@ -116,7 +116,7 @@ pub struct RowDropout<'a> {
 
 impl<'a> RowDropout<'a> {
     /// `starts` [sequences + 1] are the first rows of the sequences, `places`
-    /// [sequences] their places in the effective batch. `None` at probability 0.
+    /// `[sequences]` their places in the effective batch. `None` at probability 0.
     pub fn new(
         key: DropoutKey,
         probability: f32,

@@ -13,7 +13,7 @@ pub struct Lookup<'a> {
     /// Rows at the start of each sequence that take the prompt's instead of a
     /// word's embedding, if there is a prompt.
     pub virtual_tokens: u32,
-    /// [rows] each.
+    /// `[rows]` each.
     pub ids: &'a [u32],
     pub positions: &'a [u32],
     pub types: &'a [u32],

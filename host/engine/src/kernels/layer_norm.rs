@@ -15,7 +15,7 @@ use super::parallel::{Threads, take};
 use super::reduce::{column_products, column_sums};
 use super::simd::{sum_of, sum_of_pairs, vectorize};
 
-/// The norm's parameters, both [width].
+/// The norm's parameters, both `[width]`.
 #[derive(Clone, Copy, Debug)]
 pub struct Affine<'a> {
     pub gain: &'a [f32],
@@ -38,7 +38,7 @@ pub enum Residual<'a> {
 pub struct Forward<'a> {
     /// y, [rows, width]; `None` where it stands in `normalized`.
     pub input: Option<&'a [f32]>,
-    /// [width].
+    /// `[width]`.
     pub bias: Option<&'a [f32]>,
     pub dropout: Option<RowDropout<'a>>,
     pub residual: Residual<'a>,
@@ -49,7 +49,7 @@ pub struct Forward<'a> {
 }
 
 /// The forward pass: fills `out` and `normalized` (x̂), both [rows, width], and
-/// `rstd` [rows].
+/// `rstd` `[rows]`.
 pub fn forward(
     threads: &Threads,
     mut out: &mut [f32],
@@ -169,7 +169,7 @@ pub struct Backward<'a> {
     pub dropout_after: Option<RowDropout<'a>>,
 }
 
-/// Gradients of the parameters, each [width], to which the backward pass adds;
+/// Gradients of the parameters, each `[width]`, to which the backward pass adds;
 /// `None` for what does not train.
 #[derive(Debug, Default)]
 pub struct Gradients<'a> {

@@ -35,18 +35,18 @@ pub enum Activation {
 /// Which rows of the packed batch are taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RowChoice {
-    /// The first row of each sequence that is no virtual token: [sequences].
+    /// The first row of each sequence that is no virtual token: `[sequences]`.
     FirstToken,
-    /// The rows that masked-language-model noise has chosen: [masked].
+    /// The rows that masked-language-model noise has chosen: `[masked]`.
     Masked,
 }
 
 /// Where integers come from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Integers {
-    /// The gold labels of a field, [sequences].
+    /// The gold labels of a field, `[sequences]`.
     Label(String),
-    /// The tokens that stood at the chosen rows, [masked].
+    /// The tokens that stood at the chosen rows, `[masked]`.
     MaskedTokens,
     /// Constants of the plan.
     Constant(Arc<[i32]>),
@@ -74,7 +74,7 @@ pub enum Scalar {
 /// One operation. Shapes are those of the values.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Instruction {
-    /// out[row] = word[id] + position[position] + token_type[type]; virtual
+    /// `out[row]` = `word[id]` + `position[position]` + `token_type[type]`; virtual
     /// rows take the prompt's instead of the word's.
     Embed {
         word: ValueId,
@@ -168,7 +168,7 @@ pub enum Instruction {
         epsilon: f32,
         /// In place of `y`.
         normalized: ValueId,
-        /// One by the deviation, [rows].
+        /// One by the deviation, `[rows]`.
         scale: ValueId,
         out: ValueId,
         after: Option<Dropout>,
@@ -250,7 +250,7 @@ pub enum Instruction {
         out: ValueId,
         dropout: Dropout,
     },
-    /// losses[row] = -log softmax(logits[row])[label]; `log_sums` [rows] are the
+    /// `losses[row]` = -log softmax(`logits[row]`)`[label]`; `log_sums` `[rows]` are the
     /// logits' log-sum-exp.
     CrossEntropy {
         logits: ValueId,
@@ -258,7 +258,7 @@ pub enum Instruction {
         losses: ValueId,
         log_sums: ValueId,
     },
-    /// dlogits = (softmax(logits) - one at the label) * dlosses[row].
+    /// dlogits = (softmax(logits) - one at the label) * `dlosses[row]`.
     CrossEntropyBackward {
         logits: ValueId,
         labels: Integers,
@@ -362,7 +362,7 @@ pub enum Instruction {
         indices: Arc<[i32]>,
         out: ValueId,
     },
-    /// dtable[index] += dout[row].
+    /// `dtable[index]` += `dout[row]`.
     RowsBackward {
         dout: ValueId,
         indices: Arc<[i32]>,

@@ -28,9 +28,9 @@ pub struct PredictCall {
     pub examples: Vec<Example>,
     /// Names of the outputs, in the order of [`Outputs`].
     pub names: Vec<String>,
-    /// [examples]
+    /// By example.
     pub outputs: Vec<Outputs>,
-    /// [examples], filled by the call.
+    /// By example; filled by the call.
     pub predictions: Vec<Prediction>,
 }
 
@@ -39,7 +39,7 @@ pub struct PredictCall {
 pub struct ScoreCall {
     pub examples: Vec<Example>,
     pub predictions: Vec<Prediction>,
-    /// [groups], filled by the call.
+    /// By group; filled by the call.
     pub sums: Vec<Sums>,
 }
 

@@ -14,7 +14,7 @@ pub struct Padding {
     size: usize,
     /// [sequences * longest]: the packed row, or the row of zeros after the last.
     into: Tensor,
-    /// [rows]: the padded row.
+    /// `[rows]`: the padded row.
     back: Tensor,
     /// [sequences, 1, 1, longest]: 0 where there is a key, else a large negative number.
     bias: Tensor,

@@ -132,7 +132,7 @@ impl Candle {
         Ok(Tensor::from_vec(rows, count, &self.device)?)
     }
 
-    /// [rows]: whether a row is virtual, and its number among the virtual ones
+    /// `[rows]`: whether a row is virtual, and its number among the virtual ones
     /// of its sequence, 0 for the others.
     fn virtual_rows(&self) -> (Vec<bool>, Vec<u32>) {
         let (mut flags, mut numbers) = (Vec::new(), Vec::new());

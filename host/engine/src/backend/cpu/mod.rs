@@ -22,7 +22,7 @@ pub struct Cpu {
     threads: Threads,
     memory: Memory,
     batch: Batch,
-    /// By packing: the first row of each sequence in [sequences] and [masked].
+    /// By packing: the first row of each sequence in `[sequences]` and `[masked]`.
     sequence_starts: Vec<u32>,
     masked_starts: Vec<u32>,
     /// The first token of each sequence that is no virtual one.
