@@ -1,7 +1,7 @@
 //! The elements with which parameters start.
 
 use host_ir::graph::NewParameterId;
-use host_ir::interpret;
+use host_ir::interpret::{self, Leaves};
 use host_ir::method::AnyParameter;
 use host_ir::model::{ParameterId, Role};
 use host_ir::random::Stream;
@@ -85,7 +85,52 @@ pub fn initial_blocks(
         let (block, part) = parameters.find(AnyParameter::New(id));
         blocks[block][part.offset..part.offset + part.elements].copy_from_slice(&elements);
     }
+    change_bases(plans, &mut blocks)?;
     Ok(blocks)
+}
+
+/// Where parameters have their elements before base weights are changed.
+struct Started<'a> {
+    plans: &'a Plans,
+    blocks: &'a [Vec<f32>],
+}
+
+impl Started<'_> {
+    fn find(&self, parameter: AnyParameter) -> Vec<f32> {
+        let (block, part) = self.plans.parameters.find(parameter);
+        self.blocks[block][part.offset..part.offset + part.elements].to_vec()
+    }
+}
+
+impl Leaves for Started<'_> {
+    fn base(&self, id: ParameterId) -> Result<Vec<f32>, String> {
+        Ok(self.find(AnyParameter::Base(id)))
+    }
+
+    fn added(&self, id: NewParameterId) -> Result<Vec<f32>, String> {
+        Ok(self.find(AnyParameter::New(id)))
+    }
+
+    fn random(&self, _: usize, _: Option<&str>) -> Result<Stream, String> {
+        Err("a changed base weight cannot be random".into())
+    }
+}
+
+/// Changes base weights as the method says, all from the values before.
+fn change_bases(plans: &Plans, blocks: &mut [Vec<f32>]) -> Result<(), InitError> {
+    let mut changed = Vec::new();
+    for (&site, plan) in &plans.method.sites {
+        let module = plans.model.module(site);
+        let (Some(node), Some(weight)) = (plan.change_base, module.weight) else { continue };
+        let value = interpret::evaluate(&plans.method.graph, node, &Started { plans, blocks });
+        let error = |sentence| InitError::Expression { name: format!("{}.weight", module.name), sentence };
+        changed.push((weight, value.map_err(error)?.values));
+    }
+    for (weight, elements) in changed {
+        let (block, part) = plans.parameters.find(AnyParameter::Base(weight));
+        blocks[block][part.offset..part.offset + part.elements].copy_from_slice(&elements);
+    }
+    Ok(())
 }
 
 /// A parameter of the model at random.

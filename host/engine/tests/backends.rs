@@ -183,3 +183,63 @@ fn what_trains_without_a_path_to_the_loss_is_refused() {
     let error = plans.training().unwrap_err().to_string();
     assert_eq!(error, "idle should train, and the loss does not depend on it");
 }
+
+/// W is changed once by the start of new parameters, so that the model still
+/// starts at the base (Meng et al. 2024, eq. 3).
+#[test]
+fn base_weights_are_changed_once_at_the_start() {
+    use host_engine::init::{Weights, initial_blocks};
+    struct Ones;
+    impl Weights for Ones {
+        fn load(&self, _: &str, shape: &[u32]) -> Result<Option<Vec<f32>>, String> {
+            Ok(Some(vec![1.0; shape.iter().map(|&size| size as usize).product()]))
+        }
+    }
+    let plans = plans(HEADS[0], |recorder| {
+        let targets = host_ir::record::NamesOrPattern::Pattern(r".*\.0\..*query".into());
+        let none = host_ir::record::NamesOrPattern::Names(Vec::new());
+        let site = recorder.select("linear", &targets, &none, &[], &[]).unwrap()[0];
+        let start = recorder.full(&[24, 24], 0.25).unwrap();
+        let added = recorder.parameter(Some(site), "added", start, true).unwrap();
+        let weight = recorder.site_weight(site).unwrap();
+        let less = recorder.binary(host_ir::graph::Binary::Subtract, weight, added).unwrap();
+        recorder.change_base(site, less).unwrap();
+        let more = recorder.binary(host_ir::graph::Binary::Add, weight, added).unwrap();
+        recorder.replace_weight(site, more).unwrap();
+    });
+    let blocks = initial_blocks(&plans, &Ones, false, 0).unwrap();
+    let query =
+        plans.parameters.parts().find(|(_, part)| part.name.ends_with("layer.0.attention.self.query.weight"));
+    let (block, part) = query.unwrap();
+    assert!(blocks[block][part.offset..part.offset + part.elements].iter().all(|&element| element == 0.75));
+    let key = &blocks[block][part.elements..2 * part.elements];
+    assert!(key.iter().all(|&element| element == 1.0), "only the query changes");
+}
+
+/// What the contract has and this engine has not is refused, never left out.
+#[test]
+fn hooks_that_are_not_there_are_refused() {
+    type Plan = fn(&mut host_ir::record::Recorder, u32);
+    let hooks: [(&str, Plan); 3] = [
+        ("chosen positions", |recorder, site| {
+            let output = recorder.site_output(site).unwrap();
+            recorder.replace_output_at(site, output, 1, 0).unwrap();
+        }),
+        ("controller", |recorder, _| recorder.every(10, &[]).unwrap()),
+        ("further tensor", |recorder, site| {
+            let weight = recorder.site_weight(site).unwrap();
+            recorder.export_tensor("extra", weight).unwrap();
+        }),
+    ];
+    for (part, hook) in hooks {
+        let model = support::describe(HEADS[0]);
+        let method = support::method(&model, |recorder| {
+            recorder.at("plugin.rs", 7);
+            let site = recorder.sites("linear").unwrap()[0];
+            hook(recorder, site);
+        });
+        let plans = Plans::new(support::config(), model, support::task(HEADS[0]), method);
+        let error = plans.training().unwrap_err().to_string();
+        assert!(error.contains(part) && error.contains("not supported by this host yet"), "{error}");
+    }
+}

@@ -10,7 +10,8 @@ use candle_core::safetensors::MmapedSafetensors;
 use host_engine::engine::{Engine, NamedTensor};
 use host_engine::files::write::{Precision, write_safetensors, write_whole};
 use host_engine::merge::merged_tensors;
-use host_ir::method::MethodPlan;
+use host_engine::parameters::Part;
+use host_ir::method::{AnyParameter, MethodPlan};
 use host_ir::task::{FieldValue, PredictionValue};
 use serde_json::{Map, Value, json};
 
@@ -33,9 +34,10 @@ pub fn read_plan(directory: &Path) -> Result<MethodPlan> {
     serde_json::from_str(&text).with_context(|| format!("{} is no plan of this program", path.display()))
 }
 
-/// Writes what trains.
+/// Writes what trains, and what the method has added and keeps frozen.
 pub fn write_adapter(directory: &Path, spec: &CellSpec, engine: &Engine) -> Result<()> {
-    let tensors = engine.trained()?;
+    let added = |part: &Part| matches!(part.parameter, AnyParameter::New(_));
+    let tensors = engine.tensors(|part| part.trained || added(part))?;
     let listed: Vec<(&str, &[usize], &[f32])> = tensors
         .iter()
         .map(|tensor| (tensor.name.as_str(), &tensor.shape[..], &tensor.elements[..]))

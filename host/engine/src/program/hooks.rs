@@ -56,6 +56,13 @@ impl Builder<'_> {
                 return refused("replacing output or weight", node);
             }
         }
+        if let Some((name, node)) = self.method.exports.first() {
+            return Err(self.unsupported(
+                format!("the further tensor {name} of an exported adapter"),
+                false,
+                *node,
+            ));
+        }
         match &self.method.controller {
             Some(_) => Err(CompileError::Unsupported { what: "a controller".into(), place: None }),
             None => Ok(()),
