@@ -2,4 +2,5 @@
 //! backward, compiled from a model, a task's plan and a method's plan.
 
 pub mod batch;
+pub mod text;
 pub mod train;
