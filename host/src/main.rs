@@ -1,1 +1,13 @@
-fn main() {}
+//! `host`: compares fine-tuning methods, each a sandboxed plugin.
+
+mod cell;
+mod cli;
+mod config;
+mod embedded;
+mod plugins;
+mod runs;
+mod session;
+
+fn main() -> std::process::ExitCode {
+    cli::main()
+}

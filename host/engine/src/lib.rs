@@ -1,8 +1,18 @@
 //! The engine: a static program of the host's own operations, forward and
 //! backward, compiled from a model, a task's plan and a method's plan.
 
+pub mod backend;
 pub mod batch;
+pub mod compile;
+pub mod data;
+pub mod engine;
 pub mod files;
-mod nearest;
+pub mod init;
+pub mod kernels;
+pub mod machine;
+pub mod merge;
+pub mod models;
+pub mod parameters;
+pub mod program;
 pub mod text;
 pub mod train;

@@ -1,290 +1,257 @@
-//! Texts to token ids and back to what the model must know of them: special
-//! tokens, segments, and what was cut.
-//!
-//! The `tokenizers` crate does the work. What this module adds is where the
-//! tokenizer comes from (tokenizer.json, or the vocab.txt of an older BERT),
-//! that padding and truncation of the file do not count, and the ids of the
-//! special tokens.
+//! Text to tokens, through the `tokenizers` crate.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use serde_json::{Map, Value};
+use serde_json::Value;
 use tokenizers::models::wordpiece::WordPiece;
-use tokenizers::normalizers::BertNormalizer;
+use tokenizers::normalizers::bert::BertNormalizer;
 use tokenizers::pre_tokenizers::bert::BertPreTokenizer;
 use tokenizers::processors::bert::BertProcessing;
-use tokenizers::utils::truncation::{TruncationParams, TruncationStrategy, truncate_encodings};
-use tokenizers::{AddedToken, Encoding, PostProcessor};
+use tokenizers::{EncodeInput, PaddingParams, TruncationParams};
 
-/// What can go wrong with a tokenizer.
-#[derive(Debug, thiserror::Error)]
-pub enum TextError {
-    #[error(
-        "there is no tokenizer in {}: neither tokenizer.json nor vocab.txt is there; name a folder \
-         that has one of them", .folder.display()
-    )]
-    Missing { folder: PathBuf },
-    #[error("{} cannot be read: {source}", .path.display())]
-    Unreadable { path: PathBuf, source: std::io::Error },
-    #[error("{origin} is not a tokenizer of the `tokenizers` library: {reason}")]
-    Invalid { origin: String, reason: String },
-    #[error("{} is not valid JSON: {source}", .path.display())]
-    Json { path: PathBuf, source: serde_json::Error },
-    #[error(
-        "{} has no entry {token}, which the tokenizer of BERT needs; the special tokens can be \
-         named in tokenizer_config.json", .path.display()
-    )]
-    NoSpecialToken { path: PathBuf, token: String },
-    #[error("the tokenizer joins one or two texts to a sequence, and this sequence has {segments}")]
-    Segments { segments: usize },
-    #[error(
-        "a sequence of at most {at_most} tokens has no room for a text beside its {special} special \
-         tokens; allow more tokens"
-    )]
-    TooShort { at_most: usize, special: usize },
-    #[error("the tokenizer failed on the text {text:?}: {reason}")]
-    Failed { text: String, reason: String },
+/// Why a tokenizer cannot be had.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum TokenizerError {
+    #[error("{folder} has neither tokenizer.json nor vocab.txt, of which a tokenizer is made")]
+    NoFile { folder: String },
+    #[error("{file}: {sentence}")]
+    Unreadable { file: String, sentence: String },
+    #[error("the tokenizer has no token {token}, which this needs")]
+    NoToken { token: &'static str },
 }
 
-/// A sequence as the model reads it.
+/// A text as the model reads it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Encoded {
-    /// [tokens].
     pub ids: Vec<u32>,
-    /// [tokens]: the segment, as the tokenizer's template numbers it.
+    /// The segment of each token.
     pub token_types: Vec<u32>,
-    /// [tokens]: whether the template has put the token there.
+    /// Whether the tokenizer added it ([CLS], [SEP]).
     pub special: Vec<bool>,
-    /// Whether the texts were longer than what was allowed.
+    /// Whether the text was longer.
     pub cut: bool,
 }
 
-/// The ids of special tokens, where the vocabulary has them.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct SpecialTokens {
-    pub cls: Option<u32>,
-    pub sep: Option<u32>,
-    pub pad: Option<u32>,
-    pub mask: Option<u32>,
-    pub unk: Option<u32>,
-}
-
-/// A tokenizer with its special tokens.
-#[derive(Clone, Debug)]
+/// A tokenizer without padding and truncation of its own.
+#[derive(Clone)]
 pub struct Tokenizer {
     inner: tokenizers::Tokenizer,
-    special: SpecialTokens,
-    files: Vec<PathBuf>,
+    special_in_single: usize,
+    special_in_pair: usize,
 }
 
-/// Configuration files that may name special tokens; the later one decides.
-const CONFIGURATIONS: [&str; 2] = ["special_tokens_map.json", "tokenizer_config.json"];
-
 impl Tokenizer {
-    /// The tokenizer of a checkpoint's folder: tokenizer.json, or else BERT's
-    /// WordPiece over vocab.txt with `do_lower_case`, `strip_accents` and
-    /// `tokenize_chinese_chars` of tokenizer_config.json. Where that file does
-    /// not say `do_lower_case`, text is lowercased unless the vocabulary has
-    /// pieces in upper case.
-    pub fn open(folder: &Path) -> Result<Tokenizer, TextError> {
-        let mut files = Vec::new();
-        let mut named = Map::new();
-        for name in CONFIGURATIONS {
-            let path = folder.join(name);
-            if !path.is_file() {
-                continue;
-            }
-            let entries: Map<String, Value> = serde_json::from_slice(&read(&path)?)
-                .map_err(|source| TextError::Json { path: path.clone(), source })?;
-            // The older files write null for what they leave to the class.
-            named.extend(entries.into_iter().filter(|(_, value)| !value.is_null()));
-            files.push(path);
+    /// The tokenizer of a checkpoint: tokenizer.json where there is one, else
+    /// WordPiece from vocab.txt.
+    ///
+    /// # Errors
+    /// Neither file is there, or one cannot be read.
+    pub fn open(folder: &Path) -> Result<Tokenizer, TokenizerError> {
+        let json = folder.join("tokenizer.json");
+        if json.is_file() {
+            let bytes = read(&json)?;
+            return Tokenizer::from_json(&bytes, &json.display().to_string());
         }
-        let whole = folder.join("tokenizer.json");
         let vocabulary = folder.join("vocab.txt");
-        let inner = if whole.is_file() {
-            let inner = parse(&read(&whole)?, &whole.display().to_string())?;
-            files.push(whole);
-            inner
-        } else if vocabulary.is_file() {
-            let inner = word_piece(&vocabulary, &named)?;
-            files.push(vocabulary);
-            inner
-        } else {
-            return Err(TextError::Missing { folder: folder.to_path_buf() });
-        };
-        Tokenizer::new(inner, &named, files)
+        if vocabulary.is_file() {
+            let settings = fs::read(folder.join("tokenizer_config.json")).ok();
+            let settings =
+                settings.and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or(Value::Null);
+            return Tokenizer::from_vocabulary(
+                &read(&vocabulary)?,
+                &settings,
+                &vocabulary.display().to_string(),
+            );
+        }
+        Err(TokenizerError::NoFile { folder: folder.display().to_string() })
     }
 
-    /// The tokenizer of a tokenizer.json held in memory.
-    pub fn from_bytes(tokenizer_json: &[u8]) -> Result<Tokenizer, TextError> {
-        let origin = "the embedded tokenizer.json";
-        Tokenizer::new(parse(tokenizer_json, origin)?, &Map::new(), Vec::new())
+    fn from_json(bytes: &[u8], file: &str) -> Result<Tokenizer, TokenizerError> {
+        let inner = tokenizers::Tokenizer::from_bytes(bytes);
+        let inner = inner
+            .map_err(|error| TokenizerError::Unreadable { file: file.into(), sentence: error.to_string() })?;
+        Tokenizer::finished(inner, file)
     }
 
-    fn new(
-        mut inner: tokenizers::Tokenizer,
-        named: &Map<String, Value>,
-        files: Vec<PathBuf>,
-    ) -> Result<Tokenizer, TextError> {
-        let invalid = |reason: tokenizers::Error| TextError::Invalid {
-            origin: "the tokenizer".into(),
-            reason: reason.to_string(),
+    /// BERT's tokenizer over a list of pieces, one a line.
+    fn from_vocabulary(bytes: &[u8], settings: &Value, file: &str) -> Result<Tokenizer, TokenizerError> {
+        let unreadable = |sentence: String| TokenizerError::Unreadable { file: file.into(), sentence };
+        let vocabulary = WordPiece::read_bytes(bytes).map_err(|error| unreadable(error.to_string()))?;
+        let flag = |key: &str| settings.get(key).and_then(Value::as_bool);
+        let model = WordPiece::builder().vocab(vocabulary).unk_token("[UNK]".into()).build();
+        let mut inner = tokenizers::Tokenizer::new(model.map_err(|error| unreadable(error.to_string()))?);
+        let chinese = flag("tokenize_chinese_chars").unwrap_or(true);
+        let lowercase = flag("do_lower_case").unwrap_or(true);
+        let normalizer = BertNormalizer::new(true, chinese, flag("strip_accents"), lowercase);
+        inner.with_normalizer(Some(normalizer)).map_err(|error| unreadable(error.to_string()))?;
+        inner.with_pre_tokenizer(Some(BertPreTokenizer));
+        let token = |name: &'static str| {
+            let id = inner
+                .token_to_id(name)
+                .ok_or_else(|| unreadable(format!("there is no {name} among its pieces")))?;
+            Ok((name.to_string(), id))
         };
-        inner.with_truncation(None).map_err(invalid)?;
-        inner.with_padding(None);
-        let find = |role: &str, usual: &[&str]| {
-            special_token(named, role)
-                .into_iter()
-                .chain(usual.iter().copied())
-                .find_map(|token| inner.token_to_id(token))
-        };
-        let special = SpecialTokens {
-            cls: find("cls_token", &["[CLS]", "<s>"]),
-            sep: find("sep_token", &["[SEP]", "</s>"]),
-            pad: find("pad_token", &["[PAD]", "<pad>"]),
-            mask: find("mask_token", &["[MASK]", "<mask>"]),
-            unk: find("unk_token", &["[UNK]", "<unk>"]),
-        };
-        Ok(Tokenizer { inner, special, files })
+        let processing = BertProcessing::new(token("[SEP]")?, token("[CLS]")?);
+        inner.with_post_processor(Some(processing));
+        Tokenizer::finished(inner, file)
     }
 
-    /// The files that it was read from, by which it can be digested.
-    pub fn files(&self) -> &[PathBuf] {
-        &self.files
+    fn finished(mut inner: tokenizers::Tokenizer, file: &str) -> Result<Tokenizer, TokenizerError> {
+        let unreadable = |error: tokenizers::Error| TokenizerError::Unreadable {
+            file: file.into(),
+            sentence: error.to_string(),
+        };
+        // What a file has baked in is for its author's batches, not for ours.
+        inner.with_padding(None::<PaddingParams>);
+        inner.with_truncation(None::<TruncationParams>).map_err(unreadable)?;
+        let single = inner.encode("", true).map_err(unreadable)?.len();
+        let pair = inner.encode(("", ""), true).map_err(unreadable)?.len();
+        Ok(Tokenizer { inner, special_in_single: single, special_in_pair: pair })
     }
 
-    /// Entries of the vocabulary, added tokens included.
+    /// Number of tokens, added ones included.
     pub fn vocabulary_size(&self) -> usize {
         self.inner.get_vocab_size(true)
     }
 
-    pub fn special_tokens(&self) -> SpecialTokens {
-        self.special
-    }
-
-    /// The id of an entry of the vocabulary.
-    pub fn id(&self, token: &str) -> Option<u32> {
-        self.inner.token_to_id(token)
+    /// The token that stands for a masked one.
+    ///
+    /// # Errors
+    /// The tokenizer has none.
+    pub fn mask_id(&self) -> Result<u32, TokenizerError> {
+        let id = ["[MASK]", "<mask>"].iter().find_map(|token| self.inner.token_to_id(token));
+        id.ok_or(TokenizerError::NoToken { token: "[MASK]" })
     }
 
     /// The ids of a text, without special tokens.
-    pub fn ids(&self, text: &str) -> Result<Vec<u32>, TextError> {
-        Ok(self.segment(text)?.get_ids().to_vec())
+    pub fn ids(&self, text: &str) -> Vec<u32> {
+        self.inner.encode_fast(text, false).map(|encoding| encoding.get_ids().to_vec()).unwrap_or_default()
     }
 
-    /// Special tokens of a sequence of one segment, or of two.
-    pub fn special_count(&self, segments: usize) -> usize {
-        self.inner.get_post_processor().map_or(0, |processor| processor.added_tokens(segments == 2))
-    }
-
-    /// One or two segments with special tokens, at most `at_most` tokens. What
-    /// is longer is cut at the end, token by token of the longer segment, as
-    /// transformers' `truncation="longest_first"` does.
-    pub fn encode(&self, segments: &[&str], at_most: usize) -> Result<Encoded, TextError> {
-        let (first, second) = match segments {
-            [first] => (self.segment(first)?, None),
-            [first, second] => (self.segment(first)?, Some(self.segment(second)?)),
-            _ => return Err(TextError::Segments { segments: segments.len() }),
+    /// One text or two with the special tokens around them, cut to at most so
+    /// many tokens at the end of the longer one.
+    ///
+    /// # Errors
+    /// A sentence of the tokenizer.
+    pub fn encode(&self, texts: &[&str], at_most: usize) -> Result<Encoded, String> {
+        let input: EncodeInput<'_> = match texts {
+            [first, second] => (*first, *second).into(),
+            [first] => (*first).into(),
+            _ => return Err(format!("a sequence has one text or two, not {}", texts.len())),
         };
-        let special = self.special_count(segments.len());
+        let special = if texts.len() == 2 { self.special_in_pair } else { self.special_in_single };
         if at_most <= special {
-            return Err(TextError::TooShort { at_most, special });
+            return Err(format!("at most {at_most} tokens leave no room beside the {special} special ones"));
         }
-        let failed = |reason: tokenizers::Error| TextError::Failed {
-            text: excerpt(&segments.join(" ")),
-            reason: reason.to_string(),
-        };
-        let tokens = first.len() + second.as_ref().map_or(0, Encoding::len);
-        let limit = TruncationParams {
-            max_length: at_most - special,
-            strategy: TruncationStrategy::LongestFirst,
-            ..TruncationParams::default()
-        };
-        let (first, second) = truncate_encodings(first, second, &limit).map_err(failed)?;
-        let joined = self.inner.post_process(first, second, true).map_err(failed)?;
+        let full = self.inner.encode_fast(input, true).map_err(|error| error.to_string())?;
+        if full.len() <= at_most {
+            return Ok(Encoded {
+                ids: full.get_ids().to_vec(),
+                token_types: full.get_type_ids().to_vec(),
+                special: full.get_special_tokens_mask().iter().map(|&mask| mask != 0).collect(),
+                cut: false,
+            });
+        }
+        self.encode_cut(texts, at_most - special)
+    }
+
+    /// As [`Self::encode`], for texts that have to be cut to so many tokens.
+    fn encode_cut(&self, texts: &[&str], room: usize) -> Result<Encoded, String> {
+        let plain = |text: &str| self.inner.encode_fast(text, false).map_err(|error| error.to_string());
+        let mut parts = texts.iter().map(|text| plain(text)).collect::<Result<Vec<_>, _>>()?;
+        let mut lengths: Vec<usize> = parts.iter().map(|part| part.len()).collect();
+        while lengths.iter().sum::<usize>() > room {
+            let longest = (0..lengths.len()).max_by_key(|&place| (lengths[place], place)).unwrap_or(0);
+            lengths[longest] -= 1;
+        }
+        for (part, &length) in parts.iter_mut().zip(&lengths) {
+            part.truncate(length, 0, tokenizers::TruncationDirection::Right);
+        }
+        let mut parts = parts.into_iter();
+        let (first, second) = (parts.next().unwrap_or_default(), parts.next());
+        let whole = self.inner.post_process(first, second, true).map_err(|error| error.to_string())?;
         Ok(Encoded {
-            ids: joined.get_ids().to_vec(),
-            token_types: joined.get_type_ids().to_vec(),
-            special: joined.get_special_tokens_mask().iter().map(|&mark| mark == 1).collect(),
-            cut: tokens > limit.max_length,
+            ids: whole.get_ids().to_vec(),
+            token_types: whole.get_type_ids().to_vec(),
+            special: whole.get_special_tokens_mask().iter().map(|&mask| mask != 0).collect(),
+            cut: true,
         })
     }
-
-    fn segment(&self, text: &str) -> Result<Encoding, TextError> {
-        self.inner
-            .encode_fast(text, false)
-            .map_err(|reason| TextError::Failed { text: excerpt(text), reason: reason.to_string() })
-    }
 }
 
-fn read(path: &Path) -> Result<Vec<u8>, TextError> {
-    fs::read(path).map_err(|source| TextError::Unreadable { path: path.to_path_buf(), source })
-}
-
-fn parse(tokenizer_json: &[u8], origin: &str) -> Result<tokenizers::Tokenizer, TextError> {
-    tokenizers::Tokenizer::from_bytes(tokenizer_json)
-        .map_err(|reason| TextError::Invalid { origin: origin.into(), reason: reason.to_string() })
-}
-
-/// The start of a text, short enough for an error.
-fn excerpt(text: &str) -> String {
-    text.chars().take(60).collect()
-}
-
-/// The token that a configuration names for a role: a string, or an object
-/// with the string as its content.
-fn special_token<'a>(named: &'a Map<String, Value>, role: &str) -> Option<&'a str> {
-    match named.get(role)? {
-        Value::String(token) => Some(token),
-        Value::Object(token) => token.get("content")?.as_str(),
-        _ => None,
-    }
-}
-
-/// BERT's tokenizer (Devlin et al. 2019) over a vocab.txt, an entry a line.
-fn word_piece(path: &Path, named: &Map<String, Value>) -> Result<tokenizers::Tokenizer, TextError> {
-    let invalid = |reason: tokenizers::Error| TextError::Invalid {
-        origin: path.display().to_string(),
-        reason: reason.to_string(),
-    };
-    let vocabulary = WordPiece::read_bytes(&read(path)?).map_err(invalid)?;
-    let token = |role: &str, usual: &str| -> Result<(String, u32), TextError> {
-        let token = special_token(named, role).unwrap_or(usual);
-        match vocabulary.get(token) {
-            Some(&id) => Ok((token.to_owned(), id)),
-            None => Err(TextError::NoSpecialToken { path: path.to_path_buf(), token: token.to_owned() }),
-        }
-    };
-    let (unk, cls, sep) =
-        (token("unk_token", "[UNK]")?, token("cls_token", "[CLS]")?, token("sep_token", "[SEP]")?);
-    let also = [token("pad_token", "[PAD]"), token("mask_token", "[MASK]")];
-    let specials: Vec<AddedToken> = [&unk, &cls, &sep]
-        .into_iter()
-        .chain(also.iter().flatten())
-        .map(|(token, _)| AddedToken::from(token.clone(), true))
-        .collect();
-    let flag = |key: &str| named.get(key).and_then(Value::as_bool);
-    let cased = || {
-        let is_special = |piece: &str| specials.iter().any(|token| token.content == piece);
-        let plain = |piece: &str| !piece.starts_with('[') && !is_special(piece);
-        vocabulary.keys().any(|piece| plain(piece) && piece.chars().any(char::is_uppercase))
-    };
-    let normalizer = BertNormalizer::new(
-        true,
-        flag("tokenize_chinese_chars").unwrap_or(true),
-        flag("strip_accents"),
-        flag("do_lower_case").unwrap_or_else(|| !cased()),
-    );
-    let model = WordPiece::builder().vocab(vocabulary).unk_token(unk.0).build().map_err(invalid)?;
-    let mut inner = tokenizers::Tokenizer::new(model);
-    inner.with_normalizer(Some(normalizer)).map_err(invalid)?;
-    inner.with_pre_tokenizer(Some(BertPreTokenizer));
-    inner.with_post_processor(Some(BertProcessing::new(sep, cls)));
-    inner.add_special_tokens(specials).map_err(invalid)?;
-    Ok(inner)
+fn read(path: &Path) -> Result<Vec<u8>, TokenizerError> {
+    fs::read(path).map_err(|error| TokenizerError::Unreadable {
+        file: path.display().to_string(),
+        sentence: error.to_string(),
+    })
 }
 
 #[cfg(test)]
-mod tests;
+mod tests {
+    use super::*;
+
+    const PIECES: &str = "[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\na\ngood\nfilm\n##s\n.\nna\n##ive\n";
+
+    fn folder(settings: &str) -> tempfile::TempDir {
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join("vocab.txt"), PIECES).unwrap();
+        fs::write(folder.path().join("tokenizer_config.json"), settings).unwrap();
+        folder
+    }
+
+    #[test]
+    fn a_vocabulary_makes_berts_tokenizer() {
+        let folder = folder("{}");
+        let tokenizer = Tokenizer::open(folder.path()).unwrap();
+        let encoded = tokenizer.encode(&["A good  films. naïve"], 64).unwrap();
+        assert_eq!(encoded.ids, [2, 5, 6, 7, 8, 9, 10, 11, 3]);
+        assert_eq!(encoded.special.iter().filter(|&&special| special).count(), 2);
+        assert_eq!(tokenizer.mask_id(), Ok(4));
+        assert_eq!(tokenizer.vocabulary_size(), 12);
+        assert_eq!(tokenizer.ids("good bad"), [6, 1]);
+        assert_eq!(tokenizer.encode(&[""], 8).unwrap().ids, [2, 3]);
+    }
+
+    #[test]
+    fn case_is_kept_where_the_settings_say_so() {
+        let folder = folder(r#"{"do_lower_case": false}"#);
+        let tokenizer = Tokenizer::open(folder.path()).unwrap();
+        assert_eq!(tokenizer.ids("A a"), [1, 5]);
+    }
+
+    #[test]
+    fn long_texts_are_cut_at_the_end_of_the_longer_one() {
+        let folder = folder("{}");
+        let tokenizer = Tokenizer::open(folder.path()).unwrap();
+        let encoded = tokenizer.encode(&["a good film ."], 4).unwrap();
+        assert_eq!((encoded.ids.as_slice(), encoded.cut), ([2, 5, 6, 3].as_slice(), true));
+        let pair = tokenizer.encode(&["a a a a", "good"], 6).unwrap();
+        assert_eq!(pair.ids, [2, 5, 5, 3, 6, 3]);
+        assert_eq!(pair.token_types, [0, 0, 0, 0, 1, 1]);
+        assert!(tokenizer.encode(&["a"], 2).unwrap_err().contains("no room"));
+    }
+
+    #[test]
+    fn what_is_baked_into_a_file_is_overridden() {
+        let folder = folder("{}");
+        let mut inner = Tokenizer::open(folder.path()).unwrap().inner;
+        inner.with_padding(Some(PaddingParams {
+            strategy: tokenizers::PaddingStrategy::Fixed(16),
+            ..Default::default()
+        }));
+        inner.with_truncation(Some(TruncationParams { max_length: 3, ..Default::default() })).unwrap();
+        inner.save(folder.path().join("tokenizer.json"), false).unwrap();
+        let tokenizer = Tokenizer::open(folder.path()).unwrap();
+        assert_eq!(tokenizer.encode(&["a good film"], 64).unwrap().ids, [2, 5, 6, 7, 3]);
+    }
+
+    #[test]
+    fn a_folder_without_a_tokenizer_is_a_sentence() {
+        let folder = tempfile::tempdir().unwrap();
+        let error = Tokenizer::open(folder.path()).err().unwrap().to_string();
+        assert!(error.contains("neither tokenizer.json nor vocab.txt"), "{error}");
+        fs::write(folder.path().join("tokenizer.json"), "{").unwrap();
+        assert!(Tokenizer::open(folder.path()).err().unwrap().to_string().contains("tokenizer.json: "));
+    }
+}

@@ -298,11 +298,11 @@ impl Graph {
                 Err(format!("{name} wants real numbers and was given integers {}", shape(place)))
             }
         };
-        for place in 0..inputs.len() {
+        for (place, &input) in inputs.iter().enumerate() {
             let integer = matches!((op, place), (Op::Rows, 1) | (Op::CrossEntropy, 1));
             let either = matches!(op, Op::Permute(_) | Op::Reshape | Op::Slice { .. } | Op::Concat { .. });
             if integer {
-                if self.node(inputs[place]).kind != Kind::Integer {
+                if self.node(input).kind != Kind::Integer {
                     return Err(format!("{name} wants integers and was given real numbers {}", shape(place)));
                 }
             } else if !either {

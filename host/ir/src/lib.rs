@@ -8,9 +8,13 @@
 //! nor candle, so that plans can be made, printed, checked and tested anywhere.
 
 pub mod graph;
+pub mod interpret;
 pub mod method;
 pub mod model;
 pub mod random;
+pub mod record;
+pub mod select;
 pub mod settings;
 pub mod shape;
 pub mod task;
+pub mod text;

@@ -128,6 +128,9 @@ impl SettingType {
             (SettingType::Texts | SettingType::NamesOrPattern, Setting::Wholes(list)) if list.is_empty() => {
                 Some(Setting::Texts(Vec::new()))
             }
+            (SettingType::Numbers, Setting::Wholes(list)) if list.is_empty() => {
+                Some(Setting::Numbers(Vec::new()))
+            }
             _ => None,
         };
         accepted.ok_or_else(|| self.words())

@@ -1,117 +1,272 @@
-//! A checkpoint in the hub's layout: config.json beside model.safetensors, or
-//! beside the shards that model.safetensors.index.json lists.
+//! Reading checkpoints: tensors by the names of transformers, whatever the
+//! prefix, the age or the precision of the file.
 
-use std::borrow::Cow;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use serde::Deserialize;
+use candle_core::safetensors::MmapedSafetensors;
+use safetensors::Dtype;
+use serde_json::{Map, Value};
 
-use super::{Configuration, FileError, Tensors, names_in};
+use crate::files::{FileError, listing};
+use crate::init::Weights;
 
-const CONFIGURATION: &str = "config.json";
-const WEIGHTS: &str = "model.safetensors";
-const INDEX: &str = "model.safetensors.index.json";
-
-/// A model's configuration and tensors.
+/// A checkpoint in a folder.
 pub struct Checkpoint {
-    pub configuration: Configuration,
-    pub tensors: Tensors,
-    files: Vec<PathBuf>,
+    folder: PathBuf,
+    /// Prefix of base parameters in checkpoints with a head, such as `bert.`.
+    prefix: &'static str,
+    pub config: Map<String, Value>,
+    /// Files that hold tensors.
+    pub files: Vec<PathBuf>,
+    tensors: Option<MmapedSafetensors>,
+    /// Names in the file by the names under which they are wanted.
+    names: BTreeMap<String, String>,
 }
 
-/// The index of a checkpoint in shards; the map's values are file names.
-#[derive(Deserialize)]
-struct Index {
-    weight_map: BTreeMap<String, String>,
+/// The parsed config.json of a folder.
+///
+/// # Errors
+/// The file is missing or no JSON object.
+pub fn read_config(folder: &Path) -> Result<Map<String, Value>, FileError> {
+    let path = folder.join("config.json");
+    let text = match fs::read_to_string(&path) {
+        Ok(text) => text,
+        Err(_) if !folder.is_dir() => {
+            return Err(FileError::new(
+                folder,
+                "there is no such folder; a model is a folder with config.json, a tokenizer and model.safetensors",
+            ));
+        }
+        Err(error) => {
+            let sentence = format!("{error}; the folder has {}", listing(folder, 6));
+            return Err(FileError::new(path, sentence));
+        }
+    };
+    serde_json::from_str(&text).map_err(|error| FileError::new(path, error))
 }
 
 impl Checkpoint {
-    /// Opens a folder. Headers are read; tensors when they are loaded.
-    pub fn open(folder: &Path) -> Result<Checkpoint, FileError> {
-        if !folder.is_dir() {
-            return match folder.metadata() {
-                Ok(_) => Err(FileError::NotAFolder { path: folder.to_path_buf() }),
-                Err(source) => Err(FileError::Unreadable { path: folder.to_path_buf(), source }),
-            };
+    /// Opens a folder with config.json and model.safetensors, or its shards.
+    ///
+    /// # Errors
+    /// A file that is missing, truncated or no safetensors file.
+    pub fn open(folder: &Path, prefix: &'static str) -> Result<Checkpoint, FileError> {
+        let config = read_config(folder)?;
+        let files = weight_files(folder)?;
+        for file in &files {
+            check_whole(file)?;
         }
-        let path = folder.join(CONFIGURATION);
-        if !path.is_file() {
-            return Err(missing(folder, CONFIGURATION, ""));
+        // SAFETY: the files are mapped read-only; that nobody changes them while
+        // they are mapped is what every reader of such files relies on.
+        let tensors = unsafe { MmapedSafetensors::multi(&files) };
+        let tensors = tensors.map_err(|error| FileError::new(folder.join("model.safetensors"), error))?;
+        let names =
+            tensors.tensors().into_iter().map(|(name, _)| (wanted_name(&name, prefix), name)).collect();
+        Ok(Checkpoint { folder: folder.into(), prefix, config, files, tensors: Some(tensors), names })
+    }
+
+    /// Whether a tensor is there, by the name of transformers.
+    pub fn has(&self, name: &str) -> bool {
+        self.names.contains_key(name)
+    }
+
+    /// Tensors of the file that nobody wanted.
+    pub fn unused<'a>(&self, wanted: impl Iterator<Item = &'a str>) -> Vec<String> {
+        let wanted: Vec<&str> = wanted.collect();
+        let unused = self
+            .names
+            .iter()
+            .filter(|(name, _)| !wanted.contains(&name.as_str()) && !name.ends_with("position_ids"));
+        unused.map(|(_, name)| name.clone()).collect()
+    }
+
+    fn error(&self, sentence: String) -> String {
+        FileError::new(&self.folder, sentence).to_string()
+    }
+}
+
+impl Weights for Checkpoint {
+    fn load(&self, name: &str, shape: &[u32]) -> Result<Option<Vec<f32>>, String> {
+        let (Some(own), Some(tensors)) = (self.names.get(name), &self.tensors) else { return Ok(None) };
+        let view = tensors.get(own).map_err(|error| self.error(error.to_string()))?;
+        let wanted: Vec<usize> = shape.iter().map(|&size| size as usize).collect();
+        if view.shape() != wanted {
+            return Err(self.error(format!(
+                "the tensor {own} has the shape {:?}, and config.json makes it {wanted:?}",
+                view.shape()
+            )));
         }
-        let json = fs::read(&path).map_err(FileError::unreadable(&path))?;
-        let configuration = Configuration::parse(&json, &path.display().to_string())?;
-        let mut files = vec![path];
-        let tensors = if folder.join(WEIGHTS).is_file() {
-            files.push(folder.join(WEIGHTS));
-            Tensors::open(&files[1..])?
-        } else if folder.join(INDEX).is_file() {
-            let (shards, names) = shards(folder)?;
-            files.push(folder.join(INDEX));
-            files.extend(shards.iter().cloned());
-            let tensors = Tensors::open(&shards)?;
-            if let Some(name) = names.into_iter().find(|name| !tensors.has(name)) {
-                let origin = shards.first().unwrap_or(&folder.join(INDEX)).display().to_string();
-                return Err(FileError::MissingTensor { origin, name, nearest: None });
+        let bytes = view.data();
+        let elements = match view.dtype() {
+            Dtype::F32 => bytes.as_chunks::<4>().0.iter().map(|&bytes| f32::from_le_bytes(bytes)).collect(),
+            Dtype::F16 => bytes
+                .as_chunks::<2>()
+                .0
+                .iter()
+                .map(|&bytes| half::f16::from_le_bytes(bytes).to_f32())
+                .collect(),
+            Dtype::BF16 => bytes
+                .as_chunks::<2>()
+                .0
+                .iter()
+                .map(|&bytes| half::bf16::from_le_bytes(bytes).to_f32())
+                .collect(),
+            other => {
+                return Err(
+                    self.error(format!("the tensor {own} is of type {other:?}; F32, F16 and BF16 are read"))
+                );
             }
-            tensors
-        } else {
-            let older = folder.join("pytorch_model.bin").is_file();
-            let hint = if older {
-                "; pytorch_model.bin is the older format, which `save_pretrained` of transformers converts"
-            } else {
-                ""
-            };
-            return Err(missing(folder, WEIGHTS, hint));
         };
-        Ok(Checkpoint { configuration, tensors, files })
+        Ok(Some(elements))
     }
 
-    /// A checkpoint held in memory.
-    pub fn from_bytes(
-        config_json: &[u8],
-        safetensors: impl Into<Cow<'static, [u8]>>,
-    ) -> Result<Checkpoint, FileError> {
-        Ok(Checkpoint {
-            configuration: Configuration::parse(config_json, "the embedded config.json")?,
-            tensors: Tensors::from_bytes(safetensors, "the embedded model.safetensors")?,
-            files: Vec::new(),
-        })
-    }
-
-    /// The files that it was read from, by which it can be digested.
-    pub fn files(&self) -> &[PathBuf] {
-        &self.files
+    fn nearest(&self, name: &str) -> String {
+        let known: Vec<&str> = self.names.values().map(String::as_str).collect();
+        let bare = name.strip_prefix(self.prefix).unwrap_or(name);
+        host_ir::settings::did_you_mean(bare, &known)
     }
 }
 
-fn missing(folder: &Path, wanted: &'static str, hint: &'static str) -> FileError {
-    FileError::Missing { folder: folder.to_path_buf(), wanted, found: names_in(folder), hint }
-}
-
-/// The shards that the index lists, and the names of the tensors in them.
-fn shards(folder: &Path) -> Result<(Vec<PathBuf>, Vec<String>), FileError> {
-    let path = folder.join(INDEX);
-    let json = fs::read(&path).map_err(FileError::unreadable(&path))?;
-    let index: Index = serde_json::from_slice(&json)
-        .map_err(|source| FileError::Json { origin: path.display().to_string(), source })?;
-    let files: BTreeSet<&String> = index.weight_map.values().collect();
-    let mut paths = Vec::new();
-    for file in files {
-        let shard = folder.join(file);
-        if !shard.is_file() {
-            return Err(FileError::MissingShard {
-                index: path.display().to_string(),
-                file: file.clone(),
-                folder: folder.to_path_buf(),
-                found: names_in(folder),
-            });
+/// The files that hold the tensors of a folder: model.safetensors, or its shards.
+///
+/// # Errors
+/// Neither is there.
+pub fn weight_files(folder: &Path) -> Result<Vec<PathBuf>, FileError> {
+    let single = folder.join("model.safetensors");
+    if single.is_file() {
+        return Ok(vec![single]);
+    }
+    let index = folder.join("model.safetensors.index.json");
+    let Ok(text) = fs::read_to_string(&index) else {
+        let sentence = format!("there is no model.safetensors; the folder has {}", listing(folder, 8));
+        return Err(FileError::new(folder, sentence));
+    };
+    let parsed: Value = serde_json::from_str(&text).map_err(|error| FileError::new(&index, error))?;
+    let map = parsed.get("weight_map").and_then(Value::as_object);
+    let map = map.ok_or_else(|| FileError::new(&index, "there is no weight_map"))?;
+    let mut files: Vec<PathBuf> =
+        map.values().filter_map(Value::as_str).map(|name| folder.join(name)).collect();
+    files.sort();
+    files.dedup();
+    match files.iter().find(|file| !file.is_file()) {
+        Some(missing) => {
+            Err(FileError::new(missing, format!("the shard is missing that {} names", index.display())))
         }
-        paths.push(shard);
+        None => Ok(files),
     }
-    Ok((paths, index.weight_map.into_keys().collect()))
+}
+
+/// Refuses a file that is shorter than its own header says.
+fn check_whole(file: &Path) -> Result<(), FileError> {
+    use std::io::Read;
+    let error = |sentence: String| FileError::new(file, sentence);
+    let mut opened = fs::File::open(file).map_err(|cause| error(cause.to_string()))?;
+    let length = opened.metadata().map_err(|cause| error(cause.to_string()))?.len();
+    let mut size = [0; 8];
+    let header = match opened.read_exact(&mut size) {
+        Ok(()) => u64::from_le_bytes(size),
+        Err(_) => {
+            return Err(error(format!(
+                "the file has {length} bytes, too few for a safetensors file; fetch it again"
+            )));
+        }
+    };
+    if header > 100_000_000 {
+        return Err(error("this is no safetensors file: its header would have more than 100 MB".into()));
+    }
+    if header + 8 > length {
+        return Err(error(format!(
+            "the file is cut short within its header, at {length} bytes; fetch it again"
+        )));
+    }
+    let mut text = vec![0; header as usize];
+    opened.read_exact(&mut text).map_err(|cause| error(cause.to_string()))?;
+    let parsed: Map<String, Value> = serde_json::from_slice(&text)
+        .map_err(|cause| error(format!("this is no safetensors file: its header is {cause}")))?;
+    let end = |tensor: &Value| tensor.get("data_offsets")?.get(1)?.as_u64();
+    let needed = parsed.values().filter_map(end).max().unwrap_or(0) + header + 8;
+    match needed > length {
+        true => {
+            Err(error(format!("the file is cut short: it has {length} bytes of {needed}; fetch it again")))
+        }
+        false => Ok(()),
+    }
+}
+
+/// The name of transformers for a tensor's name in a file: with the prefix,
+/// and with `weight` and `bias` for the older `gamma` and `beta` of norms.
+fn wanted_name(name: &str, prefix: &str) -> String {
+    let renamed = match name.rsplit_once('.') {
+        Some((start, "gamma")) => format!("{start}.weight"),
+        Some((start, "beta")) => format!("{start}.bias"),
+        _ => name.to_string(),
+    };
+    let base = ["embeddings.", "embeddings_project.", "encoder.", "pooler."]
+        .iter()
+        .any(|part| renamed.starts_with(part));
+    if base { format!("{prefix}{renamed}") } else { renamed }
 }
 
 #[cfg(test)]
-mod tests;
+mod tests {
+    use super::*;
+    use crate::files::write::{Precision, write_safetensors};
+
+    fn folder(tensors: &[(&str, &[usize], &[f32])], precision: Precision) -> tempfile::TempDir {
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join("config.json"), "{}").unwrap();
+        write_safetensors(&folder.path().join("model.safetensors"), tensors, &BTreeMap::new(), precision)
+            .unwrap();
+        folder
+    }
+
+    #[test]
+    fn older_names_and_other_precisions_are_read() {
+        for precision in [Precision::F32, Precision::F16, Precision::Bf16] {
+            let folder = folder(
+                &[
+                    ("embeddings.LayerNorm.gamma", &[2], &[1.5, -2.0]),
+                    ("bert.pooler.dense.bias", &[1], &[0.25]),
+                ],
+                precision,
+            );
+            let checkpoint = Checkpoint::open(folder.path(), "bert.").unwrap();
+            assert_eq!(checkpoint.load("bert.embeddings.LayerNorm.weight", &[2]), Ok(Some(vec![1.5, -2.0])));
+            assert_eq!(checkpoint.load("bert.pooler.dense.bias", &[1]), Ok(Some(vec![0.25])));
+            assert_eq!(checkpoint.load("classifier.weight", &[1]), Ok(None));
+            assert_eq!(
+                checkpoint.unused(["bert.pooler.dense.bias"].into_iter()),
+                ["embeddings.LayerNorm.gamma"]
+            );
+        }
+    }
+
+    #[test]
+    fn what_does_not_fit_is_a_sentence() {
+        let folder = folder(&[("pooler.dense.bias", &[1], &[0.25])], Precision::F32);
+        let checkpoint = Checkpoint::open(folder.path(), "bert.").unwrap();
+        let error = checkpoint.load("bert.pooler.dense.bias", &[3]).unwrap_err();
+        assert!(
+            error.contains("pooler.dense.bias has the shape [1], and config.json makes it [3]"),
+            "{error}"
+        );
+        let path = folder.path().join("model.safetensors");
+        let bytes = fs::read(&path).unwrap();
+        fs::write(&path, &bytes[..bytes.len() - 2]).unwrap();
+        let error = Checkpoint::open(folder.path(), "bert.").err().unwrap().to_string();
+        assert!(error.contains("cut short"), "{error}");
+        fs::write(&path, b"not at all").unwrap();
+        assert!(
+            Checkpoint::open(folder.path(), "bert.")
+                .err()
+                .unwrap()
+                .to_string()
+                .contains("no safetensors file")
+        );
+        fs::remove_file(&path).unwrap();
+        let error = Checkpoint::open(folder.path(), "bert.").err().unwrap().to_string();
+        assert!(error.contains("no model.safetensors; the folder has config.json"), "{error}");
+    }
+}

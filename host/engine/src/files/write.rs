@@ -1,159 +1,78 @@
-//! Writing safetensors so that a reader sees the old file or the new one,
-//! whatever happens in between.
+//! Writing files whole or not at all.
 
 use std::collections::BTreeMap;
-use std::fs::{File, Permissions};
-use std::io::{self, BufWriter, Write};
-use std::os::unix::fs::PermissionsExt;
+use std::fs;
+use std::io::Write;
 use std::path::Path;
 
-use half::f16;
-use serde_json::{Map, Value, json};
+use safetensors::Dtype;
+use safetensors::tensor::{TensorView, serialize};
 
-use super::FileError;
+use crate::files::FileError;
 
-/// The type in which floats are stored.
+/// In what a tensor's elements are stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum StoredType {
+pub enum Precision {
     F32,
     F16,
+    Bf16,
 }
 
-impl StoredType {
-    fn name(self) -> &'static str {
-        match self {
-            StoredType::F32 => "F32",
-            StoredType::F16 => "F16",
-        }
-    }
-
-    fn width(self) -> usize {
-        match self {
-            StoredType::F32 => 4,
-            StoredType::F16 => 2,
-        }
-    }
+/// Writes a file under another name in the same folder, brings it to the disk
+/// and gives it its name, so that a reader finds the old content or the new.
+///
+/// # Errors
+/// A folder or a disk that does not take it.
+pub fn write_whole(path: &Path, content: &[u8]) -> Result<(), FileError> {
+    let error = |cause: std::io::Error| FileError::new(path, cause);
+    let folder = path.parent().unwrap_or(Path::new("."));
+    fs::create_dir_all(folder).map_err(error)?;
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let temporary = folder.join(format!(".{name}.{}", std::process::id()));
+    let written = fs::File::create(&temporary).and_then(|mut file| {
+        file.write_all(content)?;
+        file.sync_all()?;
+        fs::rename(&temporary, path)
+    });
+    written.map_err(|cause| {
+        fs::remove_file(&temporary).ok();
+        error(cause)
+    })
 }
 
-/// Writes named tensors (name, shape, elements in row-major order). The bytes
-/// depend on the arguments alone. A file in the same folder takes the bytes,
-/// reaches the disk and is then renamed to `path`.
+/// Writes tensors (name, shape, elements) as a safetensors file, whole or not
+/// at all.
+///
+/// # Errors
+/// As [`write_whole`].
 pub fn write_safetensors(
     path: &Path,
     tensors: &[(&str, &[usize], &[f32])],
     metadata: &BTreeMap<String, String>,
-    stored: StoredType,
+    precision: Precision,
 ) -> Result<(), FileError> {
-    let unwritable = |source| FileError::Unwritable { path: path.to_path_buf(), source };
-    replace(path, |output| {
-        output.write_all(&header(tensors, metadata, stored)?)?;
-        for (_, _, values) in tensors {
-            for &value in *values {
-                match stored {
-                    StoredType::F32 => output.write_all(&value.to_le_bytes())?,
-                    StoredType::F16 => output.write_all(&f16::from_f32(value).to_le_bytes())?,
-                }
-            }
-        }
-        Ok(())
-    })
-    .map_err(unwritable)
+    let stored: Vec<(Dtype, Vec<u8>)> =
+        tensors.iter().map(|(_, _, elements)| encoded(elements, precision)).collect();
+    let mut views = Vec::new();
+    for ((name, shape, _), (dtype, bytes)) in tensors.iter().zip(&stored) {
+        let view = TensorView::new(*dtype, shape.to_vec(), bytes);
+        views.push((*name, view.map_err(|cause| FileError::new(path, format!("{name}: {cause}")))?));
+    }
+    let metadata = metadata.iter().map(|(key, value)| (key.clone(), value.clone())).collect();
+    let content = serialize(views, Some(metadata)).map_err(|cause| FileError::new(path, cause))?;
+    write_whole(path, &content)
 }
 
-/// The size of the JSON text in 8 bytes, and the text, filled up with spaces
-/// so that the tensors start at a multiple of 8 bytes.
-fn header(
-    tensors: &[(&str, &[usize], &[f32])],
-    metadata: &BTreeMap<String, String>,
-    stored: StoredType,
-) -> io::Result<Vec<u8>> {
-    let mut entries = Map::new();
-    if !metadata.is_empty() {
-        entries.insert("__metadata__".into(), json!(metadata));
-    }
-    let mut start = 0;
-    for (name, shape, values) in tensors {
-        let wrong = |reason: String| io::Error::new(io::ErrorKind::InvalidInput, reason);
-        if shape.iter().product::<usize>() != values.len() {
-            let count = values.len();
-            return Err(wrong(format!("the tensor {name} of shape {shape:?} has {count} elements")));
-        }
-        let end = start + values.len() * stored.width();
-        let entry = json!({ "dtype": stored.name(), "shape": shape, "data_offsets": [start, end] });
-        if entries.insert((*name).to_owned(), entry).is_some() {
-            return Err(wrong(format!("the tensor {name} is there twice")));
-        }
-        start = end;
-    }
-    let mut text = serde_json::to_vec(&Value::Object(entries))?;
-    text.resize(text.len().next_multiple_of(8), b' ');
-    let mut header = (text.len() as u64).to_le_bytes().to_vec();
-    header.append(&mut text);
-    Ok(header)
-}
-
-/// Gives `path` the content that `write` writes, all of it or nothing.
-fn replace(path: &Path, write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> io::Result<()> {
-    let folder = match path.parent() {
-        Some(folder) if !folder.as_os_str().is_empty() => folder,
-        _ => Path::new("."),
-    };
-    let mut temporary = tempfile::Builder::new()
-        .prefix(".writing-")
-        // As any new file: what the user's mask leaves.
-        .permissions(Permissions::from_mode(0o666))
-        .tempfile_in(folder)?;
-    let mut output = BufWriter::with_capacity(1 << 20, temporary.as_file_mut());
-    write(&mut output)?;
-    output.flush()?;
-    drop(output);
-    temporary.as_file().sync_all()?;
-    temporary.persist(path)?;
-    // The name is on the disk when the folder is.
-    File::open(folder)?.sync_all()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::files::Tensors;
-
-    #[test]
-    fn what_is_written_is_read_again() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("a.safetensors");
-        let values: Vec<f32> = (0..6).map(|n| n as f32 / 3.0).collect();
-        let metadata = BTreeMap::from([("format".to_owned(), "pt".to_owned())]);
-        let shape: &[usize] = &[2, 3];
-        for stored in [StoredType::F32, StoredType::F16] {
-            let tensors = [("b.weight", shape, &values[..]), ("a", &[][..], &[0.5][..])];
-            write_safetensors(&path, &tensors, &metadata, stored).unwrap();
-            let read = Tensors::open(std::slice::from_ref(&path)).unwrap();
-            let bound = if stored == StoredType::F32 { 0.0 } else { 1e-3 };
-            for (read, wanted) in read.load("b.weight", "", shape).unwrap().iter().zip(&values) {
-                assert!((read - wanted).abs() <= bound);
-            }
-            assert_eq!(read.load("a", "", &[]).unwrap(), [0.5]);
-            assert_eq!(read.metadata(), &metadata);
-        }
-        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
-    }
-
-    #[test]
-    fn what_fails_leaves_the_old_file() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("a.safetensors");
-        let write = |shape: &[usize], twice: bool| {
-            let tensors = [("a", shape, &[1.0f32, 2.0][..]), ("a", shape, &[1.0, 2.0][..])];
-            write_safetensors(&path, &tensors[..1 + usize::from(twice)], &BTreeMap::new(), StoredType::F32)
-        };
-        write(&[2], false).unwrap();
-        let before = std::fs::read(&path).unwrap();
-        let message = write(&[3], false).unwrap_err().to_string();
-        assert!(message.contains("the tensor a of shape [3] has 2 elements"), "{message}");
-        let message = write(&[2], true).unwrap_err().to_string();
-        assert!(message.contains("the tensor a is there twice"), "{message}");
-        assert_eq!(std::fs::read(&path).unwrap(), before);
-        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
+fn encoded(elements: &[f32], precision: Precision) -> (Dtype, Vec<u8>) {
+    match precision {
+        Precision::F32 => (Dtype::F32, elements.iter().flat_map(|element| element.to_le_bytes()).collect()),
+        Precision::F16 => (
+            Dtype::F16,
+            elements.iter().flat_map(|&element| half::f16::from_f32(element).to_le_bytes()).collect(),
+        ),
+        Precision::Bf16 => (
+            Dtype::BF16,
+            elements.iter().flat_map(|&element| half::bf16::from_f32(element).to_le_bytes()).collect(),
+        ),
     }
 }

@@ -1,0 +1,121 @@
+//! Attention over packed sequences, composed: rows are put into a padded array,
+//! [sequences, heads, longest, size], and taken out again.
+
+use candle_core::{D, Device, Tensor};
+
+use crate::backend::BackendError;
+
+/// A packing, with the indices that lead from packed rows to padded ones and
+/// back.
+pub struct Padding {
+    sequences: usize,
+    pub longest: usize,
+    heads: usize,
+    size: usize,
+    /// [sequences * longest]: the packed row, or the row of zeros after the last.
+    into: Tensor,
+    /// [rows]: the padded row.
+    back: Tensor,
+    /// [sequences, 1, 1, longest]: 0 where there is a key, else a large negative number.
+    bias: Tensor,
+}
+
+impl Padding {
+    pub fn new(starts: &[u32], heads: usize, size: usize, device: &Device) -> Result<Padding, BackendError> {
+        let sequences = starts.len().saturating_sub(1);
+        let longest = starts.windows(2).map(|range| (range[1] - range[0]) as usize).max().unwrap_or(0);
+        let rows = starts.last().copied().unwrap_or(0);
+        let (mut into, mut back) = (vec![rows; sequences * longest], Vec::with_capacity(rows as usize));
+        let mut bias = vec![-1e30f32; sequences * longest];
+        for (sequence, range) in starts.windows(2).enumerate() {
+            for row in range[0]..range[1] {
+                let place = sequence * longest + (row - range[0]) as usize;
+                into[place] = row;
+                bias[place] = 0.0;
+                back.push(place as u32);
+            }
+        }
+        let count = back.len();
+        Ok(Padding {
+            sequences,
+            longest,
+            heads,
+            size,
+            into: Tensor::from_vec(into, sequences * longest, device)?,
+            back: Tensor::from_vec(back, count, device)?,
+            bias: Tensor::from_vec(bias, (sequences, 1, 1, longest), device)?,
+        })
+    }
+
+    /// [rows, heads * size] to [sequences, heads, longest, size].
+    fn pad(&self, x: &Tensor) -> Result<Tensor, BackendError> {
+        let columns = self.heads * self.size;
+        let zeros = Tensor::zeros((1, columns), x.dtype(), x.device())?;
+        let padded = Tensor::cat(&[x, &zeros], 0)?.index_select(&self.into, 0)?;
+        let padded = padded.reshape((self.sequences, self.longest, self.heads, self.size))?;
+        Ok(padded.transpose(1, 2)?.contiguous()?)
+    }
+
+    /// The way back.
+    fn unpad(&self, x: &Tensor) -> Result<Tensor, BackendError> {
+        let rows = x.transpose(1, 2)?.contiguous()?;
+        let rows = rows.reshape((self.sequences * self.longest, self.heads * self.size))?;
+        Ok(rows.index_select(&self.back, 0)?)
+    }
+
+    /// Queries, keys and values, padded.
+    fn parts(&self, qkv: &Tensor) -> Result<[Tensor; 3], BackendError> {
+        let columns = self.heads * self.size;
+        let part = |number: usize| self.pad(&qkv.narrow(1, number * columns, columns)?.contiguous()?);
+        Ok([part(0)?, part(1)?, part(2)?])
+    }
+
+    fn probabilities(&self, q: &Tensor, k: &Tensor) -> Result<(Tensor, Tensor), BackendError> {
+        let scores = (q.matmul(&k.transpose(2, 3)?.contiguous()?)? * self.scale())?;
+        let scores = scores.broadcast_add(&self.bias)?;
+        let maximum = scores.max_keepdim(D::Minus1)?;
+        let exponentials = scores.broadcast_sub(&maximum)?.exp()?;
+        let sum = exponentials.sum_keepdim(D::Minus1)?;
+        let log_sums = (sum.log()? + maximum)?;
+        Ok((exponentials.broadcast_div(&sum)?, log_sums))
+    }
+
+    fn scale(&self) -> f64 {
+        1.0 / (self.size as f64).sqrt()
+    }
+
+    /// The context, [rows, heads * size], and the scores' log-sum-exp.
+    pub fn forward(&self, qkv: &Tensor, mask: Option<&Tensor>) -> Result<(Tensor, Tensor), BackendError> {
+        let [q, k, v] = self.parts(qkv)?;
+        let (mut p, log_sums) = self.probabilities(&q, &k)?;
+        if let Some(mask) = mask {
+            p = (p * mask)?;
+        }
+        let rows = log_sums.squeeze(3)?.transpose(0, 1)?.contiguous()?;
+        let rows = rows.reshape((self.heads, self.sequences * self.longest))?.index_select(&self.back, 1)?;
+        Ok((self.unpad(&p.matmul(&v)?)?, rows))
+    }
+
+    /// The gradient of queries, keys and values, [rows, 3 * heads * size].
+    pub fn backward(
+        &self,
+        dout: &Tensor,
+        qkv: &Tensor,
+        mask: Option<&Tensor>,
+    ) -> Result<Tensor, BackendError> {
+        let [q, k, v] = self.parts(qkv)?;
+        let dout = self.pad(dout)?;
+        let (p, _) = self.probabilities(&q, &k)?;
+        let dropped = mask.map_or(Ok(p.clone()), |mask| &p * mask)?;
+        let dv = dropped.transpose(2, 3)?.contiguous()?.matmul(&dout)?;
+        let mut dp = dout.matmul(&v.transpose(2, 3)?.contiguous()?)?;
+        if let Some(mask) = mask {
+            dp = (dp * mask)?;
+        }
+        let inner = (&dp * &p)?.sum_keepdim(D::Minus1)?;
+        let ds = ((dp.broadcast_sub(&inner)? * p)? * self.scale())?;
+        let dq = ds.matmul(&k)?;
+        let dk = ds.transpose(2, 3)?.contiguous()?.matmul(&q)?;
+        Ok(Tensor::cat(&[self.unpad(&dq)?, self.unpad(&dk)?, self.unpad(&dv)?], 1)?)
+    }
+}

@@ -1,0 +1,70 @@
+//! Dropout masks for the composed operations: the same bits as the kernels'.
+
+use candle_core::{Device, Tensor};
+
+use crate::backend::{BackendError, Step};
+use crate::kernels::dropout::{DropoutKey, Mask};
+use crate::program::instruction::Dropout;
+
+/// The mask of a dropout of the program at a step.
+fn mask(step: &Step, dropout: Dropout) -> Option<Mask> {
+    let key = DropoutKey { seed: step.seed, step: step.number, site: dropout.site };
+    Mask::new(key, dropout.probability)
+}
+
+/// Factors by which rows are multiplied, [rows, columns]: 0 or 1 / (1 - p).
+/// `starts` gives the first row of each sequence and the number of rows.
+pub fn rows(
+    step: &Step,
+    dropout: Dropout,
+    starts: &[u32],
+    places: &[u32],
+    columns: usize,
+    device: &Device,
+) -> Result<Tensor, BackendError> {
+    let total = starts.last().copied().unwrap_or(0) as usize;
+    let mut factors = vec![1.0; total * columns];
+    if let Some(mask) = mask(step, dropout) {
+        for (range, &place) in starts.windows(2).zip(places) {
+            for row in range[0]..range[1] {
+                let keep = mask.row(place, row - range[0]);
+                let factors = &mut factors[row as usize * columns..][..columns];
+                factors
+                    .iter_mut()
+                    .enumerate()
+                    .for_each(|(column, factor)| *factor = keep.factor(column as u32));
+            }
+        }
+    }
+    Ok(Tensor::from_vec(factors, (total, columns), device)?)
+}
+
+/// Factors of attention probabilities, [sequences, heads, longest, longest],
+/// padded with zeros.
+pub fn attention(
+    step: &Step,
+    dropout: Dropout,
+    starts: &[u32],
+    places: &[u32],
+    heads: usize,
+    longest: usize,
+    device: &Device,
+) -> Result<Tensor, BackendError> {
+    let mut factors = vec![0.0; places.len() * heads * longest * longest];
+    let Some(mask) = mask(step, dropout) else {
+        factors.fill(1.0);
+        return Ok(Tensor::from_vec(factors, (places.len(), heads, longest, longest), device)?);
+    };
+    for (sequence, (range, &place)) in starts.windows(2).zip(places).enumerate() {
+        let length = range[1] - range[0];
+        for head in 0..heads {
+            for query in 0..length {
+                let keep = mask.query(place, head as u32, query);
+                let row = ((sequence * heads + head) * longest + query as usize) * longest;
+                let factors = &mut factors[row..row + length as usize];
+                factors.iter_mut().enumerate().for_each(|(key, factor)| *factor = keep.factor(key as u32));
+            }
+        }
+    }
+    Ok(Tensor::from_vec(factors, (places.len(), heads, longest, longest), device)?)
+}

@@ -1,0 +1,251 @@
+//! The second backend: each instruction composed of candle's tensor
+//! operations, without candle's tape. It runs on every device that candle has,
+//! and on candle's CPU device it is the independent oracle of our kernels.
+
+mod attention;
+mod execute;
+mod expressions;
+mod masks;
+
+use std::collections::BTreeMap;
+
+use candle_core::{DType, Device, Tensor};
+
+use crate::backend::{AdamW, Backend, BackendError, Step};
+use crate::batch::Batch;
+use crate::compile::Compiled;
+use crate::parameters::Parameters;
+use crate::program::build::Program;
+use crate::program::instruction::Instruction;
+use crate::program::layout;
+use crate::program::value::{Sizes, Storage, ValueId};
+
+impl From<candle_core::Error> for BackendError {
+    fn from(error: candle_core::Error) -> BackendError {
+        BackendError::Wrong(format!("candle: {error}"))
+    }
+}
+
+/// Runs programs on a device of candle's.
+pub struct Candle {
+    device: Device,
+    /// By block: its elements, flat.
+    blocks: Vec<Tensor>,
+    /// Gradients by block and first element, flat.
+    gradients: BTreeMap<(usize, usize), Tensor>,
+    /// Moments of AdamW by block and first element.
+    moments: BTreeMap<(usize, usize), [Tensor; 2]>,
+    /// By value that owns memory: what it holds now.
+    values: Vec<Option<Tensor>>,
+    batch: Batch,
+    sizes: Sizes,
+    step: Step,
+    losses: Vec<f64>,
+    /// Place of the next instruction, and the last use of each value.
+    place: usize,
+    last_use: Vec<usize>,
+}
+
+impl Candle {
+    /// A backend on a device.
+    pub fn new(device: Device) -> Candle {
+        Candle {
+            device,
+            blocks: Vec::new(),
+            gradients: BTreeMap::new(),
+            moments: BTreeMap::new(),
+            values: Vec::new(),
+            batch: Batch::default(),
+            sizes: Sizes::default(),
+            step: Step::default(),
+            losses: Vec::new(),
+            place: 0,
+            last_use: Vec::new(),
+        }
+    }
+
+    /// The gradient of a range of a block, in the pieces in which it was made.
+    fn gradient(&self, block: usize, offset: usize, count: usize) -> Result<Tensor, BackendError> {
+        for (&(other, start), gradient) in self.gradients.range((block, 0)..=(block, offset)).rev() {
+            if other == block && start + gradient.elem_count() >= offset + count {
+                return Ok(gradient.narrow(0, offset - start, count)?);
+            }
+        }
+        Ok(Tensor::zeros(count, DType::F32, &self.device)?)
+    }
+}
+
+impl Backend for Candle {
+    fn set_parameters(&mut self, _: &Parameters, blocks: Vec<Vec<f32>>) -> Result<(), BackendError> {
+        self.gradients.clear();
+        self.moments.clear();
+        let tensor = |elements: Vec<f32>| {
+            let count = elements.len();
+            Tensor::from_vec(elements, count, &self.device)
+        };
+        self.blocks = blocks.into_iter().map(tensor).collect::<Result<_, _>>()?;
+        Ok(())
+    }
+
+    fn read_block(&self, block: usize) -> Result<Vec<f32>, BackendError> {
+        Ok(self.blocks[block].to_vec1()?)
+    }
+
+    fn write_block(&mut self, block: usize, elements: &[f32]) -> Result<(), BackendError> {
+        self.blocks[block] = Tensor::from_slice(elements, elements.len(), &self.device)?;
+        Ok(())
+    }
+
+    fn read_gradient(&self, block: usize) -> Result<Vec<f32>, BackendError> {
+        let mut elements = vec![0.0; self.blocks[block].elem_count()];
+        for (&(_, start), gradient) in self.gradients.range((block, 0)..(block + 1, 0)) {
+            elements[start..start + gradient.elem_count()].copy_from_slice(&gradient.to_vec1::<f32>()?);
+        }
+        Ok(elements)
+    }
+
+    fn begin(&mut self, compiled: &Compiled, batch: &Batch, step: &Step) -> Result<(), BackendError> {
+        let program = &compiled.program;
+        self.values.clear();
+        self.values.resize(program.values.len(), None);
+        self.batch.clone_from(batch);
+        self.sizes = Sizes::of(batch);
+        self.step.clone_from(step);
+        self.losses = vec![0.0; program.losses.len()];
+        self.place = 0;
+        self.last_use = vec![0; program.values.len()];
+        for (place, instruction) in program.instructions().enumerate() {
+            for (value, _) in instruction.accesses() {
+                self.last_use[layout::root(program, value).0 as usize] = place;
+            }
+        }
+        for output in &program.outputs {
+            self.last_use[layout::root(program, output.value).0 as usize] = usize::MAX;
+        }
+        Ok(())
+    }
+
+    fn execute(&mut self, program: &Program, instruction: &Instruction) -> Result<(), BackendError> {
+        self.run(program, instruction)?;
+        for (value, _) in instruction.accesses() {
+            let root = layout::root(program, value).0 as usize;
+            if self.last_use[root] <= self.place {
+                self.values[root] = None;
+            }
+        }
+        self.place += 1;
+        Ok(())
+    }
+
+    fn read(&self, program: &Program, value: ValueId) -> Result<Vec<f32>, BackendError> {
+        Ok(self.get(program, value)?.flatten_all()?.to_vec1()?)
+    }
+
+    fn losses(&self) -> Result<Vec<f64>, BackendError> {
+        Ok(self.losses.clone())
+    }
+
+    fn gradient_norm(&self) -> Result<f64, BackendError> {
+        let mut squares = 0.0;
+        for gradient in self.gradients.values() {
+            squares += f64::from(gradient.sqr()?.sum_all()?.to_scalar::<f32>()?);
+        }
+        Ok(squares.sqrt())
+    }
+
+    fn update(
+        &mut self,
+        parameters: &Parameters,
+        block: usize,
+        part: usize,
+        rule: &AdamW,
+    ) -> Result<(), BackendError> {
+        let part = &parameters.blocks[block].parts[part];
+        let gradient = (self.gradient(block, part.offset, part.elements)? * rule.gradient_scale)?;
+        let parameter = self.blocks[block].narrow(0, part.offset, part.elements)?;
+        let [first, second] = match self.moments.remove(&(block, part.offset)) {
+            Some(moments) => moments,
+            None => [gradient.zeros_like()?, gradient.zeros_like()?],
+        };
+        let first = ((first * rule.beta1)? + (&gradient * (1.0 - rule.beta1))?)?;
+        let second = ((second * rule.beta2)? + (gradient.sqr()? * (1.0 - rule.beta2))?)?;
+        let correction = |beta: f64| 1.0 - beta.powf(rule.update as f64);
+        let denominator = ((second.sqrt()? / correction(rule.beta2).sqrt())? + rule.epsilon)?;
+        let change = ((&first / denominator)? * (rule.learning_rate / correction(rule.beta1)))?;
+        let decayed = (parameter * (1.0 - rule.learning_rate * rule.weight_decay))?;
+        let updated = (decayed - change)?;
+        self.blocks[block] = match part.elements == self.blocks[block].elem_count() {
+            true => updated,
+            false => {
+                let (start, end) = (part.offset, part.offset + part.elements);
+                let rest = self.blocks[block].elem_count() - end;
+                let (before, behind) =
+                    (self.blocks[block].narrow(0, 0, start)?, self.blocks[block].narrow(0, end, rest)?);
+                Tensor::cat(&[&before, &updated, &behind], 0)?
+            }
+        };
+        self.moments.insert((block, part.offset), [first, second]);
+        let last = parameters.blocks[block].parts.iter().rfind(|part| part.trained);
+        if last.is_some_and(|last| last.offset == part.offset) {
+            self.gradients.retain(|&(other, _), _| other != block);
+        }
+        Ok(())
+    }
+
+    fn clear_gradients(&mut self) -> Result<(), BackendError> {
+        self.gradients.clear();
+        Ok(())
+    }
+
+    fn clear_state(&mut self) -> Result<(), BackendError> {
+        self.moments.clear();
+        Ok(())
+    }
+}
+
+impl Candle {
+    /// The elements of a value as an array of its shape.
+    fn get(&self, program: &Program, value: ValueId) -> Result<Tensor, BackendError> {
+        let root = layout::root(program, value);
+        let sizes = program.value(value).sizes(&self.sizes);
+        let count: usize = sizes.iter().product();
+        let flat = match program.value(root).storage {
+            Storage::Parameter { block, offset } => self.blocks[block].narrow(0, offset, count)?,
+            Storage::Gradient { block, offset } => self.gradient(block, offset, count)?,
+            Storage::Working | Storage::InPlaceOf(_) => {
+                let held = self.values[root.0 as usize].clone();
+                held.ok_or_else(|| {
+                    BackendError::Wrong(format!("value {} is read before it is written", value.0))
+                })?
+            }
+        };
+        Ok(flat.reshape(sizes)?)
+    }
+
+    /// Puts elements at a value's place, added to what is there if so said.
+    fn set(
+        &mut self,
+        program: &Program,
+        value: ValueId,
+        elements: Tensor,
+        accumulate: bool,
+    ) -> Result<(), BackendError> {
+        let root = layout::root(program, value);
+        if let Storage::Gradient { block, offset } = program.value(root).storage {
+            let flat = elements.flatten_all()?;
+            let sum = match self.gradients.remove(&(block, offset)) {
+                Some(known) if accumulate => (known + flat)?,
+                _ => flat,
+            };
+            self.gradients.insert((block, offset), sum);
+            return Ok(());
+        }
+        let held = self.values[root.0 as usize].take();
+        let elements = match held {
+            Some(held) if accumulate => (held.reshape(elements.shape())? + elements)?,
+            _ => elements.contiguous()?,
+        };
+        self.values[root.0 as usize] = Some(elements);
+        Ok(())
+    }
+}

@@ -1,0 +1,426 @@
+//! Each instruction as a call of its kernel.
+
+use crate::backend::cpu::memory::Views;
+use crate::backend::{BackendError, Step};
+use crate::batch::Batch;
+use crate::kernels::attention::Attention;
+use crate::kernels::dropout::{DropoutKey, RowDropout};
+use crate::kernels::embedding::{Lookup, Tables};
+use crate::kernels::layer_norm::{Affine, Residual};
+use crate::kernels::low_rank::LowRank;
+use crate::kernels::matmul::{Matrix, MatrixMut, nn, nt, tn};
+use crate::kernels::parallel::Threads;
+use crate::kernels::{
+    activation, attention, cross_entropy, dropout, elementwise, embedding, layer_norm, low_rank, reduce,
+};
+use crate::program::build::Program;
+use crate::program::instruction::{Activation, Dropout, Instruction, Integers, RowChoice, Scalar};
+use crate::program::value::{Extent, ValueId};
+
+/// What an instruction runs in.
+pub struct Context<'a> {
+    pub threads: &'a Threads,
+    pub views: Views<'a>,
+    pub program: &'a Program,
+    pub batch: &'a Batch,
+    pub sequence_starts: &'a [u32],
+    pub masked_starts: &'a [u32],
+    pub first_tokens: &'a [u32],
+    pub step: &'a Step,
+}
+
+fn kernel(activation: Activation) -> activation::Activation {
+    match activation {
+        Activation::Gelu => activation::Activation::Gelu,
+        Activation::GeluTanh => activation::Activation::GeluNew,
+        Activation::Relu => activation::Activation::Relu,
+        Activation::Silu => activation::Activation::Silu,
+        Activation::Tanh => activation::Activation::Tanh,
+    }
+}
+
+impl<'a> Context<'a> {
+    pub(super) fn read(&self, value: ValueId) -> &'a [f32] {
+        self.views.read(value)
+    }
+
+    pub(super) fn write(&self, value: ValueId) -> &'a mut [f32] {
+        self.views.write(value)
+    }
+
+    /// The elements with the sizes of the axes.
+    pub(super) fn shaped(&self, value: ValueId) -> (&'a [f32], Vec<usize>) {
+        (self.read(value), self.views.sizes(value))
+    }
+
+    pub(super) fn columns(&self, value: ValueId) -> usize {
+        self.views.columns(value).max(1)
+    }
+
+    /// The rows of a matrix from a column on.
+    fn matrix(&self, value: ValueId, first_column: usize) -> Matrix<'a> {
+        let elements = self.read(value);
+        Matrix::new(&elements[first_column.min(elements.len())..], self.columns(value))
+    }
+
+    fn matrix_mut(&self, value: ValueId, first_column: usize) -> MatrixMut<'a> {
+        let elements = self.write(value);
+        let start = first_column.min(elements.len());
+        MatrixMut::new(&mut elements[start..], self.columns(value))
+    }
+
+    /// The mask of a dropout, for rows as `value` has them.
+    fn mask(&self, dropout: Option<Dropout>, value: ValueId) -> Option<RowDropout<'a>> {
+        let dropout = dropout?;
+        let key = DropoutKey { seed: self.step.seed, step: self.step.number, site: dropout.site };
+        let starts: &'a [u32] = match self.program.value(value).extents.first() {
+            Some(Extent::Sequences) => self.sequence_starts,
+            Some(Extent::Masked) => self.masked_starts,
+            _ => &self.batch.starts,
+        };
+        RowDropout::new(key, dropout.probability, starts, &self.batch.places)
+    }
+
+    fn integers<'b>(&'b self, integers: &'b Integers) -> Result<&'b [i32], BackendError> {
+        match integers {
+            Integers::Label(field) => {
+                let labels = self.batch.labels.get(field).map(Vec::as_slice);
+                labels.ok_or_else(|| {
+                    BackendError::Wrong(format!("the batch has no labels of the field {field}"))
+                })
+            }
+            Integers::MaskedTokens => Ok(&self.batch.masked_tokens),
+            Integers::Constant(values) => Ok(values),
+        }
+    }
+
+    fn chosen(&self, choice: RowChoice) -> &'a [u32] {
+        match choice {
+            RowChoice::FirstToken => self.first_tokens,
+            RowChoice::Masked => &self.batch.masked_rows,
+        }
+    }
+
+    fn lookup(&self) -> Lookup<'a> {
+        let batch = self.batch;
+        Lookup {
+            starts: &batch.starts,
+            virtual_tokens: batch.virtual_tokens,
+            ids: &batch.ids,
+            positions: &batch.positions,
+            types: &batch.token_types,
+        }
+    }
+
+    fn attention(&self, qkv: ValueId, heads: usize, dropout: Option<Dropout>) -> Attention<'a> {
+        let head_dim = self.columns(qkv) / (3 * heads);
+        let scale = 1.0 / (head_dim as f32).sqrt();
+        Attention { starts: &self.batch.starts, heads, head_dim, scale, dropout: self.mask(dropout, qkv) }
+    }
+
+    fn low_rank(
+        &self,
+        a: ValueId,
+        b: ValueId,
+        scale: f32,
+        dropout: Option<Dropout>,
+        hidden: ValueId,
+    ) -> LowRank<'a> {
+        LowRank {
+            a: self.read(a),
+            b: self.read(b),
+            rank: self.columns(b),
+            inputs: self.columns(a),
+            outputs: self.views.sizes(b)[0],
+            scale,
+            dropout: self.mask(dropout, hidden),
+        }
+    }
+
+    /// Runs one instruction.
+    ///
+    /// # Errors
+    /// Integers that the batch lacks.
+    pub fn execute(&self, instruction: &Instruction, losses: &mut [f64]) -> Result<(), BackendError> {
+        let threads = self.threads;
+        match *instruction {
+            Instruction::Embed { word, position, token_type, prompt, out } => {
+                let optional = |value: Option<ValueId>| value.map(|value| self.read(value));
+                let (position, token_type, prompt) =
+                    (optional(position), optional(token_type), optional(prompt));
+                let tables = Tables { word: Some(self.read(word)), position, token_type, prompt };
+                embedding::forward(threads, self.write(out), self.lookup(), tables, self.columns(out));
+            }
+            Instruction::EmbedBackward { gradient, word, position, token_type, prompt } => {
+                let optional = |value: Option<ValueId>| value.map(|value| self.write(value));
+                let gradients = embedding::Gradients {
+                    word: optional(word),
+                    position: optional(position),
+                    token_type: optional(token_type),
+                    prompt: optional(prompt),
+                };
+                let prompted = self.batch.virtual_tokens > 0;
+                embedding::backward(
+                    threads,
+                    gradients,
+                    self.read(gradient),
+                    self.lookup(),
+                    prompted,
+                    self.columns(gradient),
+                );
+            }
+            Instruction::Linear { x, weight, y, first_column } => {
+                let (outputs, inputs) = (self.views.sizes(weight)[0], self.columns(weight));
+                let rows = self.read(x).len() / inputs;
+                let size = [rows, outputs, inputs];
+                nt(
+                    threads,
+                    size,
+                    1.0,
+                    self.matrix(x, 0),
+                    self.matrix(weight, 0),
+                    0.0,
+                    self.matrix_mut(y, first_column),
+                );
+            }
+            Instruction::LinearInputGradient { dy, weight, dx, first_column, accumulate } => {
+                let (outputs, inputs) = (self.views.sizes(weight)[0], self.columns(weight));
+                let out = self.matrix_mut(dx, 0);
+                let size = [out.values.len() / inputs, inputs, outputs];
+                let beta = f32::from(u8::from(accumulate));
+                nn(threads, size, 1.0, self.matrix(dy, first_column), self.matrix(weight, 0), beta, out);
+            }
+            Instruction::LinearWeightGradient { dy, x, dweight, first_column, accumulate } => {
+                let (outputs, inputs) = (self.views.sizes(dweight)[0], self.columns(dweight));
+                let rows = self.read(x).len() / inputs;
+                let beta = f32::from(u8::from(accumulate));
+                let (dy, x) = (self.matrix(dy, first_column), self.matrix(x, 0));
+                tn(threads, [outputs, inputs, rows], 1.0, dy, x, beta, self.matrix_mut(dweight, 0));
+            }
+            Instruction::AddBias { y, bias, first_column } => {
+                let (bias, width) = (self.read(bias), self.columns(y));
+                match first_column == 0 && bias.len() == width {
+                    true => elementwise::add_bias(threads, self.write(y), bias),
+                    false => {
+                        for row in self.write(y).chunks_exact_mut(width) {
+                            row[first_column..].iter_mut().zip(bias).for_each(|(y, bias)| *y += bias);
+                        }
+                    }
+                }
+            }
+            Instruction::ColumnSums { dy, dbias, first_column, accumulate } => {
+                let (sums, rows) = (self.write(dbias), self.matrix(dy, first_column));
+                if !accumulate {
+                    sums.fill(0.0);
+                }
+                reduce::column_sums(threads, sums, rows.values, rows.stride);
+            }
+            Instruction::LowRank { x, a, b, hidden, y, first_column, scale, dropout } => {
+                let factors = self.low_rank(a, b, scale, dropout, hidden);
+                let out = self.matrix_mut(y, first_column);
+                low_rank::forward(threads, self.write(hidden), out, self.matrix(x, 0), &factors);
+            }
+            Instruction::LowRankBackward {
+                dy,
+                x,
+                a,
+                b,
+                hidden,
+                dhidden,
+                da,
+                db,
+                dx,
+                first_column,
+                scale,
+                dropout,
+            } => {
+                let factors = self.low_rank(a, b, scale, dropout, hidden);
+                if let Some((dx, false)) = dx {
+                    elementwise::fill(threads, self.write(dx), 0.0);
+                }
+                let gradients = low_rank::Gradients {
+                    a: da.map(|da| self.write(da)),
+                    b: db.map(|db| self.write(db)),
+                    x: dx.map(|(dx, _)| self.matrix_mut(dx, 0)),
+                };
+                // Without a gradient of `a` the input is not read.
+                let x = x.map_or(Matrix::new(&[], factors.inputs), |x| self.matrix(x, 0));
+                let dy = self.matrix(dy, first_column);
+                low_rank::backward(
+                    threads,
+                    gradients,
+                    self.write(dhidden),
+                    dy,
+                    self.read(hidden),
+                    x,
+                    &factors,
+                );
+            }
+            Instruction::Norm {
+                bias,
+                residual,
+                dropout,
+                gain,
+                shift,
+                epsilon,
+                normalized,
+                scale,
+                out,
+                after,
+                ..
+            } => {
+                let terms = layer_norm::Forward {
+                    input: None,
+                    bias: bias.map(|bias| self.read(bias)),
+                    dropout: self.mask(dropout, out),
+                    residual: residual.map_or(Residual::None, |residual| Residual::From(self.read(residual))),
+                    affine: Affine { gain: self.read(gain), shift: self.read(shift) },
+                    epsilon,
+                    dropout_after: self.mask(after, out),
+                };
+                layer_norm::forward(
+                    threads,
+                    self.write(out),
+                    self.write(normalized),
+                    self.write(scale),
+                    terms,
+                );
+            }
+            Instruction::Recover { normalized, gain, shift, out, after } => {
+                let affine = Affine { gain: self.read(gain), shift: self.read(shift) };
+                layer_norm::recover(
+                    threads,
+                    self.write(out),
+                    self.read(normalized),
+                    affine,
+                    self.mask(after, out),
+                );
+            }
+            Instruction::NormBackward {
+                dout,
+                normalized,
+                scale,
+                gain,
+                dropout,
+                after,
+                dv,
+                dy,
+                dgain,
+                dshift,
+                dbias,
+            } => {
+                let terms = layer_norm::Backward {
+                    dout: Some(self.read(dout)),
+                    normalized: self.read(normalized),
+                    rstd: self.read(scale),
+                    gain: self.read(gain),
+                    dropout: self.mask(dropout, dout),
+                    dropout_after: self.mask(after, dout),
+                };
+                let optional = |value: Option<ValueId>| value.map(|value| self.write(value));
+                let gradients = layer_norm::Gradients {
+                    gain: optional(dgain),
+                    shift: optional(dshift),
+                    bias: optional(dbias),
+                };
+                layer_norm::backward(threads, self.write(dv), optional(dy), terms, gradients);
+            }
+            Instruction::Activate { x, bias, out, activation } => {
+                let bias = bias.map(|bias| self.read(bias));
+                activation::activate(
+                    threads,
+                    kernel(activation),
+                    self.write(out),
+                    self.read(x),
+                    bias,
+                    self.columns(out),
+                );
+            }
+            Instruction::ActivateBackward { x, bias, dx, activation, .. } => {
+                let bias = bias.map(|bias| self.read(bias));
+                activation::backward(
+                    threads,
+                    kernel(activation),
+                    self.write(dx),
+                    self.read(x),
+                    bias,
+                    self.columns(dx),
+                );
+            }
+            Instruction::Attention { qkv, heads, out, log_sums, dropout } => {
+                let settings = self.attention(qkv, heads, dropout);
+                attention::forward(threads, self.write(out), self.write(log_sums), self.read(qkv), &settings);
+            }
+            Instruction::AttentionBackward { dout, qkv, log_sums, heads, dqkv, dropout, .. } => {
+                let settings = self.attention(qkv, heads, dropout);
+                let (dout, qkv, log_sums) = (self.read(dout), self.read(qkv), self.read(log_sums));
+                attention::backward(threads, self.write(dqkv), dout, qkv, log_sums, &settings);
+            }
+            Instruction::TakeRows { x, out, choice } => {
+                let width = self.columns(out);
+                elementwise::gather_rows(threads, self.write(out), self.read(x), self.chosen(choice), width);
+            }
+            Instruction::TakeRowsBackward { dout, dx, choice, accumulate } => {
+                if !accumulate {
+                    elementwise::fill(threads, self.write(dx), 0.0);
+                }
+                let width = self.columns(dout);
+                elementwise::scatter_add_rows(
+                    threads,
+                    self.write(dx),
+                    self.read(dout),
+                    self.chosen(choice),
+                    width,
+                );
+            }
+            Instruction::Dropout { x, out, dropout } => {
+                dropout::dropout(
+                    threads,
+                    self.write(out),
+                    self.read(x),
+                    self.columns(out),
+                    self.mask(Some(dropout), out),
+                );
+            }
+            Instruction::CrossEntropy { logits, ref labels, losses, log_sums } => {
+                let labels = self.integers(labels)?;
+                cross_entropy::forward(
+                    threads,
+                    self.write(losses),
+                    self.write(log_sums),
+                    self.read(logits),
+                    labels,
+                );
+            }
+            Instruction::CrossEntropyBackward { logits, ref labels, log_sums, dlosses, dlogits } => {
+                let labels = self.integers(labels)?;
+                let (logits, log_sums, weights) =
+                    (self.read(logits), self.read(log_sums), self.read(dlosses));
+                cross_entropy::backward(
+                    threads,
+                    self.write(dlogits),
+                    Some(logits),
+                    log_sums,
+                    labels,
+                    weights,
+                );
+            }
+            Instruction::SumLoss { x, loss } => {
+                losses[loss] += self.read(x).iter().map(|&element| f64::from(element)).sum::<f64>();
+            }
+            Instruction::Fill { out, scalar } => {
+                let value = match scalar {
+                    Scalar::Constant(value) => value,
+                    Scalar::LossWeight(loss) => self.step.loss_weights[loss],
+                    Scalar::MicroBatchShare => self.step.micro_batch_share,
+                };
+                elementwise::fill(threads, self.write(out), value);
+            }
+            Instruction::Constant { out, ref values } => {
+                self.write(out).iter_mut().zip(values.iter()).for_each(|(out, &value)| *out = value as f32);
+            }
+            _ => self.fine_grained(instruction),
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,172 @@
+//! The memory of the CPU backend: one arena for working values, blocks of
+//! parameters and gradients.
+
+use std::marker::PhantomData;
+
+use crate::backend::BackendError;
+use crate::compile::Compiled;
+use crate::parameters::Parameters;
+use crate::program::build::Program;
+use crate::program::value::{Sizes, Storage, ValueId};
+
+/// Elements that start at a cache line.
+#[derive(Clone, Copy)]
+#[repr(C, align(64))]
+struct Line([f32; 16]);
+
+/// Elements of a [`Line`].
+const LINE: usize = 16;
+
+/// All memory of a cell on the CPU.
+#[derive(Default)]
+pub struct Memory {
+    arena: Vec<Line>,
+    pub parameters: Vec<Vec<f32>>,
+    pub gradients: Vec<Vec<f32>>,
+    /// First and second moments of AdamW, by block, of what trains.
+    pub moments: Vec<[Vec<f32>; 2]>,
+    /// By value: the first element in its storage, for the current batch.
+    offsets: Vec<usize>,
+    /// By value: the number of elements, for the current batch.
+    lengths: Vec<usize>,
+    pub sizes: Sizes,
+}
+
+/// Zeros, or an error where there is no memory for them.
+fn zeros(count: usize) -> Result<Vec<f32>, BackendError> {
+    let mut elements = Vec::new();
+    let reserved = elements.try_reserve_exact(count);
+    reserved.map_err(|_| BackendError::OutOfMemory { bytes: count * size_of::<f32>() })?;
+    elements.resize(count, 0.0);
+    Ok(elements)
+}
+
+impl Memory {
+    /// Takes parameters, and makes room for the gradients and moments of those
+    /// blocks that train.
+    pub fn set_parameters(
+        &mut self,
+        parameters: &Parameters,
+        blocks: Vec<Vec<f32>>,
+    ) -> Result<(), BackendError> {
+        self.gradients.clear();
+        self.moments.clear();
+        for block in &parameters.blocks {
+            let count = if block.trains() { block.elements } else { 0 };
+            self.gradients.push(zeros(count)?);
+            self.moments.push([zeros(count)?, zeros(count)?]);
+        }
+        self.parameters = blocks;
+        Ok(())
+    }
+
+    /// Places the values of a program for a batch of these sizes. The arena
+    /// grows where it has to and never shrinks.
+    pub fn place(&mut self, compiled: &Compiled, sizes: Sizes) -> Result<(), BackendError> {
+        let program = &compiled.program;
+        let elements = compiled.lifetimes.assign(program, &sizes, &mut self.offsets);
+        let lines = elements.div_ceil(LINE);
+        if lines > self.arena.len() {
+            // What was there is not needed any more: it goes first, so that old
+            // and new are never there together.
+            self.arena = Vec::new();
+            let reserved = self.arena.try_reserve_exact(lines);
+            reserved.map_err(|_| BackendError::OutOfMemory { bytes: lines * size_of::<Line>() })?;
+            self.arena.resize(lines, Line([0.0; LINE]));
+        }
+        self.lengths.clear();
+        self.lengths.extend(program.values.iter().map(|value| value.elements(&sizes)));
+        for (place, value) in program.values.iter().enumerate() {
+            if let Storage::Parameter { offset, .. } | Storage::Gradient { offset, .. } = value.storage {
+                self.offsets[place] = offset;
+            }
+        }
+        // Views of parameters and gradients start where those do.
+        for place in 0..program.values.len() {
+            let root = compiled.lifetimes.roots[place].0 as usize;
+            self.offsets[place] = self.offsets[root];
+        }
+        self.sizes = sizes;
+        Ok(())
+    }
+
+    /// A copy of a value in working memory.
+    pub fn working(&self, value: ValueId, length: usize) -> Vec<f32> {
+        let lines = self.arena.iter().flat_map(|line| &line.0);
+        lines.skip(self.offsets[value.0 as usize]).take(length).copied().collect()
+    }
+}
+
+/// The values of a program as slices, several of them at a time.
+pub struct Views<'a> {
+    memory: *mut Memory,
+    program: &'a Program,
+    borrow: PhantomData<&'a mut Memory>,
+}
+
+impl<'a> Views<'a> {
+    pub fn new(memory: &'a mut Memory, program: &'a Program) -> Views<'a> {
+        Views { memory, program, borrow: PhantomData }
+    }
+
+    /// The start of a value and its length, inside its storage.
+    fn place(&self, value: ValueId) -> (*mut f32, usize) {
+        // SAFETY: `memory` is borrowed exclusively for as long as `self`. The
+        // reference lives only here, and touches the vectors themselves, never
+        // the elements to which slices were given out.
+        let memory = unsafe { &mut *self.memory };
+        let root = crate::program::layout::root(self.program, value);
+        let (start, available) = match self.program.value(root).storage {
+            Storage::Parameter { block, .. } => {
+                (memory.parameters[block].as_mut_ptr(), memory.parameters[block].len())
+            }
+            Storage::Gradient { block, .. } => {
+                (memory.gradients[block].as_mut_ptr(), memory.gradients[block].len())
+            }
+            Storage::Working | Storage::InPlaceOf(_) => {
+                (memory.arena.as_mut_ptr().cast(), memory.arena.len() * LINE)
+            }
+        };
+        let (offset, length) = (memory.offsets[value.0 as usize], memory.lengths[value.0 as usize]);
+        assert!(
+            offset.checked_add(length).is_some_and(|end| end <= available),
+            "a value lies outside its storage"
+        );
+        // SAFETY: the offset lies inside the storage, as asserted.
+        (unsafe { start.add(offset) }, length)
+    }
+
+    /// The sizes of a value's axes in the current batch.
+    pub fn sizes(&self, value: ValueId) -> Vec<usize> {
+        // SAFETY: as in `place`.
+        let sizes = unsafe { (*self.memory).sizes };
+        self.program.value(value).sizes(&sizes)
+    }
+
+    /// Size of the last axis.
+    pub fn columns(&self, value: ValueId) -> usize {
+        // SAFETY: as in `place`.
+        let sizes = unsafe { (*self.memory).sizes };
+        self.program.value(value).columns(&sizes)
+    }
+
+    /// The elements of a value to read.
+    pub fn read(&self, value: ValueId) -> &'a [f32] {
+        let (start, length) = self.place(value);
+        // SAFETY: the range lies inside its storage, which is initialised.
+        // Values that live at the same time do not overlap unless one is in
+        // place of the other (`Lifetimes::assign`), and no instruction reads a
+        // value through this slice that it writes through another.
+        unsafe { std::slice::from_raw_parts(start, length) }
+    }
+
+    /// The elements of a value to write. An instruction takes each value that
+    /// it writes once, and reads none that shares its memory.
+    #[allow(clippy::mut_from_ref)] // Values of one arena are written and read side by side.
+    pub fn write(&self, value: ValueId) -> &'a mut [f32] {
+        let (start, length) = self.place(value);
+        // SAFETY: as for `read`; exclusive, because instructions take in-place
+        // pairs through one slice only.
+        unsafe { std::slice::from_raw_parts_mut(start, length) }
+    }
+}

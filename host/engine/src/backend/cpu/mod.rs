@@ -1,0 +1,209 @@
+//! The CPU backend: the kernels on slices of one arena.
+
+mod execute;
+mod expressions;
+mod memory;
+mod tensor;
+
+use crate::backend::{AdamW, Backend, BackendError, Step};
+use crate::batch::Batch;
+use crate::compile::Compiled;
+use crate::kernels::parallel::Threads;
+use crate::kernels::{adamw, reduce};
+use crate::parameters::Parameters;
+use crate::program::build::Program;
+use crate::program::instruction::Instruction;
+use crate::program::layout;
+use crate::program::value::{Sizes, Storage, ValueId};
+use memory::{Memory, Views};
+
+/// Runs programs on the processor's cores.
+pub struct Cpu {
+    threads: Threads,
+    memory: Memory,
+    batch: Batch,
+    /// By packing: the first row of each sequence in [sequences] and [masked].
+    sequence_starts: Vec<u32>,
+    masked_starts: Vec<u32>,
+    /// The first token of each sequence that is no virtual one.
+    first_tokens: Vec<u32>,
+    step: Step,
+    losses: Vec<f64>,
+}
+
+impl Cpu {
+    /// A backend of so many threads.
+    ///
+    /// # Errors
+    /// Threads that cannot be started.
+    pub fn new(threads: usize) -> Result<Cpu, BackendError> {
+        let threads = Threads::new(threads)
+            .map_err(|error| BackendError::Wrong(format!("{threads} threads cannot be started: {error}")))?;
+        Ok(Cpu {
+            threads,
+            memory: Memory::default(),
+            batch: Batch::default(),
+            sequence_starts: Vec::new(),
+            masked_starts: Vec::new(),
+            first_tokens: Vec::new(),
+            step: Step::default(),
+            losses: Vec::new(),
+        })
+    }
+
+    /// Checks that every integer of the batch stands for an entry of its table.
+    fn check(&self, program: &Program, batch: &Batch) -> Result<(), BackendError> {
+        let entries = |value: ValueId| {
+            program.value(value).extents.first().map_or(0, |&extent| Sizes::default().resolve(extent))
+        };
+        for instruction in &program.forward {
+            let Instruction::Embed { word, position, token_type, prompt, .. } = *instruction else {
+                continue;
+            };
+            let (vocabulary, real) = (entries(word) as u32, batch.virtual_tokens);
+            let words = batch.starts.windows(2).flat_map(|range| (range[0] + real)..range[1]);
+            let mut ids = words.map(|row| batch.ids[row as usize]);
+            if let Some(id) = ids.find(|&id| id >= vocabulary) {
+                return Err(BackendError::Wrong(format!(
+                    "the token id {id} lies outside the model's vocabulary of {vocabulary}"
+                )));
+            }
+            let tables =
+                [(position, &batch.positions, "position"), (token_type, &batch.token_types, "token type")];
+            for (table, numbers, name) in tables {
+                let Some(size) = table.map(entries) else { continue };
+                if let Some(number) = numbers.iter().find(|&&number| number as usize >= size) {
+                    return Err(BackendError::Wrong(format!(
+                        "the {name} {number} lies outside the model's {size}"
+                    )));
+                }
+            }
+            if prompt.is_some_and(|prompt| entries(prompt) < real as usize) {
+                return Err(BackendError::Wrong(format!(
+                    "{real} virtual tokens are more than the prompt has"
+                )));
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Backend for Cpu {
+    fn set_parameters(&mut self, parameters: &Parameters, blocks: Vec<Vec<f32>>) -> Result<(), BackendError> {
+        self.memory.set_parameters(parameters, blocks)
+    }
+
+    fn read_block(&self, block: usize) -> Result<Vec<f32>, BackendError> {
+        Ok(self.memory.parameters[block].clone())
+    }
+
+    fn write_block(&mut self, block: usize, elements: &[f32]) -> Result<(), BackendError> {
+        self.memory.parameters[block].copy_from_slice(elements);
+        Ok(())
+    }
+
+    fn read_gradient(&self, block: usize) -> Result<Vec<f32>, BackendError> {
+        Ok(self.memory.gradients[block].clone())
+    }
+
+    fn begin(&mut self, compiled: &Compiled, batch: &Batch, step: &Step) -> Result<(), BackendError> {
+        self.check(&compiled.program, batch)?;
+        self.memory.place(compiled, Sizes::of(batch))?;
+        self.batch.clone_from(batch);
+        self.step.clone_from(step);
+        let sequences = batch.sequences() as u32;
+        self.sequence_starts.clear();
+        self.sequence_starts.extend(0..=sequences);
+        self.masked_starts.clear();
+        let before = |start: &u32| batch.masked_rows.partition_point(|row| row < start) as u32;
+        self.masked_starts.extend(batch.starts.iter().map(before));
+        self.first_tokens.clear();
+        let starts = &batch.starts[..sequences as usize];
+        self.first_tokens.extend(starts.iter().map(|start| start + batch.virtual_tokens));
+        self.losses.clear();
+        self.losses.resize(compiled.program.losses.len(), 0.0);
+        Ok(())
+    }
+
+    fn execute(&mut self, program: &Program, instruction: &Instruction) -> Result<(), BackendError> {
+        let views = Views::new(&mut self.memory, program);
+        let context = execute::Context {
+            threads: &self.threads,
+            views,
+            program,
+            batch: &self.batch,
+            sequence_starts: &self.sequence_starts,
+            masked_starts: &self.masked_starts,
+            first_tokens: &self.first_tokens,
+            step: &self.step,
+        };
+        context.execute(instruction, &mut self.losses)
+    }
+
+    fn read(&self, program: &Program, value: ValueId) -> Result<Vec<f32>, BackendError> {
+        let root = layout::root(program, value);
+        let length = program.value(value).elements(&self.memory.sizes);
+        Ok(match program.value(root).storage {
+            Storage::Parameter { block, offset } => {
+                self.memory.parameters[block][offset..offset + length].to_vec()
+            }
+            Storage::Gradient { block, offset } => {
+                self.memory.gradients[block][offset..offset + length].to_vec()
+            }
+            Storage::Working | Storage::InPlaceOf(_) => self.memory.working(value, length),
+        })
+    }
+
+    fn losses(&self) -> Result<Vec<f64>, BackendError> {
+        Ok(self.losses.clone())
+    }
+
+    fn gradient_norm(&self) -> Result<f64, BackendError> {
+        let squares =
+            self.memory.gradients.iter().map(|gradient| reduce::squared_norm(&self.threads, gradient));
+        Ok(squares.sum::<f64>().sqrt())
+    }
+
+    fn update(
+        &mut self,
+        parameters: &Parameters,
+        block: usize,
+        part: usize,
+        rule: &AdamW,
+    ) -> Result<(), BackendError> {
+        let part = &parameters.blocks[block].parts[part];
+        let range = part.offset..part.offset + part.elements;
+        let settings = adamw::AdamW {
+            learning_rate: rule.learning_rate,
+            beta1: rule.beta1,
+            beta2: rule.beta2,
+            epsilon: rule.epsilon,
+            weight_decay: rule.weight_decay,
+            step: rule.update,
+            gradient_scale: rule.gradient_scale,
+        };
+        let [first, second] = &mut self.memory.moments[block];
+        let gradient = &mut self.memory.gradients[block][range.clone()];
+        let parameter = &mut self.memory.parameters[block][range.clone()];
+        adamw::step(
+            &self.threads,
+            &settings,
+            parameter,
+            gradient,
+            &mut first[range.clone()],
+            &mut second[range],
+        );
+        gradient.fill(0.0);
+        Ok(())
+    }
+
+    fn clear_gradients(&mut self) -> Result<(), BackendError> {
+        self.memory.gradients.iter_mut().for_each(|gradient| gradient.fill(0.0));
+        Ok(())
+    }
+
+    fn clear_state(&mut self) -> Result<(), BackendError> {
+        self.memory.moments.iter_mut().flatten().for_each(|moments| moments.fill(0.0));
+        Ok(())
+    }
+}

@@ -1,0 +1,110 @@
+//! From plans to programs: the model's computation with the method's hooks,
+//! the task's losses and outputs, and the reverse pass.
+
+use std::sync::Arc;
+
+use host_ir::method::MethodPlan;
+use host_ir::model::ModelDescription;
+use host_ir::task::TaskPlan;
+
+use crate::models;
+use crate::models::config::EncoderConfig;
+use crate::parameters::Parameters;
+use crate::program::backward;
+use crate::program::build::{Builder, CompileError, Loss, Output, Program};
+use crate::program::instruction::Instruction;
+use crate::program::layout::{Lifetimes, prune};
+use crate::program::value::Sizes;
+
+/// All that a program is compiled from.
+#[derive(Clone)]
+pub struct Plans {
+    pub config: EncoderConfig,
+    pub model: Arc<ModelDescription>,
+    pub task: Arc<TaskPlan>,
+    pub method: Arc<MethodPlan>,
+    pub parameters: Arc<Parameters>,
+}
+
+/// A program with the lifetimes of its values.
+#[derive(Clone, Debug)]
+pub struct Compiled {
+    pub program: Program,
+    pub lifetimes: Lifetimes,
+}
+
+impl Plans {
+    /// Lays out the parameters of a model under a task's and a method's plan.
+    pub fn new(config: EncoderConfig, model: ModelDescription, task: TaskPlan, method: MethodPlan) -> Plans {
+        let parameters = Parameters::new(&model, &method, &models::fused(&config, &model));
+        Plans {
+            config,
+            model: Arc::new(model),
+            task: Arc::new(task),
+            method: Arc::new(method),
+            parameters: Arc::new(parameters),
+        }
+    }
+
+    /// The program of a training step, forward and backward.
+    ///
+    /// # Errors
+    /// What the plans say and this engine cannot run; something that trains and
+    /// on which the loss does not depend.
+    pub fn training(&self) -> Result<Compiled, CompileError> {
+        let mut program = self.forward(true)?;
+        backward::differentiate(&mut program, &self.parameters)?;
+        Ok(finished(program))
+    }
+
+    /// The program of an evaluation: losses and outputs, without dropout.
+    ///
+    /// # Errors
+    /// As [`Self::training`].
+    pub fn evaluation(&self) -> Result<Compiled, CompileError> {
+        Ok(finished(self.forward(false)?))
+    }
+
+    fn forward(&self, training: bool) -> Result<Program, CompileError> {
+        let mut builder = Builder::new(&self.model, &self.method, &self.task, &self.parameters, training);
+        builder.check_hooks()?;
+        models::build(&mut builder, &self.config)?;
+        for &node in &self.task.losses {
+            let value = builder.expression(true, node)?;
+            builder.add_loss(Loss { value, once: false });
+        }
+        for &node in &self.method.losses {
+            let value = builder.expression(false, node)?;
+            builder.add_loss(Loss { value, once: true });
+        }
+        if !training {
+            for (name, node) in &self.task.outputs {
+                let value = builder.expression(true, *node)?;
+                builder.program.outputs.push(Output { name: name.clone(), value });
+            }
+        }
+        let mut program = builder.program;
+        prune(&mut program);
+        Ok(program)
+    }
+}
+
+impl Builder<'_> {
+    fn add_loss(&mut self, loss: Loss) {
+        let number = self.program.losses.len();
+        self.push(Instruction::SumLoss { x: loss.value, loss: number });
+        self.program.losses.push(loss);
+    }
+}
+
+fn finished(program: Program) -> Compiled {
+    let lifetimes = Lifetimes::new(&program);
+    Compiled { program, lifetimes }
+}
+
+impl Compiled {
+    /// Bytes of working memory for a batch of these sizes.
+    pub fn working_bytes(&self, sizes: &Sizes) -> usize {
+        self.lifetimes.assign(&self.program, sizes, &mut Vec::new()) * size_of::<f32>()
+    }
+}

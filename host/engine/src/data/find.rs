@@ -1,0 +1,191 @@
+//! Which files hold the splits that a task declares.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use host_ir::settings::did_you_mean;
+use host_ir::task::{Container, Layout, Split, SplitUse};
+
+use crate::files::{FileError, listing};
+
+/// A split with its files.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FoundSplit {
+    pub name: String,
+    pub usage: SplitUse,
+    pub files: Vec<PathBuf>,
+    pub container: Container,
+}
+
+/// Finds the files of every split. `overrides` gives files, relative to the
+/// data's folder, for splits by name.
+///
+/// # Errors
+/// A split without a file; a name that is no split's.
+pub fn find(
+    layout: &Layout,
+    data: &Path,
+    overrides: &BTreeMap<String, PathBuf>,
+) -> Result<Vec<FoundSplit>, FileError> {
+    for name in overrides.keys() {
+        let known: Vec<&str> = layout.splits.iter().map(|split| split.name.as_str()).collect();
+        if !known.contains(&name.as_str()) {
+            return Err(FileError::new(
+                data,
+                format!("the task has no split {name}{}", did_you_mean(name, &known)),
+            ));
+        }
+    }
+    if !data.is_dir() {
+        return Err(FileError::new(
+            data,
+            "there is no such folder; data.path is the folder in which the data's files lie",
+        ));
+    }
+    let mut found = Vec::new();
+    for split in &layout.splits {
+        if let Some((files, container)) = files_of(split, data, overrides.get(&split.name))? {
+            found.push(FoundSplit { name: split.name.clone(), usage: split.usage, files, container });
+        } else if split.usage != SplitUse::Optional {
+            let patterns: Vec<&str> = split.files.iter().map(|file| file.pattern.as_str()).collect();
+            let sentence = format!(
+                "there is no file for the split {}; looked for {}; the folder has {}",
+                split.name,
+                patterns.join(", "),
+                listing(data, 8)
+            );
+            return Err(FileError::new(data, sentence));
+        }
+    }
+    Ok(found)
+}
+
+fn files_of(
+    split: &Split,
+    data: &Path,
+    given: Option<&PathBuf>,
+) -> Result<Option<(Vec<PathBuf>, Container)>, FileError> {
+    if let Some(given) = given {
+        let path = data.join(given);
+        if !path.is_file() {
+            return Err(FileError::new(
+                path,
+                format!("there is no such file, which data.files gives for the split {}", split.name),
+            ));
+        }
+        return Ok(Some((vec![path.clone()], container_of(split, &path))));
+    }
+    for file in &split.files {
+        let files = matching(data, &file.pattern);
+        if !files.is_empty() {
+            return Ok(Some((files, file.container)));
+        }
+    }
+    Ok(None)
+}
+
+/// The container of a file that the user gave: by a pattern that it matches,
+/// else by its ending, else the task's first.
+fn container_of(split: &Split, path: &Path) -> Container {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let by_pattern = split.files.iter().find(|file| matches(&file.pattern, &name)).map(|file| file.container);
+    let by_ending = (name.ends_with(".jsonl") || name.ends_with(".json")).then_some(Container::JsonLines);
+    by_pattern.or(by_ending).or(split.files.first().map(|file| file.container)).unwrap_or(Container::Lines)
+}
+
+/// Files of a folder whose names match a pattern, sorted.
+fn matching(data: &Path, pattern: &str) -> Vec<PathBuf> {
+    let exact = data.join(pattern);
+    if !pattern.contains('*') {
+        return if exact.is_file() { vec![exact] } else { Vec::new() };
+    }
+    let entries = fs::read_dir(data).into_iter().flatten().flatten().map(|entry| entry.path());
+    let mut files: Vec<PathBuf> = entries
+        .filter(|path| {
+            path.is_file() && matches(pattern, &path.file_name().unwrap_or_default().to_string_lossy())
+        })
+        .collect();
+    files.sort();
+    files
+}
+
+/// Whether a name matches a pattern in which `*` stands for any part.
+fn matches(pattern: &str, name: &str) -> bool {
+    let mut parts = pattern.split('*');
+    let Some(mut rest) = parts.next().and_then(|first| name.strip_prefix(first)) else { return false };
+    let mut last = None;
+    for part in parts {
+        last = Some(part);
+        match rest.find(part) {
+            Some(place) => rest = &rest[place + part.len()..],
+            None => return false,
+        }
+    }
+    // The last part stands at the end, wherever it was found first.
+    last.map_or(rest.is_empty(), |last| name.ends_with(last))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use host_ir::task::FilePattern;
+
+    fn layout() -> Layout {
+        let file = |pattern: &str, container| FilePattern { pattern: pattern.into(), container };
+        let split = |name: &str, usage, files| Split { name: name.into(), usage, files };
+        Layout {
+            splits: vec![
+                split(
+                    "train",
+                    SplitUse::Train,
+                    vec![file("a.train", Container::Lines), file("*train*.jsonl", Container::JsonLines)],
+                ),
+                split("dev", SplitUse::Optional, vec![file("a.dev", Container::Lines)]),
+            ],
+            ..Layout::default()
+        }
+    }
+
+    #[test]
+    fn patterns_are_tried_in_order() {
+        let folder = tempfile::tempdir().unwrap();
+        let error = find(&layout(), folder.path(), &BTreeMap::new()).unwrap_err().to_string();
+        assert!(
+            error.contains("split train; looked for a.train, *train*.jsonl; the folder has no files"),
+            "{error}"
+        );
+        fs::write(folder.path().join("my-train-1.jsonl"), "{}").unwrap();
+        let found = find(&layout(), folder.path(), &BTreeMap::new()).unwrap();
+        assert_eq!((found.len(), found[0].container), (1, Container::JsonLines));
+        fs::write(folder.path().join("a.train"), "x").unwrap();
+        assert_eq!(find(&layout(), folder.path(), &BTreeMap::new()).unwrap()[0].container, Container::Lines);
+    }
+
+    #[test]
+    fn files_can_be_given() {
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join("mine.jsonl"), "{}").unwrap();
+        let given = |split: &str, file: &str| BTreeMap::from([(split.to_string(), PathBuf::from(file))]);
+        let found = find(&layout(), folder.path(), &given("train", "mine.jsonl")).unwrap();
+        assert_eq!(found[0].container, Container::JsonLines);
+        assert!(
+            find(&layout(), folder.path(), &given("train", "none"))
+                .unwrap_err()
+                .to_string()
+                .contains("no such file")
+        );
+        assert!(
+            find(&layout(), folder.path(), &given("trian", "x"))
+                .unwrap_err()
+                .to_string()
+                .contains("did you mean `train`")
+        );
+    }
+
+    #[test]
+    fn stars_stand_for_any_part() {
+        assert!(matches("*.txt", "a.txt") && matches("a*b", "aXb") && matches("ab", "ab"));
+        assert!(!matches("*.txt", "a.txt.gz") && !matches("a*b", "ba") && !matches("ab", "abc"));
+    }
+}

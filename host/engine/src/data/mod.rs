@@ -1,0 +1,6 @@
+//! Data: files to records, examples to packed batches.
+
+pub mod dataset;
+pub mod find;
+pub mod records;
+pub mod sampler;

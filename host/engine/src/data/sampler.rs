@@ -1,0 +1,127 @@
+//! Effective batches of an epoch, as transformers' Trainer draws them: a seeded
+//! uniform permutation, cut into batches; the last one may be smaller.
+
+use host_ir::random::Stream;
+
+use crate::batch::Batch;
+use crate::data::dataset::{Dataset, Noise};
+use crate::train::settings::TrainingSettings;
+use crate::train::trainer::Batches;
+
+/// How an effective batch is measured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Size {
+    Examples(usize),
+    /// Rows, virtual ones included.
+    Tokens(usize),
+}
+
+/// Draws the batches of a training.
+pub struct Sampler<'a> {
+    dataset: &'a Dataset,
+    size: Size,
+    virtual_tokens: u32,
+    noise: Option<Noise>,
+    seed: u64,
+    epoch: Option<u64>,
+    /// The epoch's order, and the first of each effective batch in it.
+    order: Vec<usize>,
+    starts: Vec<usize>,
+}
+
+impl<'a> Sampler<'a> {
+    pub fn new(
+        dataset: &'a Dataset,
+        settings: &TrainingSettings,
+        virtual_tokens: u32,
+        noise: Option<Noise>,
+        seed: u64,
+    ) -> Sampler<'a> {
+        let examples = settings.per_device_train_batch_size * settings.gradient_accumulation_steps.max(1);
+        let size = match settings.train_batch_tokens {
+            Some(tokens) => Size::Tokens((tokens * settings.gradient_accumulation_steps.max(1)) as usize),
+            None => Size::Examples(examples.max(1) as usize),
+        };
+        Sampler {
+            dataset,
+            size,
+            virtual_tokens,
+            noise,
+            seed,
+            epoch: None,
+            order: Vec::new(),
+            starts: Vec::new(),
+        }
+    }
+
+    /// The most examples of an effective batch.
+    pub fn largest_batch(&self) -> usize {
+        match self.size {
+            Size::Examples(examples) => examples.min(self.dataset.len()),
+            Size::Tokens(tokens) => {
+                (tokens / (self.dataset.longest() + self.virtual_tokens as usize).max(1)).max(1)
+            }
+        }
+    }
+
+    /// The order of the examples in an epoch.
+    pub fn order(&mut self, epoch: u64) -> &[usize] {
+        self.draw(epoch);
+        &self.order
+    }
+
+    fn draw(&mut self, epoch: u64) {
+        if self.epoch == Some(epoch) {
+            return;
+        }
+        self.epoch = Some(epoch);
+        self.order.clear();
+        self.order.extend(0..self.dataset.len());
+        Stream::new(self.seed, &format!("order of epoch {epoch}")).shuffle(&mut self.order);
+        self.starts.clear();
+        match self.size {
+            Size::Examples(examples) => self.starts.extend((0..self.order.len()).step_by(examples)),
+            Size::Tokens(most) => {
+                let mut rows = usize::MAX;
+                for (place, &example) in self.order.iter().enumerate() {
+                    let own = self.dataset.length(example) + self.virtual_tokens as usize;
+                    if rows.saturating_add(own) > most {
+                        self.starts.push(place);
+                        rows = 0;
+                    }
+                    rows += own;
+                }
+            }
+        }
+    }
+}
+
+impl Batches for Sampler<'_> {
+    fn steps_of_epoch(&mut self, epoch: u64) -> u64 {
+        self.draw(epoch);
+        self.starts.len() as u64
+    }
+
+    fn effective_batch(&mut self, epoch: u64, number: u64, micro_batch: usize) -> Vec<Batch> {
+        self.draw(epoch);
+        let Some(&start) = self.starts.get(number as usize) else { return Vec::new() };
+        let end = self.starts.get(number as usize + 1).copied().unwrap_or(self.order.len());
+        let placed: Vec<(usize, u32)> = self.order[start..end].iter().copied().zip(0..).collect();
+        let noise = self.noise.map(|noise| Noise { epoch: epoch + 1, ..noise });
+        let mut batches = Vec::new();
+        for part in placed.chunks(micro_batch.max(1)) {
+            let mut batch = Batch::default();
+            self.dataset.pack(part, self.virtual_tokens, noise.as_ref(), &mut batch);
+            batches.push(batch);
+        }
+        batches
+    }
+}
+
+/// Batches of an evaluation: examples by length, so that batches are even, at
+/// most so many in one; and the examples of each batch.
+pub fn evaluation_batches(dataset: &Dataset, size: usize) -> Vec<Vec<usize>> {
+    let mut order: Vec<usize> = (0..dataset.len()).collect();
+    order.sort_by_key(|&example| std::cmp::Reverse(dataset.length(example)));
+    order.chunks(size.max(1)).map(<[usize]>::to_vec).collect()
+}

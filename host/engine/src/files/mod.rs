@@ -1,0 +1,53 @@
+//! Files of a checkpoint in the hub's layout: config.json, safetensors, and
+//! writing them without ever leaving half a file.
+
+pub mod checkpoint;
+pub mod write;
+
+use std::path::{Path, PathBuf};
+
+/// Why a file cannot be used, as a sentence that names it.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{}: {sentence}", file.display())]
+pub struct FileError {
+    pub file: PathBuf,
+    pub sentence: String,
+}
+
+impl FileError {
+    pub fn new(file: impl Into<PathBuf>, sentence: impl ToString) -> FileError {
+        FileError { file: file.into(), sentence: sentence.to_string() }
+    }
+}
+
+/// The digest (BLAKE3) of files: of their names without folders, and contents.
+///
+/// # Errors
+/// A file that cannot be read.
+pub fn digest(files: &[PathBuf]) -> Result<String, FileError> {
+    let mut hasher = blake3::Hasher::new();
+    for file in files {
+        let name = file.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        hasher.update(&(name.len() as u64).to_le_bytes());
+        hasher.update(name.as_bytes());
+        let mut content = blake3::Hasher::new();
+        content.update_mmap(file).map_err(|error| FileError::new(file, error))?;
+        hasher.update(content.finalize().as_bytes());
+    }
+    Ok(hasher.finalize().to_hex().to_string())
+}
+
+/// Names of the files in a folder, for sentences; at most so many.
+pub fn listing(folder: &Path, most: usize) -> String {
+    let Ok(entries) = std::fs::read_dir(folder) else { return "nothing that can be listed".into() };
+    let mut names: Vec<String> =
+        entries.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
+    names.sort();
+    let more = names.len().saturating_sub(most);
+    names.truncate(most);
+    match (names.is_empty(), more) {
+        (true, _) => "no files".into(),
+        (false, 0) => names.join(", "),
+        (false, more) => format!("{} and {more} more", names.join(", ")),
+    }
+}

@@ -1,0 +1,109 @@
+//! The elements with which parameters start.
+
+use host_ir::graph::NewParameterId;
+use host_ir::interpret;
+use host_ir::method::AnyParameter;
+use host_ir::model::{ParameterId, Role};
+use host_ir::random::Stream;
+
+use crate::compile::Plans;
+
+/// Why a parameter has no start.
+#[derive(Debug, thiserror::Error)]
+pub enum InitError {
+    /// A sentence of the checkpoint about a tensor.
+    #[error("{0}")]
+    Checkpoint(String),
+    /// The initial expression of a new parameter failed.
+    #[error("the initial value of {name}: {sentence}")]
+    Expression { name: String, sentence: String },
+}
+
+/// Elements by the names of transformers.
+pub trait Weights {
+    /// The elements of a parameter, `None` where there is no such tensor.
+    ///
+    /// # Errors
+    /// A sentence about a tensor that is there and cannot be used.
+    fn load(&self, name: &str, shape: &[u32]) -> Result<Option<Vec<f32>>, String>;
+
+    /// The end of a sentence that names the tensor that comes nearest.
+    fn nearest(&self, _: &str) -> String {
+        String::new()
+    }
+}
+
+/// No weights at all: a model that starts at random.
+pub struct Reinitialised;
+
+impl Weights for Reinitialised {
+    fn load(&self, _: &str, _: &[u32]) -> Result<Option<Vec<f32>>, String> {
+        Ok(None)
+    }
+}
+
+/// The elements of all blocks: from the weights where they are, at random from
+/// the seed for what is new (normal with the config's `initializer_range`,
+/// biases zero, norms one and zero, as transformers' `_init_weights`), and from
+/// the plan's expressions for what the method adds.
+///
+/// # Errors
+/// A tensor that is missing or of another shape, unless `may_be_missing`; an
+/// expression that cannot be evaluated.
+pub fn initial_blocks(
+    plans: &Plans,
+    weights: &dyn Weights,
+    may_be_missing: bool,
+    seed: u64,
+) -> Result<Vec<Vec<f32>>, InitError> {
+    let parameters = &plans.parameters;
+    let mut blocks: Vec<Vec<f32>> = parameters.blocks.iter().map(|block| vec![0.0; block.elements]).collect();
+    for (place, parameter) in plans.model.parameters.iter().enumerate() {
+        let id = ParameterId(place as u32);
+        let loaded = weights.load(&parameter.name, &parameter.shape).map_err(InitError::Checkpoint)?;
+        let elements = match loaded {
+            Some(elements) => elements,
+            None if parameter.head || may_be_missing => fresh(plans, id, seed),
+            None => {
+                let nearest = weights.nearest(&parameter.name);
+                let sentence = format!("the checkpoint has no tensor {}{nearest}", parameter.name);
+                return Err(InitError::Checkpoint(sentence));
+            }
+        };
+        let (block, part) = parameters.find(AnyParameter::Base(id));
+        blocks[block][part.offset..part.offset + part.elements].copy_from_slice(&elements);
+    }
+    for place in 0..plans.method.parameters.len() as u32 {
+        let id = NewParameterId(place);
+        let base = |id: ParameterId| {
+            let (block, part) = parameters.find(AnyParameter::Base(id));
+            blocks[block][part.offset..part.offset + part.elements].to_vec()
+        };
+        let name = plans.method.parameter(id).name.clone();
+        let elements = interpret::initial_value(&plans.method, id, seed, &base);
+        let elements = elements.map_err(|sentence| InitError::Expression { name, sentence })?;
+        let (block, part) = parameters.find(AnyParameter::New(id));
+        blocks[block][part.offset..part.offset + part.elements].copy_from_slice(&elements);
+    }
+    Ok(blocks)
+}
+
+/// A parameter of the model at random.
+fn fresh(plans: &Plans, id: ParameterId, seed: u64) -> Vec<f32> {
+    let parameter = plans.model.parameter(id);
+    let count = parameter.elements();
+    match parameter.role {
+        Role::Bias | Role::NormBias => vec![0.0; count],
+        Role::NormWeight => vec![1.0; count],
+        Role::Weight | Role::Embedding => {
+            let mut stream = Stream::new(seed, &parameter.name);
+            let deviation = plans.config.initializer_range;
+            let mut elements: Vec<f32> = (0..count).map(|_| (stream.normal() * deviation) as f32).collect();
+            if plans.model.word_embeddings == Some(id) {
+                let row = plans.config.hidden_size;
+                elements[plans.config.padding * row..][..row].fill(0.0);
+            }
+            elements
+        }
+    }
+}

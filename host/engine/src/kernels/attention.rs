@@ -1,0 +1,280 @@
+//! Attention over packed sequences (Vaswani et al. 2017), a query block at a
+//! time: only the logarithm of each row's sum of exponentials is saved, and the
+//! backward pass computes the probabilities again (Dao et al. 2022).
+//!
+//!     P = softmax(scale Q Kᵀ),  ctx = dropout(P) V
+//!
+//! for each sequence and head. The matrix `qkv` [rows, 3 heads head_dim] holds
+//! the queries, keys and values side by side, biases included.
+
+use std::cmp::Reverse;
+use std::ops::Range;
+
+use super::dropout::RowDropout;
+use super::matmul::{Form, Matrix, MatrixMut, raw, sequential};
+use super::parallel::{SharedMatrix, Threads, with_scratch};
+use super::simd::{exp, maximum, sum_of_pairs, vectorize};
+
+/// Queries whose probabilities are in memory at a time.
+const QUERY_BLOCK: usize = 128;
+/// Multiplications below which a share is not worth waking another thread.
+const MINIMUM_PRODUCTS: usize = 1 << 20;
+
+/// The shape and settings of an attention layer and of the batch.
+#[derive(Clone, Copy, Debug)]
+pub struct Attention<'a> {
+    /// [sequences + 1]: the first row of each sequence.
+    pub starts: &'a [u32],
+    pub heads: usize,
+    pub head_dim: usize,
+    /// What the scores are multiplied by.
+    pub scale: f32,
+    /// Dropout of the probabilities.
+    pub dropout: Option<RowDropout<'a>>,
+}
+
+/// A head of a sequence: the unit of the threads' work.
+#[derive(Clone, Copy)]
+struct Unit {
+    sequence: usize,
+    head: usize,
+    first: usize,
+    length: usize,
+}
+
+impl Attention<'_> {
+    fn hidden(&self) -> usize {
+        self.heads * self.head_dim
+    }
+
+    fn rows(&self) -> usize {
+        self.starts.last().map_or(0, |&rows| rows as usize)
+    }
+
+    /// The work of each thread: units in descending order of their length, each
+    /// given to the thread that has least so far (Graham 1969).
+    fn shares(&self, threads: &Threads) -> Vec<Vec<Unit>> {
+        let mut sequences: Vec<usize> = (0..self.starts.len().saturating_sub(1)).collect();
+        let length = |sequence: usize| (self.starts[sequence + 1] - self.starts[sequence]) as usize;
+        sequences.sort_by_key(|&sequence| Reverse(length(sequence)));
+        // Two products, and about as much again for each probability and row.
+        let cost = |sequence: usize| length(sequence) * (length(sequence) + 32) * (2 * self.head_dim + 64);
+        let total: usize = sequences.iter().map(|&sequence| cost(sequence) * self.heads).sum();
+        let count = (total / MINIMUM_PRODUCTS).clamp(1, threads.count());
+        let mut shares = vec![(0, Vec::new()); count];
+        for sequence in sequences.into_iter().filter(|&sequence| length(sequence) > 0) {
+            for head in 0..self.heads {
+                let least = (0..count).min_by_key(|&share| shares[share].0).unwrap_or(0);
+                let first = self.starts[sequence] as usize;
+                shares[least].0 += cost(sequence);
+                shares[least].1.push(Unit { sequence, head, first, length: length(sequence) });
+            }
+        }
+        shares.into_iter().map(|(_, units)| units).collect()
+    }
+
+    /// Queries, keys and values of a unit.
+    fn operands<'m>(&self, qkv: &'m [f32], unit: Unit) -> [Matrix<'m>; 3] {
+        let hidden = self.hidden();
+        [0, 1, 2].map(|part| {
+            let start = unit.first * 3 * hidden + part * hidden + unit.head * self.head_dim;
+            Matrix::new(&qkv[start..], 3 * hidden)
+        })
+    }
+
+    /// Scale times the scores of a block of queries with all keys, [queries, keys].
+    fn scores(&self, out: &mut [f32], queries: Matrix<'_>, keys: Matrix<'_>, size: [usize; 2]) {
+        let out = MatrixMut::new(out, size[1]);
+        let size = [size[0], size[1], self.head_dim];
+        sequential(Form::TransposedB, size, (self.scale, 0.0), queries, keys, out);
+    }
+}
+
+/// The blocks of queries of a sequence.
+fn blocks(length: usize) -> impl Iterator<Item = Range<usize>> {
+    (0..length).step_by(QUERY_BLOCK).map(move |start| start..length.min(start + QUERY_BLOCK))
+}
+
+/// The forward pass: fills `ctx` [rows, heads head_dim] and `lse` [heads, rows].
+pub fn forward(threads: &Threads, ctx: &mut [f32], lse: &mut [f32], qkv: &[f32], attention: &Attention<'_>) {
+    let (rows, hidden) = (attention.rows(), attention.hidden());
+    assert!(ctx.len() == rows * hidden && qkv.len() == 3 * rows * hidden);
+    assert_eq!(lse.len(), rows * attention.heads);
+    let (ctx, lse) = (SharedMatrix::new(ctx, hidden), SharedMatrix::new(lse, rows));
+    threads.run(attention.shares(threads).into_iter().map(|units| {
+        let (ctx, lse) = (&ctx, &lse);
+        move || {
+            let longest = units.first().map_or(0, |unit| unit.length);
+            with_scratch([QUERY_BLOCK.min(longest) * longest], |[scores]| {
+                for unit in units {
+                    forward_unit(ctx, lse, qkv, attention, unit, scores);
+                }
+            });
+        }
+    }));
+}
+
+fn forward_unit(
+    ctx: &SharedMatrix<'_>,
+    lse: &SharedMatrix<'_>,
+    qkv: &[f32],
+    attention: &Attention<'_>,
+    unit: Unit,
+    scores: &mut [f32],
+) {
+    let (width, hidden) = (attention.head_dim, attention.hidden());
+    let [queries, keys, values] = attention.operands(qkv, unit);
+    for block in blocks(unit.length) {
+        let size = [block.len(), unit.length];
+        let scores = &mut scores[..block.len() * unit.length];
+        attention.scores(scores, queries.rows_from(block.start), keys, size);
+        let rows = unit.first + block.start..unit.first + block.end;
+        // SAFETY: no other unit has this head and these rows.
+        let lse = unsafe { lse.row(unit.head, rows.clone()) };
+        vectorize(
+            #[inline(always)]
+            || {
+                let queries = block.clone().zip(lse);
+                for (row, (query, lse)) in scores.chunks_exact_mut(unit.length).zip(queries) {
+                    *lse = softmax(row);
+                    if let Some(dropout) = attention.dropout {
+                        dropout.query(unit.sequence, unit.head, query).apply(row, 0);
+                    }
+                }
+            },
+        );
+        let size = [block.len(), width, unit.length];
+        let probabilities = Matrix::new(scores, unit.length);
+        let out = ctx.pointer(rows.start, unit.head * width, block.len(), width);
+        // SAFETY: `pointer` has checked the block; no other unit has these rows
+        // and columns.
+        unsafe { raw(Form::Plain, size, (1.0, 0.0), probabilities, values, out, hidden) };
+    }
+}
+
+/// Makes a row of scores one of probabilities; returns the logarithm of the sum
+/// of exponentials.
+#[inline(always)]
+fn softmax(row: &mut [f32]) -> f32 {
+    let largest = maximum(row);
+    exponentials(row, largest);
+    let total = super::simd::sum_of(row, |value| value);
+    scale_row(row, 1.0 / total);
+    largest + total.ln()
+}
+
+#[inline(always)]
+fn exponentials(row: &mut [f32], offset: f32) {
+    for value in row.iter_mut() {
+        *value = exp(*value - offset);
+    }
+}
+
+#[inline(always)]
+fn scale_row(row: &mut [f32], factor: f32) {
+    row.iter_mut().for_each(|value| *value *= factor);
+}
+
+/// The backward pass: fills `dqkv` [rows, 3 heads head_dim] from `dctx` [rows,
+/// heads head_dim], `qkv` and the forward pass' `lse`.
+pub fn backward(
+    threads: &Threads,
+    dqkv: &mut [f32],
+    dctx: &[f32],
+    qkv: &[f32],
+    lse: &[f32],
+    attention: &Attention<'_>,
+) {
+    let (rows, hidden) = (attention.rows(), attention.hidden());
+    assert!(dctx.len() == rows * hidden && qkv.len() == 3 * rows * hidden && dqkv.len() == qkv.len());
+    assert_eq!(lse.len(), rows * attention.heads);
+    let dqkv = SharedMatrix::new(dqkv, 3 * hidden);
+    threads.run(attention.shares(threads).into_iter().map(|units| {
+        let dqkv = &dqkv;
+        move || {
+            let longest = units.first().map_or(0, |unit| unit.length);
+            let block = QUERY_BLOCK.min(longest) * longest;
+            with_scratch([block, block], |[probabilities, dscores]| {
+                for unit in units {
+                    let lse = &lse[unit.head * rows + unit.first..][..unit.length];
+                    let saved = Saved { dctx, qkv, lse };
+                    backward_unit(dqkv, saved, attention, unit, [&mut *probabilities, &mut *dscores]);
+                }
+            });
+        }
+    }));
+}
+
+/// What the backward pass of a unit reads: whole matrices, and its own `lse`.
+#[derive(Clone, Copy)]
+struct Saved<'a> {
+    dctx: &'a [f32],
+    qkv: &'a [f32],
+    lse: &'a [f32],
+}
+
+fn backward_unit(
+    dqkv: &SharedMatrix<'_>,
+    saved: Saved<'_>,
+    attention: &Attention<'_>,
+    unit: Unit,
+    [probabilities, dscores]: [&mut [f32]; 2],
+) {
+    let (width, hidden, length) = (attention.head_dim, attention.hidden(), unit.length);
+    let [queries, keys, values] = attention.operands(saved.qkv, unit);
+    let column = unit.head * width;
+    let [dqueries, dkeys, dvalues] =
+        [0, 1, 2].map(|part| dqkv.pointer(unit.first, part * hidden + column, length, width));
+    let dctx = Matrix::new(&saved.dctx[unit.first * hidden + column..], hidden);
+    for block in blocks(length) {
+        let count = block.len();
+        let probabilities = &mut probabilities[..count * length];
+        let dscores = &mut dscores[..count * length];
+        let (queries, dctx) = (queries.rows_from(block.start), dctx.rows_from(block.start));
+        attention.scores(probabilities, queries, keys, [count, length]);
+        let size = [count, length, width];
+        sequential(Form::TransposedB, size, (1.0, 0.0), dctx, values, MatrixMut::new(dscores, length));
+        vectorize(
+            #[inline(always)]
+            || {
+                let rows = probabilities.chunks_exact_mut(length).zip(dscores.chunks_exact_mut(length));
+                for ((p, d), query) in rows.zip(block.clone()) {
+                    exponentials(p, saved.lse[query]);
+                    match attention.dropout {
+                        Some(dropout) => {
+                            let mask = dropout.query(unit.sequence, unit.head, query);
+                            mask.apply(d, 0);
+                            softmax_backward(d, p, attention.scale);
+                            mask.apply(p, 0);
+                        }
+                        None => softmax_backward(d, p, attention.scale),
+                    }
+                }
+            },
+        );
+        // Keys and values collect from all blocks; the first one overwrites.
+        let beta = if block.start == 0 { 0.0 } else { 1.0 };
+        let (probabilities, dscores) = (Matrix::new(probabilities, length), Matrix::new(dscores, length));
+        let (stride, to_keys) = (3 * hidden, [length, width, count]);
+        // SAFETY: `pointer` has checked the blocks, of which the queries' rows
+        // from `block.start` on are a part; no other unit has these rows and
+        // columns.
+        unsafe {
+            let dqueries = dqueries.add(block.start * stride);
+            raw(Form::TransposedA, to_keys, (1.0, beta), probabilities, dctx, dvalues, stride);
+            raw(Form::TransposedA, to_keys, (1.0, beta), dscores, queries, dkeys, stride);
+            raw(Form::Plain, [count, width, length], (1.0, 0.0), dscores, keys, dqueries, stride);
+        }
+    }
+}
+
+/// d = scale p (d - Σ p d): from the gradient of a row's probabilities to that
+/// of its scores before the scale.
+#[inline(always)]
+fn softmax_backward(d: &mut [f32], p: &[f32], scale: f32) {
+    let mean = sum_of_pairs(d, p, |d, p| d * p);
+    d.iter_mut().zip(p).for_each(|(d, p)| *d = scale * p * (*d - mean));
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,166 @@
+//! The encoder that BERT (Devlin et al. 2019) and ELECTRA (Clark et al. 2020)
+//! share, as transformers' BertModel and ElectraModel compute it. ELECTRA's
+//! embeddings may be of another size than its hidden states.
+
+use host_ir::model::{ModelDescription, ParameterId, SiteId, SiteKind};
+
+use crate::models::config::EncoderConfig;
+use crate::models::describe::Describer;
+use crate::program::build::{Builder, CompileError, NormParameters, Pending};
+use crate::program::instruction::Instruction;
+use crate::program::value::{Extent, ValueId};
+
+/// Modules and parameters of the encoder, in the order of computation.
+pub fn describe(describer: &mut Describer<'_>, config: &EncoderConfig) {
+    let (hidden, embedded, prefix) = (config.hidden_size, config.embedding_size, config.prefix());
+    describer.model.architecture = config.architecture.clone();
+    describer.model.facts = config.facts.clone();
+    let word =
+        describer.embedding(&format!("{prefix}embeddings.word_embeddings"), config.vocabulary, embedded);
+    describer.model.word_embeddings = Some(word);
+    describer.embedding(&format!("{prefix}embeddings.position_embeddings"), config.positions, embedded);
+    describer.embedding(&format!("{prefix}embeddings.token_type_embeddings"), config.token_types, embedded);
+    describer.norm(&format!("{prefix}embeddings.LayerNorm"), None, embedded, false);
+    if embedded != hidden {
+        describer.linear(&format!("{prefix}embeddings_project"), None, embedded, hidden, false);
+    }
+    for number in 0..config.layers as u32 {
+        let (layer, name) = (Some(number), format!("{prefix}encoder.layer.{number}"));
+        for part in ["query", "key", "value"] {
+            describer.linear(&format!("{name}.attention.self.{part}"), layer, hidden, hidden, false);
+        }
+        describer.linear(&format!("{name}.attention.output.dense"), layer, hidden, hidden, false);
+        describer.part(&format!("{name}.attention"), SiteKind::Attention, number, hidden);
+        describer.norm(&format!("{name}.attention.output.LayerNorm"), layer, hidden, false);
+        describer.linear(
+            &format!("{name}.intermediate.dense"),
+            layer,
+            hidden,
+            config.intermediate_size,
+            false,
+        );
+        describer.linear(&format!("{name}.output.dense"), layer, config.intermediate_size, hidden, false);
+        describer.part(&format!("{name}.feed_forward"), SiteKind::FeedForward, number, hidden);
+        describer.norm(&format!("{name}.output.LayerNorm"), layer, hidden, false);
+        describer.part(&name, SiteKind::Block, number, hidden);
+    }
+}
+
+/// Parameters that one product reads together.
+pub fn fused(model: &ModelDescription, prefix: &str) -> Vec<Vec<ParameterId>> {
+    let mut groups = Vec::new();
+    for layer in 0.. {
+        let group = |kind: &str| -> Option<Vec<ParameterId>> {
+            let name = |part: &str| format!("{prefix}encoder.layer.{layer}.attention.self.{part}.{kind}");
+            ["query", "key", "value"].iter().map(|part| model.find_parameter(&name(part))).collect()
+        };
+        let (Some(weights), Some(biases)) = (group("weight"), group("bias")) else { return groups };
+        groups.extend([weights, biases]);
+    }
+    groups
+}
+
+/// Builds the encoder; answers its last hidden states, [tokens, hidden size].
+///
+/// # Errors
+/// A hook or an expression that this engine cannot run.
+pub fn build(builder: &mut Builder<'_>, config: &EncoderConfig) -> Result<ValueId, CompileError> {
+    let mut x = embeddings(builder, config)?;
+    for layer in 0..config.layers {
+        x = block(builder, config, x, layer)?;
+    }
+    Ok(x)
+}
+
+/// The parameters of a norm by its name.
+///
+/// # Errors
+/// The model has no such norm.
+pub fn norm_parameters(
+    builder: &mut Builder<'_>,
+    name: &str,
+    config: &EncoderConfig,
+) -> Result<NormParameters, CompileError> {
+    Ok(NormParameters {
+        gain: builder.named(&format!("{name}.weight"))?,
+        shift: builder.named(&format!("{name}.bias"))?,
+        epsilon: config.norm_epsilon as f32,
+    })
+}
+
+fn embeddings(builder: &mut Builder<'_>, config: &EncoderConfig) -> Result<ValueId, CompileError> {
+    let prefix = config.prefix();
+    let word = builder.named(&format!("{prefix}embeddings.word_embeddings.weight"))?;
+    let position = builder.named(&format!("{prefix}embeddings.position_embeddings.weight"))?;
+    let token_type = builder.named(&format!("{prefix}embeddings.token_type_embeddings.weight"))?;
+    let prompt = builder.method.prompt.map(|node| builder.expression(false, node)).transpose()?;
+    let inputs: Vec<ValueId> =
+        [Some(word), Some(position), Some(token_type), prompt].into_iter().flatten().collect();
+    let sum = builder.working(vec![Extent::Tokens, Extent::Fixed(config.embedding_size)], &inputs);
+    builder.push(Instruction::Embed {
+        word,
+        position: Some(position),
+        token_type: Some(token_type),
+        prompt,
+        out: sum,
+    });
+    let norm_name = format!("{prefix}embeddings.LayerNorm");
+    let norm = norm_parameters(builder, &norm_name, config)?;
+    let after = builder.dropout_site(config.hidden_dropout);
+    let out = builder.norm(Pending { y: sum, bias: None }, None, None, norm, after);
+    let out = builder.replaced_output(&norm_name, None, out)?;
+    if config.embedding_size == config.hidden_size {
+        return Ok(out);
+    }
+    let project = builder.site(&format!("{prefix}embeddings_project"))?;
+    let pending = builder.linear(project, out)?;
+    Ok(builder.settle(pending))
+}
+
+fn block(
+    builder: &mut Builder<'_>,
+    config: &EncoderConfig,
+    x: ValueId,
+    layer: usize,
+) -> Result<ValueId, CompileError> {
+    let name = format!("{}encoder.layer.{layer}", config.prefix());
+    let site = |builder: &Builder<'_>, part: &str| builder.site(&format!("{name}.{part}"));
+    let parts = ["query", "key", "value"].map(|part| site(builder, &format!("attention.self.{part}")));
+    let [query, key, value] = parts;
+    let sites: [SiteId; 3] = [query?, key?, value?];
+    let qkv = builder.linear_group(&sites, x)?;
+    let dropout = builder.dropout_site(config.attention_dropout);
+    let context = builder.attention(qkv, config.heads, config.hidden_size, dropout);
+    let dense = site(builder, "attention.output.dense")?;
+    let pending = builder.linear(dense, context)?;
+    let h = residual(builder, config, &format!("{name}.attention"), "output.LayerNorm", x, pending)?;
+    let dense = site(builder, "intermediate.dense")?;
+    let pending = builder.linear(dense, h)?;
+    let activated = builder.activate(pending, config.activation);
+    let dense = site(builder, "output.dense")?;
+    let pending = builder.linear(dense, activated)?;
+    let pending = builder.replaced_pending(&format!("{name}.feed_forward"), h, pending)?;
+    let norm_name = format!("{name}.output.LayerNorm");
+    let norm = norm_parameters(builder, &norm_name, config)?;
+    let dropout = builder.dropout_site(config.hidden_dropout);
+    let out = builder.norm(pending, Some(h), dropout, norm, None);
+    let out = builder.replaced_output(&norm_name, None, out)?;
+    builder.replaced_output(&name, Some(x), out)
+}
+
+/// The rest of a sublayer: its hooks, dropout, residual and norm.
+fn residual(
+    builder: &mut Builder<'_>,
+    config: &EncoderConfig,
+    name: &str,
+    norm: &str,
+    x: ValueId,
+    pending: Pending,
+) -> Result<ValueId, CompileError> {
+    let pending = builder.replaced_pending(name, x, pending)?;
+    let norm_name = format!("{name}.{norm}");
+    let norm = norm_parameters(builder, &norm_name, config)?;
+    let dropout = builder.dropout_site(config.hidden_dropout);
+    let out = builder.norm(pending, Some(x), dropout, norm, None);
+    builder.replaced_output(&norm_name, None, out)
+}

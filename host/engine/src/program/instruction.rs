@@ -1,0 +1,528 @@
+//! The instructions of a program. Each is one operation over the whole packed
+//! batch; how it is shared among threads or devices is the backend's business.
+//!
+//! A value may have several writers that add to it in place (`Linear`, then
+//! `AddBias`, then `LowRank`): their gradient is the same buffer, so that the
+//! reverse pass needs no copies. An output marked `accumulate` is added to,
+//! otherwise it is written.
+
+use std::sync::Arc;
+
+use host_ir::graph::{Binary, Unary};
+
+use crate::program::value::ValueId;
+
+/// One dropout of the program. Its mask is a function of the seed, the step,
+/// this site and the element's place; it is never stored.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Dropout {
+    pub site: u32,
+    pub probability: f32,
+}
+
+/// Activation functions of feed-forward layers and heads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Activation {
+    /// `x Phi(x)`, exact.
+    Gelu,
+    /// Its approximation by tanh (Hendrycks and Gimpel 2016).
+    GeluTanh,
+    Relu,
+    Silu,
+    Tanh,
+}
+
+/// Which rows of the packed batch are taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RowChoice {
+    /// The first row of each sequence that is no virtual token: [sequences].
+    FirstToken,
+    /// The rows that masked-language-model noise has chosen: [masked].
+    Masked,
+}
+
+/// Where integers come from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Integers {
+    /// The gold labels of a field, [sequences].
+    Label(String),
+    /// The tokens that stood at the chosen rows, [masked].
+    MaskedTokens,
+    /// Constants of the plan.
+    Constant(Arc<[i32]>),
+}
+
+/// Sums that fold axes away; others are made of these.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fold {
+    Sum,
+    /// The largest element; used to keep exponentials in range, without gradient.
+    Maximum,
+}
+
+/// A number that is known when a step runs.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Scalar {
+    Constant(f32),
+    /// The weight of an element of the loss with this number: one by the count
+    /// of its elements in the effective batch.
+    LossWeight(usize),
+    /// The share of the effective batch's micro-batches that this one is.
+    MicroBatchShare,
+}
+
+/// One operation. Shapes are those of the values.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Instruction {
+    /// out[row] = word[id] + position[position] + token_type[type]; virtual
+    /// rows take the prompt's instead of the word's.
+    Embed {
+        word: ValueId,
+        position: Option<ValueId>,
+        token_type: Option<ValueId>,
+        prompt: Option<ValueId>,
+        out: ValueId,
+    },
+    /// Adds the gradient of `Embed` to those tables that want it.
+    EmbedBackward {
+        gradient: ValueId,
+        word: Option<ValueId>,
+        position: Option<ValueId>,
+        token_type: Option<ValueId>,
+        prompt: Option<ValueId>,
+    },
+    /// y[:, first_column..] = x weight^T, for weight [out, in].
+    Linear {
+        x: ValueId,
+        weight: ValueId,
+        y: ValueId,
+        first_column: usize,
+    },
+    /// dx (+)= dy[:, first_column..] weight.
+    LinearInputGradient {
+        dy: ValueId,
+        weight: ValueId,
+        dx: ValueId,
+        first_column: usize,
+        accumulate: bool,
+    },
+    /// dweight (+)= dy[:, first_column..]^T x.
+    LinearWeightGradient {
+        dy: ValueId,
+        x: ValueId,
+        dweight: ValueId,
+        first_column: usize,
+        accumulate: bool,
+    },
+    /// y[:, first_column..] += bias.
+    AddBias {
+        y: ValueId,
+        bias: ValueId,
+        first_column: usize,
+    },
+    /// dbias (+)= sum of dy[:, first_column..] over rows.
+    ColumnSums {
+        dy: ValueId,
+        dbias: ValueId,
+        first_column: usize,
+        accumulate: bool,
+    },
+    /// hidden = dropout(x) a^T; y[:, first_column..] += scale * hidden b^T
+    /// (Hu et al. 2021, eq. 3), for a [rank, in], b [out, rank].
+    LowRank {
+        x: ValueId,
+        a: ValueId,
+        b: ValueId,
+        hidden: ValueId,
+        y: ValueId,
+        first_column: usize,
+        scale: f32,
+        dropout: Option<Dropout>,
+    },
+    /// Gradients of `LowRank`; `da` and `db` are added to.
+    LowRankBackward {
+        dy: ValueId,
+        x: Option<ValueId>,
+        a: ValueId,
+        b: ValueId,
+        hidden: ValueId,
+        /// Working memory, [rows, rank].
+        dhidden: ValueId,
+        da: Option<ValueId>,
+        db: Option<ValueId>,
+        /// The input's gradient, and whether it is added to.
+        dx: Option<(ValueId, bool)>,
+        first_column: usize,
+        scale: f32,
+        dropout: Option<Dropout>,
+    },
+    /// v = dropout(y + bias) + residual; normalized = (v - mean) / deviation
+    /// over the last axis; out = after(normalized * gain + shift).
+    Norm {
+        y: ValueId,
+        bias: Option<ValueId>,
+        residual: Option<ValueId>,
+        dropout: Option<Dropout>,
+        gain: ValueId,
+        shift: ValueId,
+        epsilon: f32,
+        /// In place of `y`.
+        normalized: ValueId,
+        /// One by the deviation, [rows].
+        scale: ValueId,
+        out: ValueId,
+        after: Option<Dropout>,
+    },
+    /// out = after(normalized * gain + shift): the norm's output once more.
+    Recover {
+        normalized: ValueId,
+        gain: ValueId,
+        shift: ValueId,
+        out: ValueId,
+        after: Option<Dropout>,
+    },
+    /// Gradients of `Norm`: `dv` before the residual is added, `dy` before
+    /// dropout. Those of gain, shift and bias are added to.
+    NormBackward {
+        dout: ValueId,
+        normalized: ValueId,
+        scale: ValueId,
+        gain: ValueId,
+        dropout: Option<Dropout>,
+        after: Option<Dropout>,
+        dv: ValueId,
+        dy: Option<ValueId>,
+        dgain: Option<ValueId>,
+        dshift: Option<ValueId>,
+        dbias: Option<ValueId>,
+    },
+    /// out = activation(x + bias).
+    Activate {
+        x: ValueId,
+        bias: Option<ValueId>,
+        out: ValueId,
+        activation: Activation,
+    },
+    /// dx = dout * activation'(x + bias); `dx` may be in place of `dout`.
+    ActivateBackward {
+        dout: ValueId,
+        x: ValueId,
+        bias: Option<ValueId>,
+        dx: ValueId,
+        activation: Activation,
+    },
+    /// Softmax attention within each sequence (Vaswani et al. 2017, eq. 1)
+    /// over queries, keys and values side by side, [rows, 3 * heads * size].
+    /// `log_sums` are the scores' log-sum-exp, [heads, rows].
+    Attention {
+        qkv: ValueId,
+        heads: usize,
+        out: ValueId,
+        log_sums: ValueId,
+        dropout: Option<Dropout>,
+    },
+    /// Gradient of `Attention`; probabilities are computed again.
+    AttentionBackward {
+        dout: ValueId,
+        qkv: ValueId,
+        log_sums: ValueId,
+        out: ValueId,
+        heads: usize,
+        dqkv: ValueId,
+        dropout: Option<Dropout>,
+    },
+    /// Chosen rows of the packed batch.
+    TakeRows {
+        x: ValueId,
+        out: ValueId,
+        choice: RowChoice,
+    },
+    /// dx[chosen rows] += dout; `dx` is cleared first unless it accumulates.
+    TakeRowsBackward {
+        dout: ValueId,
+        dx: ValueId,
+        choice: RowChoice,
+        accumulate: bool,
+    },
+    /// out = x where the mask keeps it, divided by 1 - probability.
+    Dropout {
+        x: ValueId,
+        out: ValueId,
+        dropout: Dropout,
+    },
+    /// losses[row] = -log softmax(logits[row])[label]; `log_sums` [rows] are the
+    /// logits' log-sum-exp.
+    CrossEntropy {
+        logits: ValueId,
+        labels: Integers,
+        losses: ValueId,
+        log_sums: ValueId,
+    },
+    /// dlogits = (softmax(logits) - one at the label) * dlosses[row].
+    CrossEntropyBackward {
+        logits: ValueId,
+        labels: Integers,
+        log_sums: ValueId,
+        dlosses: ValueId,
+        dlogits: ValueId,
+    },
+    /// Adds the sum of all elements to the loss with this number.
+    SumLoss {
+        x: ValueId,
+        loss: usize,
+    },
+    /// out = scalar everywhere.
+    Fill {
+        out: ValueId,
+        scalar: Scalar,
+    },
+    /// out = the constants.
+    Constant {
+        out: ValueId,
+        values: Arc<[f64]>,
+    },
+    /// out (+)= x, of one shape.
+    Copy {
+        x: ValueId,
+        out: ValueId,
+        accumulate: bool,
+    },
+    Unary {
+        function: Unary,
+        x: ValueId,
+        out: ValueId,
+    },
+    /// dx = dy * function'(x), with y = function(x).
+    UnaryBackward {
+        function: Unary,
+        x: ValueId,
+        y: ValueId,
+        dy: ValueId,
+        dx: ValueId,
+    },
+    Affine {
+        x: ValueId,
+        factor: f32,
+        offset: f32,
+        out: ValueId,
+    },
+    Power {
+        x: ValueId,
+        exponent: f32,
+        out: ValueId,
+    },
+    /// Element by element, broadcast.
+    Binary {
+        function: Binary,
+        a: ValueId,
+        b: ValueId,
+        out: ValueId,
+    },
+    /// out = dy where a > b (or a < b), half of it where they are equal, else 0.
+    Winner {
+        a: ValueId,
+        b: ValueId,
+        dy: ValueId,
+        out: ValueId,
+        larger: bool,
+    },
+    /// out (+)= x summed over the axes along which `out` has size 1.
+    Fold {
+        fold: Fold,
+        x: ValueId,
+        out: ValueId,
+        accumulate: bool,
+    },
+    Permute {
+        x: ValueId,
+        axes: Vec<usize>,
+        out: ValueId,
+    },
+    /// Copies the places from `start` on of `x`'s axis to those from `to` on of
+    /// `out`'s, as many as the smaller has.
+    CopyRange {
+        x: ValueId,
+        out: ValueId,
+        axis: usize,
+        start: usize,
+        to: usize,
+        accumulate: bool,
+    },
+    /// out (+)= a b over the last two axes, each transposed if so marked.
+    Matmul {
+        a: ValueId,
+        b: ValueId,
+        out: ValueId,
+        transpose: (bool, bool),
+        accumulate: bool,
+    },
+    /// out = rows of `table`, first axis, by constants.
+    Rows {
+        table: ValueId,
+        indices: Arc<[i32]>,
+        out: ValueId,
+    },
+    /// dtable[index] += dout[row].
+    RowsBackward {
+        dout: ValueId,
+        indices: Arc<[i32]>,
+        dtable: ValueId,
+        accumulate: bool,
+    },
+}
+
+/// How an instruction touches a value.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access {
+    Read,
+    /// Written without looking at what was there.
+    Write,
+    /// Read and written in place.
+    Update,
+}
+
+impl Instruction {
+    /// All values that the instruction touches.
+    pub fn accesses(&self) -> Vec<(ValueId, Access)> {
+        use Access::{Read, Update, Write};
+        use Instruction as I;
+        let adds = |accumulate: bool| if accumulate { Update } else { Write };
+        let mut list = Vec::new();
+        {
+            let mut note = |access: Access, values: &[Option<ValueId>]| {
+                list.extend(values.iter().flatten().map(|&value| (value, access)));
+            };
+            match *self {
+                I::Embed { word, position, token_type, prompt, out } => {
+                    note(Read, &[Some(word), position, token_type, prompt]);
+                    note(Write, &[Some(out)]);
+                }
+                I::EmbedBackward { gradient, word, position, token_type, prompt } => {
+                    note(Read, &[Some(gradient)]);
+                    note(Update, &[word, position, token_type, prompt]);
+                }
+                // Several writers fill the columns of one value.
+                I::Linear { x, weight, y, first_column: _ } => {
+                    note(Read, &[Some(x), Some(weight)]);
+                    note(Write, &[Some(y)]);
+                }
+                I::LinearInputGradient { dy, weight, dx, accumulate, .. } => {
+                    note(Read, &[Some(dy), Some(weight)]);
+                    note(adds(accumulate), &[Some(dx)]);
+                }
+                I::LinearWeightGradient { dy, x, dweight, accumulate, .. } => {
+                    note(Read, &[Some(dy), Some(x)]);
+                    note(adds(accumulate), &[Some(dweight)]);
+                }
+                I::AddBias { y, bias, .. } => {
+                    note(Read, &[Some(bias)]);
+                    note(Update, &[Some(y)]);
+                }
+                I::ColumnSums { dy, dbias, accumulate, .. } => {
+                    note(Read, &[Some(dy)]);
+                    note(adds(accumulate), &[Some(dbias)]);
+                }
+                I::LowRank { x, a, b, hidden, y, .. } => {
+                    note(Read, &[Some(x), Some(a), Some(b)]);
+                    note(Write, &[Some(hidden)]);
+                    note(Update, &[Some(y)]);
+                }
+                I::LowRankBackward { dy, x, a, b, hidden, dhidden, da, db, dx, .. } => {
+                    note(Read, &[Some(dy), x, Some(a), Some(b), Some(hidden)]);
+                    note(Write, &[Some(dhidden)]);
+                    note(Update, &[da, db]);
+                    if let Some((dx, accumulate)) = dx {
+                        note(adds(accumulate), &[Some(dx)]);
+                    }
+                }
+                I::Norm { y, bias, residual, gain, shift, normalized, scale, out, .. } => {
+                    note(Read, &[Some(y), bias, residual, Some(gain), Some(shift)]);
+                    note(Write, &[Some(normalized), Some(scale), Some(out)]);
+                }
+                I::Recover { normalized, gain, shift, out, .. } => {
+                    note(Read, &[Some(normalized), Some(gain), Some(shift)]);
+                    note(Write, &[Some(out)]);
+                }
+                I::NormBackward { dout, normalized, scale, gain, dv, dy, dgain, dshift, dbias, .. } => {
+                    note(Read, &[Some(dout), Some(normalized), Some(scale), Some(gain)]);
+                    note(Write, &[Some(dv), dy]);
+                    note(Update, &[dgain, dshift, dbias]);
+                }
+                I::Activate { x, bias, out, .. } => {
+                    note(Read, &[Some(x), bias]);
+                    note(Write, &[Some(out)]);
+                }
+                I::ActivateBackward { dout, x, bias, dx, .. } => {
+                    note(Read, &[Some(dout), Some(x), bias]);
+                    note(Write, &[Some(dx)]);
+                }
+                I::Attention { qkv, out, log_sums, .. } => {
+                    note(Read, &[Some(qkv)]);
+                    note(Write, &[Some(out), Some(log_sums)]);
+                }
+                I::AttentionBackward { dout, qkv, log_sums, out, dqkv, .. } => {
+                    note(Read, &[Some(dout), Some(qkv), Some(log_sums), Some(out)]);
+                    note(Write, &[Some(dqkv)]);
+                }
+                I::TakeRows { x, out, .. } | I::Dropout { x, out, .. } => {
+                    note(Read, &[Some(x)]);
+                    note(Write, &[Some(out)]);
+                }
+                I::TakeRowsBackward { dout, dx, accumulate, .. } => {
+                    note(Read, &[Some(dout)]);
+                    note(adds(accumulate), &[Some(dx)]);
+                }
+                I::CrossEntropy { logits, losses, log_sums, .. } => {
+                    note(Read, &[Some(logits)]);
+                    note(Write, &[Some(losses), Some(log_sums)]);
+                }
+                I::CrossEntropyBackward { logits, log_sums, dlosses, dlogits, .. } => {
+                    note(Read, &[Some(logits), Some(log_sums), Some(dlosses)]);
+                    note(Write, &[Some(dlogits)]);
+                }
+                I::SumLoss { x, .. } => note(Read, &[Some(x)]),
+                I::Fill { out, .. } | I::Constant { out, .. } => note(Write, &[Some(out)]),
+                I::Copy { x, out, accumulate } | I::Fold { x, out, accumulate, .. } => {
+                    note(Read, &[Some(x)]);
+                    note(adds(accumulate), &[Some(out)]);
+                }
+                I::CopyRange { x, out, .. } => {
+                    note(Read, &[Some(x)]);
+                    note(Update, &[Some(out)]);
+                }
+                I::Unary { x, out, .. }
+                | I::Affine { x, out, .. }
+                | I::Power { x, out, .. }
+                | I::Permute { x, out, .. } => {
+                    note(Read, &[Some(x)]);
+                    note(Write, &[Some(out)]);
+                }
+                I::UnaryBackward { x, y, dy, dx, .. } => {
+                    note(Read, &[Some(x), Some(y), Some(dy)]);
+                    note(Write, &[Some(dx)]);
+                }
+                I::Binary { a, b, out, .. } => {
+                    note(Read, &[Some(a), Some(b)]);
+                    note(Write, &[Some(out)]);
+                }
+                I::Winner { a, b, dy, out, .. } => {
+                    note(Read, &[Some(a), Some(b), Some(dy)]);
+                    note(Write, &[Some(out)]);
+                }
+                I::Matmul { a, b, out, accumulate, .. } => {
+                    note(Read, &[Some(a), Some(b)]);
+                    note(adds(accumulate), &[Some(out)]);
+                }
+                I::Rows { table, out, .. } => {
+                    note(Read, &[Some(table)]);
+                    note(Write, &[Some(out)]);
+                }
+                I::RowsBackward { dout, dtable, accumulate, .. } => {
+                    note(Read, &[Some(dout)]);
+                    note(adds(accumulate), &[Some(dtable)]);
+                }
+            }
+        }
+        list
+    }
+}

@@ -1,0 +1,14 @@
+//! The static program: values, instructions, and the order in which they run.
+//!
+//! A program is made once for a model, a task and a method, forward and
+//! backward, by [`build`] and [`backward`]; a backend runs it batch after
+//! batch. Sizes that depend on the batch are symbols until then.
+
+pub mod backward;
+pub mod build;
+pub mod hooks;
+pub mod instruction;
+pub mod layout;
+pub mod lower;
+mod rules;
+pub mod value;

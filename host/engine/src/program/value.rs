@@ -1,0 +1,94 @@
+//! Values of a program: what they are stored in and how large they are.
+
+use serde::{Deserialize, Serialize};
+
+use crate::batch::Batch;
+
+/// A value, by its number in [`super::build::Program::values`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct ValueId(pub u32);
+
+/// The size of an axis.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Extent {
+    Fixed(usize),
+    /// Rows of the packed batch, virtual ones included.
+    Tokens,
+    /// Sequences of the batch.
+    Sequences,
+    /// Tokens that masked-language-model noise has chosen.
+    Masked,
+    /// So many times the rows of the packed batch.
+    TokensTimes(usize),
+}
+
+/// The sizes of a batch, by which symbols are resolved.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Sizes {
+    pub tokens: usize,
+    pub sequences: usize,
+    pub masked: usize,
+}
+
+impl Sizes {
+    /// The sizes of a packed batch.
+    pub fn of(batch: &Batch) -> Sizes {
+        Sizes { tokens: batch.rows(), sequences: batch.sequences(), masked: batch.masked_rows.len() }
+    }
+
+    /// An axis in elements.
+    pub fn resolve(&self, extent: Extent) -> usize {
+        match extent {
+            Extent::Fixed(size) => size,
+            Extent::Tokens => self.tokens,
+            Extent::Sequences => self.sequences,
+            Extent::Masked => self.masked,
+            Extent::TokensTimes(times) => self.tokens * times,
+        }
+    }
+}
+
+/// Where the elements of a value live.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Storage {
+    /// In the batch's working memory, from its first writer to its last reader.
+    Working,
+    /// In the memory of another value, whose last reader is this one's writer.
+    InPlaceOf(ValueId),
+    /// A part of a block of parameters.
+    Parameter { block: usize, offset: usize },
+    /// The gradient of that part, which adds up over micro-batches.
+    Gradient { block: usize, offset: usize },
+}
+
+/// A dense row-major array of 32-bit floating point numbers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Value {
+    pub extents: Vec<Extent>,
+    pub storage: Storage,
+    /// Whether the loss has a gradient in it that somebody wants.
+    pub wants_gradient: bool,
+}
+
+impl Value {
+    /// Number of elements in a batch.
+    pub fn elements(&self, sizes: &Sizes) -> usize {
+        self.extents.iter().map(|&extent| sizes.resolve(extent)).product()
+    }
+
+    /// Size of the last axis; 1 of a single number.
+    pub fn columns(&self, sizes: &Sizes) -> usize {
+        self.extents.last().map_or(1, |&extent| sizes.resolve(extent))
+    }
+
+    /// Product of all axes but the last.
+    pub fn rows(&self, sizes: &Sizes) -> usize {
+        let leading = self.extents.split_last().map_or(&[][..], |(_, leading)| leading);
+        leading.iter().map(|&extent| sizes.resolve(extent)).product()
+    }
+
+    /// The axes in elements.
+    pub fn sizes(&self, sizes: &Sizes) -> Vec<usize> {
+        self.extents.iter().map(|&extent| sizes.resolve(extent)).collect()
+    }
+}

@@ -1,0 +1,78 @@
+//! Memory of a training, computed before it starts.
+
+use serde::{Deserialize, Serialize};
+
+use crate::compile::Compiled;
+use crate::parameters::Parameters;
+use crate::program::value::Sizes;
+
+/// What a training needs, in bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MemoryEstimate {
+    /// All parameters.
+    pub parameters: u64,
+    /// Gradients, and both moments of AdamW, of what trains.
+    pub optimizer: u64,
+    /// The copy of the best checkpoint.
+    pub checkpoint: u64,
+    /// Working memory of the largest micro-batch.
+    pub working: u64,
+}
+
+impl MemoryEstimate {
+    /// Everything together.
+    pub fn total(&self) -> u64 {
+        self.parameters + self.optimizer + self.checkpoint + self.working
+    }
+}
+
+/// The largest batches that data can give.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LargestBatch {
+    pub examples: usize,
+    /// Rows of the longest sequence, virtual ones included.
+    pub rows: usize,
+    /// Tokens of the longest sequence that noise may choose.
+    pub masked: usize,
+}
+
+impl LargestBatch {
+    /// The sizes of so many of the longest sequences.
+    pub fn sizes(&self, examples: usize) -> Sizes {
+        Sizes { tokens: examples * self.rows, sequences: examples, masked: examples * self.masked }
+    }
+}
+
+/// The memory of a training with micro-batches of so many examples.
+pub fn estimate(
+    compiled: &Compiled,
+    parameters: &Parameters,
+    largest: &LargestBatch,
+    micro_batch: usize,
+) -> MemoryEstimate {
+    let bytes = |elements: usize| (elements * size_of::<f32>()) as u64;
+    let blocks = parameters.blocks.iter();
+    let trained = blocks.clone().filter(|block| block.trains()).map(|block| block.elements).sum();
+    MemoryEstimate {
+        parameters: bytes(blocks.map(|block| block.elements).sum()),
+        optimizer: 3 * bytes(trained),
+        checkpoint: bytes(parameters.trained_elements()),
+        working: compiled.working_bytes(&largest.sizes(micro_batch)) as u64,
+    }
+}
+
+/// The largest micro-batch, halved from the whole batch, for which memory
+/// suffices; at least one example. `available` is what is left beside what the
+/// process has taken already; parameters are counted as not yet taken.
+pub fn micro_batch_that_fits(
+    compiled: &Compiled,
+    parameters: &Parameters,
+    largest: &LargestBatch,
+    available: u64,
+) -> usize {
+    let mut micro_batch = largest.examples.max(1);
+    while micro_batch > 1 && estimate(compiled, parameters, largest, micro_batch).total() > available {
+        micro_batch = micro_batch.div_ceil(2);
+    }
+    micro_batch
+}

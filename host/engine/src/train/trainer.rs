@@ -1,0 +1,208 @@
+//! The training loop, after transformers' Trainer: effective batches of a
+//! seeded permutation, evaluation after each epoch, the best checkpoint kept.
+
+use crate::backend::BackendError;
+use crate::batch::Batch;
+use crate::engine::{Engine, EngineError, NamedTensor};
+use crate::train::schedule::LearningRate;
+use crate::train::settings::TrainingSettings;
+
+/// Where effective batches come from.
+pub trait Batches {
+    /// Effective batches of an epoch, counted from 0. Batches of so many tokens
+    /// may be more or fewer from one epoch to the next.
+    fn steps_of_epoch(&mut self, epoch: u64) -> u64;
+
+    /// The effective batch with this number of an epoch, both counted from 0,
+    /// in micro-batches of at most so many examples.
+    fn effective_batch(&mut self, epoch: u64, number: u64, micro_batch: usize) -> Vec<Batch>;
+}
+
+/// What a step came to, for progress.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct StepReport {
+    /// Steps done, this one included, and to do in all.
+    pub step: u64,
+    pub steps: u64,
+    pub epoch: u64,
+    pub loss: f64,
+    pub gradient_norm: f64,
+    pub learning_rate: f64,
+    /// Rows of the effective batch.
+    pub tokens: usize,
+}
+
+/// What an epoch came to.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct EpochReport {
+    /// Counted from 1.
+    pub epoch: u64,
+    /// Mean loss of the epoch's steps.
+    pub loss: f64,
+    pub steps: u64,
+    /// Whether training ends here.
+    pub last: bool,
+}
+
+/// What the trainer asks of the one who trains.
+pub trait Observer {
+    /// After each step.
+    fn step(&mut self, report: &StepReport);
+
+    /// Something that the user should know.
+    fn message(&mut self, sentence: String);
+
+    /// Whether to stop now, after the current step.
+    fn stopped(&self) -> bool;
+
+    /// Evaluates after an epoch. Answers the metric that chooses the best
+    /// checkpoint as a number of which more is better, or `None` where there is
+    /// nothing to evaluate.
+    ///
+    /// # Errors
+    /// Any sentence; training ends with it.
+    fn evaluate(&mut self, engine: &mut Engine, report: &EpochReport) -> Result<Option<f64>, String>;
+
+    /// Called when an epoch gave the best checkpoint so far.
+    ///
+    /// # Errors
+    /// As [`Self::evaluate`].
+    fn improved(&mut self, engine: &Engine, epoch: u64) -> Result<(), String>;
+}
+
+/// How a training ended.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Ending {
+    pub steps: u64,
+    /// The epoch of the best checkpoint, from 1.
+    pub best_epoch: Option<u64>,
+    /// Examples of a micro-batch at the end.
+    pub micro_batch: usize,
+    /// Whether the observer stopped it.
+    pub stopped: bool,
+}
+
+/// Why training ended without a result.
+#[derive(Debug, thiserror::Error)]
+pub enum TrainError {
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+    #[error("{0}")]
+    Observer(String),
+    #[error("there is nothing to train on: no step in {0} epochs")]
+    NoSteps(f64),
+}
+
+/// Optimizer steps of a training, as transformers' Trainer counts them.
+pub fn total_steps(settings: &TrainingSettings, steps_per_epoch: u64) -> u64 {
+    settings.max_steps.unwrap_or_else(|| (settings.num_train_epochs * steps_per_epoch as f64).ceil() as u64)
+}
+
+/// Trains, and leaves the engine with the best checkpoint.
+///
+/// # Errors
+/// A step that cannot be made; a sentence of the observer.
+pub fn train(
+    engine: &mut Engine,
+    batches: &mut dyn Batches,
+    settings: &TrainingSettings,
+    micro_batch: usize,
+    seed: u64,
+    observer: &mut dyn Observer,
+) -> Result<Ending, TrainError> {
+    let steps_per_epoch = batches.steps_of_epoch(0);
+    let steps = total_steps(settings, steps_per_epoch);
+    if steps == 0 || steps_per_epoch == 0 {
+        return Err(TrainError::NoSteps(settings.num_train_epochs));
+    }
+    let rates = LearningRate::new(settings, steps);
+    let mut ending = Ending { micro_batch: micro_batch.max(1), ..Ending::default() };
+    let mut best: Option<(f64, Vec<NamedTensor>)> = None;
+    let mut without_better = 0;
+    for epoch in 0.. {
+        let mut loss_sum = 0.0;
+        let first = ending.steps;
+        let in_epoch = batches.steps_of_epoch(epoch).min(steps - ending.steps);
+        for number in 0..in_epoch {
+            let learning_rate = rates.at(ending.steps);
+            let (result, tokens) =
+                step(engine, batches, settings, (epoch, number), learning_rate, seed, &mut ending, observer)?;
+            ending.steps += 1;
+            loss_sum += result.loss;
+            observer.step(&StepReport {
+                step: ending.steps,
+                steps,
+                epoch: epoch + 1,
+                loss: result.loss,
+                gradient_norm: result.gradient_norm,
+                learning_rate,
+                tokens,
+            });
+            if observer.stopped() {
+                ending.stopped = true;
+                return Ok(ending);
+            }
+        }
+        let done = ending.steps - first;
+        let last = ending.steps >= steps;
+        let report =
+            EpochReport { epoch: epoch + 1, loss: loss_sum / done.max(1) as f64, steps: ending.steps, last };
+        let metric = observer.evaluate(engine, &report).map_err(TrainError::Observer)?;
+        let better = match (metric, &best) {
+            (Some(metric), Some((known, _))) => metric > *known,
+            _ => true,
+        };
+        if better {
+            best = Some((metric.unwrap_or(f64::NEG_INFINITY), engine.trained()?));
+            ending.best_epoch = Some(report.epoch);
+            without_better = 0;
+            observer.improved(engine, report.epoch).map_err(TrainError::Observer)?;
+        } else {
+            without_better += 1;
+        }
+        let patience_ends =
+            settings.early_stopping_patience.is_some_and(|patience| without_better >= patience.max(1));
+        if last || patience_ends {
+            if patience_ends && !last {
+                observer
+                    .message(format!("stopped early: {without_better} evaluations without a better metric"));
+            }
+            break;
+        }
+    }
+    if let Some((_, tensors)) = best.filter(|_| without_better > 0) {
+        engine.restore(&tensors)?;
+    }
+    Ok(ending)
+}
+
+/// One step; where memory runs out, again with micro-batches of half the size.
+#[allow(clippy::too_many_arguments)] // The state of the loop, which one caller has.
+fn step(
+    engine: &mut Engine,
+    batches: &mut dyn Batches,
+    settings: &TrainingSettings,
+    (epoch, number): (u64, u64),
+    learning_rate: f64,
+    seed: u64,
+    ending: &mut Ending,
+    observer: &mut dyn Observer,
+) -> Result<(crate::engine::StepResult, usize), TrainError> {
+    loop {
+        let effective = batches.effective_batch(epoch, number, ending.micro_batch);
+        let tokens = effective.iter().map(Batch::rows).sum();
+        match engine.step(&effective, settings, learning_rate, seed) {
+            Ok(result) => return Ok((result, tokens)),
+            Err(EngineError::Backend(BackendError::OutOfMemory { bytes }))
+                if settings.auto_find_batch_size && ending.micro_batch > 1 =>
+            {
+                ending.micro_batch = ending.micro_batch.div_ceil(2);
+                observer.message(format!(
+                    "{bytes} bytes of memory were not to be had: going on with micro-batches of {} examples; the effective batch stays the same",
+                    ending.micro_batch
+                ));
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+}

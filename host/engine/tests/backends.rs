@@ -1,0 +1,185 @@
+//! One program, two backends: our kernels and candle's operations agree on the
+//! loss, on every gradient and on every output; gradients agree with finite
+//! differences; packing, order, micro-batches and threads change nothing.
+
+mod support;
+
+use candle_core::Device;
+use host_engine::backend::Backend;
+use host_engine::backend::candle::Candle;
+use host_engine::backend::cpu::Cpu;
+use host_engine::batch::Batch;
+use host_engine::compile::Plans;
+use host_engine::engine::{Engine, NamedTensor};
+use host_ir::task::HeadKind;
+use support::{CLASSES, LENGTHS, batch, blocks, methods, plans};
+
+const HEADS: [HeadKind; 2] = [HeadKind::Classification { classes: CLASSES }, HeadKind::MaskedLanguageModel];
+
+fn engine(plans: &Plans, backend: impl Backend + 'static) -> Engine {
+    Engine::new(plans.clone(), blocks(plans, 3), Box::new(backend)).unwrap()
+}
+
+fn cpu(plans: &Plans, threads: usize) -> Engine {
+    engine(plans, Cpu::new(threads).unwrap())
+}
+
+fn packed(plans: &Plans, lengths: &[(u32, u32)]) -> Batch {
+    batch(lengths, plans.method.virtual_tokens() as u32)
+}
+
+/// Largest difference of two lists of tensors by the larger of the tensor's
+/// norm and a part of all norms together.
+fn difference(a: &[NamedTensor], b: &[NamedTensor]) -> f64 {
+    let norm = |values: &mut dyn Iterator<Item = f64>| values.map(|value| value * value).sum::<f64>().sqrt();
+    let all = norm(&mut a.iter().flat_map(|tensor| &tensor.elements).map(|&value| f64::from(value)));
+    let mut largest = 0.0f64;
+    assert_eq!(a.len(), b.len());
+    for (a, b) in a.iter().zip(b) {
+        assert_eq!((&a.name, &a.shape), (&b.name, &b.shape));
+        let own = norm(&mut a.elements.iter().map(|&value| f64::from(value)));
+        let apart = norm(&mut a.elements.iter().zip(&b.elements).map(|(a, b)| f64::from(a - b)));
+        // A key's bias has no gradient in exact arithmetic: what is left of it is
+        // rounding, to be held against all gradients.
+        let floor = if a.name.ends_with("key.bias") { 1e-2 * all } else { 1e-5 * all };
+        let relative = apart / own.max(floor).max(1e-30);
+        assert!(relative < 1e-3, "{}: {relative:e} of norm {own:e}", a.name);
+        largest = largest.max(relative);
+    }
+    largest
+}
+
+fn gradients(engine: &mut Engine, batches: &[Batch]) -> (f64, Vec<NamedTensor>) {
+    let loss = engine.accumulate(batches, 11).unwrap();
+    (loss, engine.gradients().unwrap())
+}
+
+#[test]
+fn kernels_and_candle_agree_with_dropout() {
+    for head in HEADS {
+        for (name, method) in methods() {
+            if head == HeadKind::MaskedLanguageModel && name == "low rank with dropout" {
+                continue; // It targets the pooler, which this head lacks.
+            }
+            let plans = plans(head, method);
+            let batch = packed(&plans, &LENGTHS);
+            let (mut ours, mut theirs) = (cpu(&plans, 2), engine(&plans, Candle::new(Device::Cpu)));
+            let (loss, own) = gradients(&mut ours, std::slice::from_ref(&batch));
+            let (other_loss, other) = gradients(&mut theirs, std::slice::from_ref(&batch));
+            assert!((loss - other_loss).abs() < 1e-5 * loss.abs(), "{name}: {loss} {other_loss}");
+            let apart = difference(&own, &other);
+            assert!(apart < 2e-4, "{name} on {head:?}: {apart:e}");
+            let (ours, theirs) = (ours.evaluate(&batch).unwrap(), theirs.evaluate(&batch).unwrap());
+            for (a, b) in
+                ours.outputs.iter().flatten().flatten().zip(theirs.outputs.iter().flatten().flatten())
+            {
+                assert!((a - b).abs() < 1e-4, "{name}: {a} {b}");
+            }
+        }
+    }
+}
+
+/// The loss moves along each parameter's gradient as the gradient says.
+#[test]
+fn gradients_agree_with_finite_differences() {
+    for head in HEADS {
+        for (name, method) in methods() {
+            if head == HeadKind::MaskedLanguageModel && name == "low rank with dropout" {
+                continue;
+            }
+            if name == "weights" {
+                continue; // Its norm is detached: the slope is another one.
+            }
+            let plans = plans(head, method);
+            let batch = packed(&plans, &LENGTHS);
+            let (_, gradients) = gradients(&mut cpu(&plans, 1), std::slice::from_ref(&batch));
+            let start = cpu(&plans, 1).trained().unwrap();
+            let global: f64 = gradients
+                .iter()
+                .flat_map(|tensor| &tensor.elements)
+                .map(|&g| f64::from(g) * f64::from(g))
+                .sum::<f64>()
+                .sqrt();
+            for (gradient, parameter) in gradients.iter().zip(&start) {
+                let norm = gradient.elements.iter().map(|&g| f64::from(g) * f64::from(g)).sum::<f64>().sqrt();
+                if norm < 1e-3 * global {
+                    continue; // Too small for the loss's precision.
+                }
+                let step = 2e-3;
+                let loss_at = |sign: f64| {
+                    let mut moved = parameter.clone();
+                    for (element, &g) in moved.elements.iter_mut().zip(&gradient.elements) {
+                        *element += (sign * step * f64::from(g) / norm) as f32;
+                    }
+                    let mut engine = cpu(&plans, 1);
+                    engine.restore(&[moved]).unwrap();
+                    engine.accumulate(std::slice::from_ref(&batch), 11).unwrap()
+                };
+                let slope = (loss_at(1.0) - loss_at(-1.0)) / (2.0 * step);
+                assert!(
+                    (slope - norm).abs() < 0.02 * norm + 2e-4,
+                    "{name} on {head:?}, {}: slope {slope}, norm {norm}",
+                    gradient.name
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn packing_order_and_micro_batches_change_nothing() {
+    let plans = plans(HEADS[0], methods()[0].1);
+    let (loss, whole) = gradients(&mut cpu(&plans, 1), &[packed(&plans, &LENGTHS)]);
+    let mut turned = LENGTHS;
+    turned.reverse();
+    let (other_loss, other) = gradients(&mut cpu(&plans, 1), &[packed(&plans, &turned)]);
+    assert!((loss - other_loss).abs() < 1e-6);
+    let apart = difference(&whole, &other);
+    assert!(apart < 1e-5, "{apart:e}");
+    let parts: Vec<Batch> = LENGTHS.chunks(2).map(|lengths| packed(&plans, lengths)).collect();
+    let (other_loss, other) = gradients(&mut cpu(&plans, 1), &parts);
+    assert!((loss - other_loss).abs() < 1e-6);
+    let apart = difference(&whole, &other);
+    assert!(apart < 1e-5, "{apart:e}");
+}
+
+#[test]
+fn the_same_run_gives_the_same_bits_and_threads_agree() {
+    let plans = plans(HEADS[0], methods()[4].1);
+    let batch = packed(&plans, &LENGTHS);
+    let run = |threads| gradients(&mut cpu(&plans, threads), std::slice::from_ref(&batch));
+    assert_eq!(run(2), run(2));
+    assert!(difference(&run(1).1, &run(2).1) < 1e-5);
+}
+
+#[test]
+fn nothing_is_computed_for_what_is_frozen() {
+    use host_engine::program::instruction::Instruction;
+    let count = |method: &str| {
+        let (_, method) = methods().into_iter().find(|(name, _)| *name == method).unwrap();
+        let compiled = plans(HEADS[0], method).training().unwrap();
+        let weights = compiled
+            .program
+            .backward
+            .iter()
+            .filter(|instruction| matches!(instruction, Instruction::LinearWeightGradient { .. }));
+        weights.count()
+    };
+    // Two layers with query, key and value as one product and three more, the
+    // pooler and the classifier.
+    assert_eq!(count("everything"), 2 * 4 + 2);
+    assert_eq!(count("biases"), 1);
+    assert_eq!(count("query biases"), 2 + 1);
+    assert_eq!(count("low rank"), 1);
+    assert_eq!(count("prompt"), 1);
+}
+
+#[test]
+fn what_trains_without_a_path_to_the_loss_is_refused() {
+    let plans = plans(HEADS[0], |recorder| {
+        let initial = recorder.full(&[4], 0.0).unwrap();
+        recorder.parameter(None, "idle", initial, true).unwrap();
+    });
+    let error = plans.training().unwrap_err().to_string();
+    assert_eq!(error, "idle should train, and the loss does not depend on it");
+}

@@ -1,0 +1,455 @@
+//! What a task does with data: the functions of `input`, `example`, `group`,
+//! and the values of `output`, `prediction`, `statistic` and `metric`.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use crate::record::{Answer, Phase, Recorder};
+use crate::settings::did_you_mean;
+use crate::task::{
+    Container, Example, FieldType, FieldValue, Outputs, Parsed, Prediction, PredictionType, PredictionValue,
+    Record, Sums,
+};
+
+/// A chunk of records for `parse`, and what became of it.
+#[derive(Clone, Debug, Default)]
+pub struct ParseCall {
+    pub split: String,
+    pub container: Option<Container>,
+    pub records: Arc<Vec<Record>>,
+    pub parsed: Parsed,
+    /// The record of each example.
+    owners: Vec<u32>,
+}
+
+/// A chunk of examples for `predict`; a group is one example.
+#[derive(Clone, Debug, Default)]
+pub struct PredictCall {
+    pub examples: Vec<Example>,
+    /// Names of the outputs, in the order of [`Outputs`].
+    pub names: Vec<String>,
+    /// [examples]
+    pub outputs: Vec<Outputs>,
+    /// [examples], filled by the call.
+    pub predictions: Vec<Prediction>,
+}
+
+/// A chunk of examples for `score`.
+#[derive(Clone, Debug, Default)]
+pub struct ScoreCall {
+    pub examples: Vec<Example>,
+    pub predictions: Vec<Prediction>,
+    /// [groups], filled by the call.
+    pub sums: Vec<Sums>,
+}
+
+/// Samples for `measure`.
+#[derive(Clone, Debug, Default)]
+pub struct MeasureCall {
+    /// Sums of each sample.
+    pub samples: Vec<Sums>,
+    /// Metrics of each sample, filled by the call.
+    pub metrics: Vec<BTreeMap<String, f64>>,
+}
+
+impl ParseCall {
+    /// A chunk of records of a split.
+    pub fn new(split: &str, container: Container, records: Vec<Record>) -> ParseCall {
+        ParseCall {
+            split: split.into(),
+            container: Some(container),
+            records: Arc::new(records),
+            ..ParseCall::default()
+        }
+    }
+}
+
+impl Recorder {
+    fn record(&self, function: &'static str, record: u32) -> Answer<&Record> {
+        self.only_in(function, &[Phase::Parse])?;
+        let found = self.parse.records.get(record as usize);
+        found.ok_or_else(|| {
+            self.wrong(
+                function,
+                format!("{function}: there is no record {record}; there are {}", self.parse.records.len()),
+            )
+        })
+    }
+
+    /// `input.split`.
+    pub fn input_split(&self) -> Answer<String> {
+        self.only_in("input.split", &[Phase::Parse])?;
+        Ok(self.parse.split.clone())
+    }
+
+    /// `input.container`.
+    pub fn input_container(&self) -> Answer<String> {
+        self.only_in("input.container", &[Phase::Parse])?;
+        Ok(self.parse.container.map_or("", Container::name).to_string())
+    }
+
+    /// `input.line`.
+    pub fn input_line(&self, record: u32) -> Answer<String> {
+        Ok(self.record("input.line", record)?.text.clone())
+    }
+
+    fn json(
+        &self,
+        function: &'static str,
+        record: u32,
+        path: &str,
+    ) -> Answer<Result<&serde_json::Value, String>> {
+        let record = self.record(function, record)?;
+        let Some(mut value) = record.json.as_ref() else {
+            return Ok(Err(format!("{}: the record is not a JSON object", record.origin)));
+        };
+        for part in path.split('.') {
+            let next = match value {
+                serde_json::Value::Array(list) => {
+                    part.parse::<usize>().ok().and_then(|place| list.get(place))
+                }
+                other => other.get(part),
+            };
+            let Some(next) = next else {
+                let known: Vec<&str> = value
+                    .as_object()
+                    .map_or(Vec::new(), |object| object.keys().map(String::as_str).collect());
+                return Ok(Err(format!(
+                    "{}: there is no \"{path}\"{}",
+                    record.origin,
+                    did_you_mean(part, &known)
+                )));
+            };
+            value = next;
+        }
+        Ok(Ok(value))
+    }
+
+    /// `input.text`.
+    pub fn input_text(&self, record: u32, path: &str) -> Answer<Result<String, String>> {
+        let origin = &self.record("input.text", record)?.origin;
+        Ok(self.json("input.text", record, path)?.and_then(|value| {
+            let text = value.as_str().map(str::to_string);
+            text.ok_or_else(|| format!("{origin}: \"{path}\" is {value}, and a string is wanted"))
+        }))
+    }
+
+    /// `input.whole`.
+    pub fn input_whole(&self, record: u32, path: &str) -> Answer<Result<i64, String>> {
+        let origin = &self.record("input.whole", record)?.origin;
+        Ok(self.json("input.whole", record, path)?.and_then(|value| {
+            let whole = value.as_i64().or_else(|| value.as_str()?.parse().ok());
+            whole.ok_or_else(|| format!("{origin}: \"{path}\" is {value}, and a whole number is wanted"))
+        }))
+    }
+
+    /// `input.has`.
+    pub fn input_has(&self, record: u32, path: &str) -> Answer<bool> {
+        Ok(self.json("input.has", record, path)?.is_ok_and(|value| !value.is_null()))
+    }
+
+    /// `input.skip`.
+    pub fn skip(&mut self, record: u32, reason: &str) -> Answer<()> {
+        self.record("input.skip", record)?;
+        *self.parse.parsed.skipped.entry(reason.to_string()).or_default() += 1;
+        Ok(())
+    }
+
+    /// `input.reject`.
+    pub fn reject(&mut self, record: u32, sentence: &str) -> Answer<()> {
+        let place = self.record("input.reject", record)?.origin.to_string();
+        let sentence = match sentence.starts_with(&place) {
+            true => sentence.to_string(),
+            false => format!("{place}: {sentence}"),
+        };
+        self.parse.parsed.rejected.push(sentence);
+        Ok(())
+    }
+
+    /// `example.add`.
+    pub fn add_example(&mut self, record: u32) -> Answer<u32> {
+        let origin = self.record("example.add", record)?.origin.clone();
+        let values = vec![None; self.layout.fields.len()];
+        self.parse.parsed.examples.push(Example { origin, values });
+        self.parse.owners.push(record);
+        Ok(self.parse.parsed.examples.len() as u32 - 1)
+    }
+
+    fn put(&mut self, function: &'static str, example: u32, field: usize, value: FieldValue) -> Answer<()> {
+        let count = self.parse.parsed.examples.len();
+        match self.parse.parsed.examples.get_mut(example as usize) {
+            Some(found) => {
+                found.values[field] = Some(value);
+                Ok(())
+            }
+            None => {
+                Err(self
+                    .wrong(function, format!("{function}: there is no example {example}; there are {count}")))
+            }
+        }
+    }
+
+    /// `example.put-text`.
+    pub fn put_text(&mut self, example: u32, field: &str, text: &str) -> Answer<()> {
+        let place = self.text_field("example.put-text", field)?;
+        self.put("example.put-text", example, place, FieldValue::Text(text.to_string()))
+    }
+
+    /// `example.put-rest`.
+    pub fn put_rest(&mut self, example: u32, field: &str, start: u32) -> Answer<()> {
+        let function = "example.put-rest";
+        let place = self.text_field(function, field)?;
+        let owner = self.parse.owners.get(example as usize).copied();
+        let Some(owner) = owner else {
+            return Err(self.wrong(function, format!("{function}: there is no example {example}")));
+        };
+        match self.record(function, owner)?.text.get(start as usize..) {
+            Some(rest) => {
+                let rest = rest.to_string();
+                self.put(function, example, place, FieldValue::Text(rest))
+            }
+            None => Err(self.wrong(
+                function,
+                format!("{function}: byte {start} is no border of a character of the record"),
+            )),
+        }
+    }
+
+    fn text_field(&self, function: &'static str, field: &str) -> Answer<usize> {
+        self.only_in(function, &[Phase::Parse])?;
+        let place = self.field_place(function, field)?;
+        match self.layout.fields[place].kind {
+            FieldType::Text => Ok(place),
+            FieldType::Label(_) => {
+                Err(self.wrong(function, format!("{function}: the field \"{field}\" is a label")))
+            }
+        }
+    }
+
+    /// `example.put-label`: outside the inventory is an error of the record.
+    pub fn put_label(&mut self, example: u32, field: &str, label: i64) -> Answer<()> {
+        let function = "example.put-label";
+        self.only_in(function, &[Phase::Parse])?;
+        let names = self.names(field)?;
+        match u32::try_from(label).ok().filter(|&label| (label as usize) < names.len()) {
+            Some(label) => {
+                let place = self.field_place(function, field)?;
+                self.put(function, example, place, FieldValue::Label(label))
+            }
+            None => self.reject_label(
+                example,
+                &format!("the {field} is {label}, and 0 to {} are wanted", names.len() - 1),
+            ),
+        }
+    }
+
+    /// `example.put-label-name`.
+    pub fn put_label_name(&mut self, example: u32, field: &str, name: &str) -> Answer<()> {
+        let function = "example.put-label-name";
+        self.only_in(function, &[Phase::Parse])?;
+        let names = self.names(field)?;
+        match names.iter().position(|known| known == name) {
+            Some(label) => {
+                let place = self.field_place(function, field)?;
+                self.put(function, example, place, FieldValue::Label(label as u32))
+            }
+            None => self.reject_label(
+                example,
+                &format!("the {field} is \"{name}\", and one of {} is wanted", names.join(", ")),
+            ),
+        }
+    }
+
+    fn reject_label(&mut self, example: u32, sentence: &str) -> Answer<()> {
+        match self.parse.owners.get(example as usize).copied() {
+            Some(owner) => self.reject(owner, sentence),
+            None => Err(self.wrong("example", format!("there is no example {example}"))),
+        }
+    }
+
+    /// The examples of the chunk that is predicted or scored.
+    fn chunk(&self, function: &'static str) -> Answer<&[Example]> {
+        self.only_in(function, &[Phase::Predict, Phase::Score])?;
+        Ok(if self.phase == Phase::Predict { &self.predict.examples } else { &self.score.examples })
+    }
+
+    fn example(&self, function: &'static str, example: u32) -> Answer<&Example> {
+        let chunk = self.chunk(function)?;
+        let count = chunk.len();
+        chunk.get(example as usize).ok_or_else(|| {
+            self.wrong(function, format!("{function}: there is no example {example}; there are {count}"))
+        })
+    }
+
+    /// `group.size`: a group is one example.
+    pub fn group_size(&self, group: u32) -> Answer<u32> {
+        self.example("group.size", group)?;
+        Ok(1)
+    }
+
+    /// `group.example`.
+    pub fn group_example(&self, group: u32, place: u32) -> Answer<u32> {
+        self.example("group.example", group)?;
+        match place {
+            0 => Ok(group),
+            _ => Err(self.wrong(
+                "group.example",
+                format!("group.example: group {group} has one example, and {place} is asked for"),
+            )),
+        }
+    }
+
+    fn readable(&self, function: &'static str, field: &str) -> Answer<usize> {
+        let place = self.field_place(function, field)?;
+        if self.layout.fields[place].gold && self.phase == Phase::Predict {
+            return Err(
+                self.wrong(function, format!("{function}: \"{field}\" is gold, which predict cannot read"))
+            );
+        }
+        Ok(place)
+    }
+
+    /// `group.text`.
+    pub fn group_text(&self, example: u32, field: &str) -> Answer<Result<String, String>> {
+        let place = self.readable("group.text", field)?;
+        let found = self.example("group.text", example)?;
+        let text = found.text(place).map(str::to_string);
+        Ok(text.ok_or_else(|| format!("{}: the example has no text \"{field}\"", found.origin)))
+    }
+
+    /// `group.label`.
+    pub fn group_label(&self, example: u32, field: &str) -> Answer<Option<u32>> {
+        let place = self.readable("group.label", field)?;
+        Ok(self.example("group.label", example)?.label(place))
+    }
+
+    /// `output.reals`.
+    pub fn output_reals(&self, example: u32, name: &str) -> Answer<Vec<f64>> {
+        let function = "output.reals";
+        self.only_in(function, &[Phase::Predict])?;
+        self.example(function, example)?;
+        match self.predict.names.iter().position(|known| known == name) {
+            Some(place) => Ok(self.predict.outputs[example as usize][place]
+                .iter()
+                .map(|&value| f64::from(value))
+                .collect()),
+            None => {
+                let known: Vec<&str> = self.predict.names.iter().map(String::as_str).collect();
+                Err(self.wrong(
+                    function,
+                    format!("{function}: no output is called \"{name}\"{}", did_you_mean(name, &known)),
+                ))
+            }
+        }
+    }
+
+    fn column(&self, function: &'static str, name: &str) -> Answer<usize> {
+        self.layout.prediction(name).ok_or_else(|| {
+            let known: Vec<&str> =
+                self.layout.predictions.iter().map(|column| column.name.as_str()).collect();
+            self.wrong(
+                function,
+                format!("{function}: no prediction is called \"{name}\"{}", did_you_mean(name, &known)),
+            )
+        })
+    }
+
+    /// `prediction.set-label` and `set-real`.
+    pub fn set_prediction(&mut self, example: u32, name: &str, value: PredictionValue) -> Answer<()> {
+        let function = "prediction.set";
+        self.only_in(function, &[Phase::Predict])?;
+        self.example(function, example)?;
+        let column = self.column(function, name)?;
+        let fits = match (&self.layout.predictions[column].kind, value) {
+            (PredictionType::Label(field), PredictionValue::Label(label)) => {
+                self.layout.labels(field).is_some_and(|names| (label as usize) < names.len())
+            }
+            (PredictionType::Real, PredictionValue::Real(_)) => true,
+            _ => false,
+        };
+        if !fits {
+            return Err(self
+                .wrong(function, format!("{function}: {value:?} is no value of the prediction \"{name}\"")));
+        }
+        let columns = self.layout.predictions.len();
+        self.predict.predictions.resize(self.predict.examples.len(), vec![None; columns]);
+        self.predict.predictions[example as usize][column] = Some(value);
+        Ok(())
+    }
+
+    fn get_prediction(
+        &self,
+        function: &'static str,
+        example: u32,
+        name: &str,
+    ) -> Answer<Option<PredictionValue>> {
+        self.only_in(function, &[Phase::Score])?;
+        self.example(function, example)?;
+        let column = self.column(function, name)?;
+        Ok(self.score.predictions.get(example as usize).and_then(|prediction| prediction[column]))
+    }
+
+    /// `prediction.get-label`.
+    pub fn prediction_label(&self, example: u32, name: &str) -> Answer<Option<u32>> {
+        Ok(match self.get_prediction("prediction.get-label", example, name)? {
+            Some(PredictionValue::Label(label)) => Some(label),
+            _ => None,
+        })
+    }
+
+    /// `prediction.get-real`.
+    pub fn prediction_real(&self, example: u32, name: &str) -> Answer<Option<f64>> {
+        Ok(match self.get_prediction("prediction.get-real", example, name)? {
+            Some(PredictionValue::Real(real)) => Some(real),
+            _ => None,
+        })
+    }
+
+    fn statistic(&self, function: &'static str, name: &str) -> Answer<()> {
+        match self.layout.statistics.iter().any(|known| known == name) {
+            true => Ok(()),
+            false => Err(self.wrong(function, format!("{function}: no statistic is called \"{name}\""))),
+        }
+    }
+
+    /// `statistic.add`.
+    pub fn add_statistic(&mut self, group: u32, name: &str, key: u64, value: f64) -> Answer<()> {
+        let function = "statistic.add";
+        self.only_in(function, &[Phase::Score])?;
+        self.statistic(function, name)?;
+        self.example(function, group)?;
+        self.score.sums.resize_with(self.score.examples.len(), Sums::default);
+        *self.score.sums[group as usize].entry((name.to_string(), key)).or_default() += value;
+        Ok(())
+    }
+
+    /// `statistic.sum-of`.
+    pub fn sum_of(&self, sample: u32, name: &str, key: u64) -> Answer<f64> {
+        let function = "statistic.sum-of";
+        self.only_in(function, &[Phase::Measure])?;
+        self.statistic(function, name)?;
+        match self.measure.samples.get(sample as usize) {
+            Some(sums) => Ok(sums.get(&(name.to_string(), key)).copied().unwrap_or(0.0)),
+            None => Err(self.wrong(function, format!("{function}: there is no sample {sample}"))),
+        }
+    }
+
+    /// `metric.set`.
+    pub fn set_metric(&mut self, sample: u32, name: &str, value: f64) -> Answer<()> {
+        let function = "metric.set";
+        self.only_in(function, &[Phase::Measure])?;
+        if !self.layout.metrics.iter().any(|metric| metric.name == name) {
+            let known: Vec<&str> = self.layout.metrics.iter().map(|metric| metric.name.as_str()).collect();
+            return Err(self.wrong(
+                function,
+                format!("{function}: no metric is called \"{name}\"{}", did_you_mean(name, &known)),
+            ));
+        }
+        if sample as usize >= self.measure.samples.len() {
+            return Err(self.wrong(function, format!("{function}: there is no sample {sample}")));
+        }
+        self.measure.metrics.resize_with(self.measure.samples.len(), BTreeMap::new);
+        self.measure.metrics[sample as usize].insert(name.to_string(), value);
+        Ok(())
+    }
+}

@@ -1,0 +1,308 @@
+//! What a task declares: the functions of `source`, `field`, `sequence`,
+//! `head`, `objective` and `output`, and the declarations of `prediction`,
+//! `statistic` and `metric`.
+
+use crate::graph::{Kind, NodeId, Op, Scope, SequenceId};
+use crate::record::{Answer, Handle, Phase, Recorder};
+use crate::settings::did_you_mean;
+use crate::shape::{Dim, Shape};
+use crate::task::{
+    Container, Field, FieldType, FilePattern, HeadKind, Metric, PredictionColumn, PredictionType, Sequence,
+    Split, SplitUse,
+};
+
+impl Recorder {
+    fn laying_out(&self, function: &'static str) -> Answer<()> {
+        self.only_in(function, &[Phase::Layout])
+    }
+
+    /// `source.train`, `evaluate` and `optional`.
+    pub fn split(&mut self, name: &str, usage: SplitUse) -> Answer<()> {
+        self.laying_out("source")?;
+        if self.layout.splits.iter().any(|split| split.name == name) {
+            return Err(self.wrong("source", format!("the split \"{name}\" is declared twice")));
+        }
+        self.layout.splits.push(Split { name: name.into(), usage, files: Vec::new() });
+        Ok(())
+    }
+
+    /// `source.file`.
+    pub fn file(&mut self, split: &str, pattern: &str, container: &str) -> Answer<()> {
+        self.laying_out("source.file")?;
+        let Some(known) = Container::from_name(container) else {
+            let names: Vec<&str> = Container::NAMES.iter().map(|(name, _)| *name).collect();
+            return Err(self.wrong(
+                "source.file",
+                format!(
+                    "source.file: there is no container \"{container}\"{}",
+                    did_you_mean(container, &names)
+                ),
+            ));
+        };
+        match self.layout.splits.iter_mut().find(|known| known.name == split) {
+            Some(split) => {
+                split.files.push(FilePattern { pattern: pattern.into(), container: known });
+                Ok(())
+            }
+            None => {
+                Err(self.wrong("source.file", format!("source.file: the split \"{split}\" is not declared")))
+            }
+        }
+    }
+
+    /// `field.text` and `field.label`.
+    pub fn field(&mut self, name: &str, kind: FieldType) -> Answer<()> {
+        self.laying_out("field")?;
+        if self.layout.field(name).is_some() {
+            return Err(self.wrong("field", format!("the field \"{name}\" is declared twice")));
+        }
+        if matches!(&kind, FieldType::Label(names) if names.is_empty()) {
+            return Err(self.wrong("field.label", format!("field.label: \"{name}\" has no labels")));
+        }
+        self.layout.fields.push(Field { name: name.into(), kind, gold: false });
+        Ok(())
+    }
+
+    /// `field.gold`.
+    pub fn gold(&mut self, name: &str) -> Answer<()> {
+        self.laying_out("field.gold")?;
+        let place = self.field_place("field.gold", name)?;
+        self.layout.fields[place].gold = true;
+        Ok(())
+    }
+
+    /// `field.names`.
+    pub fn names(&self, name: &str) -> Answer<Vec<String>> {
+        let place = self.field_place("field.names", name)?;
+        match &self.layout.fields[place].kind {
+            FieldType::Label(names) => Ok(names.clone()),
+            FieldType::Text => Err(self.wrong("field.names", format!("field.names: \"{name}\" is a text"))),
+        }
+    }
+
+    /// The place of a declared field.
+    pub(super) fn field_place(&self, function: &'static str, name: &str) -> Answer<usize> {
+        self.layout.field(name).ok_or_else(|| {
+            let known: Vec<&str> = self.layout.fields.iter().map(|field| field.name.as_str()).collect();
+            self.wrong(
+                function,
+                format!("{function}: no field is called \"{name}\"{}", did_you_mean(name, &known)),
+            )
+        })
+    }
+
+    /// `prediction.label` and `prediction.real`.
+    pub fn prediction(&mut self, name: &str, kind: PredictionType) -> Answer<()> {
+        self.laying_out("prediction")?;
+        if let PredictionType::Label(field) = &kind {
+            self.names(field)?;
+        }
+        self.layout.predictions.push(PredictionColumn { name: name.into(), kind });
+        Ok(())
+    }
+
+    /// `statistic.sum`.
+    pub fn sum(&mut self, name: &str) -> Answer<()> {
+        self.laying_out("statistic.sum")?;
+        self.layout.statistics.push(name.into());
+        Ok(())
+    }
+
+    /// `metric.higher-is-better` and `lower-is-better`.
+    pub fn metric(&mut self, name: &str, higher_is_better: bool) -> Answer<()> {
+        self.laying_out("metric")?;
+        self.layout.metrics.push(Metric { name: name.into(), higher_is_better });
+        Ok(())
+    }
+
+    /// `metric.best`.
+    pub fn best_metric(&mut self, name: &str) -> Answer<()> {
+        self.laying_out("metric.best")?;
+        if !self.layout.metrics.iter().any(|metric| metric.name == name) {
+            return Err(self.wrong("metric.best", format!("metric.best: no metric is called \"{name}\"")));
+        }
+        self.layout.best = Some(name.into());
+        Ok(())
+    }
+
+    fn shaping(&self, function: &'static str) -> Answer<()> {
+        self.only_in(function, &[Phase::TaskPlan])
+    }
+
+    /// `sequence.new`.
+    pub fn sequence(&mut self, name: &str) -> Answer<u32> {
+        self.shaping("sequence.new")?;
+        if !self.task.sequences.is_empty() {
+            return Err(self.wrong(
+                "sequence.new",
+                "sequence.new: more than one sequence is not supported by this host yet",
+            ));
+        }
+        self.task.sequences.push(Sequence { name: name.into(), ..Sequence::default() });
+        Ok(self.give(Handle::Sequence(self.task.sequences.len() as u32 - 1)))
+    }
+
+    fn sequence_place(&self, function: &'static str, number: u32) -> Answer<usize> {
+        self.shaping(function)?;
+        match self.handles.get(number as usize) {
+            Some(Handle::Sequence(place)) => Ok(*place as usize),
+            other => Err(self.misuse(function, "a sequence", number, other)),
+        }
+    }
+
+    /// `sequence.text`.
+    pub fn sequence_text(&mut self, sequence: u32, field: &str) -> Answer<()> {
+        let place = self.sequence_place("sequence.text", sequence)?;
+        let field_place = self.field_place("sequence.text", field)?;
+        if self.layout.fields[field_place].kind != FieldType::Text {
+            return Err(
+                self.wrong("sequence.text", format!("sequence.text: the field \"{field}\" is no text"))
+            );
+        }
+        if self.task.sequences[place].texts.len() == 2 {
+            return Err(self.wrong("sequence.text", "sequence.text: a sequence has at most two texts"));
+        }
+        self.task.sequences[place].texts.push(field.into());
+        Ok(())
+    }
+
+    /// `sequence.at-most`.
+    pub fn at_most(&mut self, sequence: u32, tokens: u32) -> Answer<()> {
+        let place = self.sequence_place("sequence.at-most", sequence)?;
+        self.task.sequences[place].at_most = Some(tokens);
+        Ok(())
+    }
+
+    /// `sequence.mask-tokens`.
+    pub fn mask_tokens(&mut self, sequence: u32, probability: f64) -> Answer<()> {
+        let place = self.sequence_place("sequence.mask-tokens", sequence)?;
+        if !(probability > 0.0 && probability < 1.0) {
+            return Err(self.wrong(
+                "sequence.mask-tokens",
+                format!("sequence.mask-tokens: a share of {probability}; it must lie between 0 and 1"),
+            ));
+        }
+        self.task.sequences[place].mask_probability = Some(probability);
+        Ok(())
+    }
+
+    /// `sequence.shift-positions`.
+    pub fn shift_positions(&mut self, sequence: u32, most: u32) -> Answer<()> {
+        let place = self.sequence_place("sequence.shift-positions", sequence)?;
+        self.task.sequences[place].shift_positions = Some(most);
+        Ok(())
+    }
+
+    /// `sequence.hidden`.
+    pub fn hidden(&mut self, sequence: u32) -> Answer<u32> {
+        let place = self.sequence_place("sequence.hidden", sequence)?;
+        let size = self.model_fact("sequence.hidden", "hidden_size")?;
+        Ok(self.task_leaf(
+            Op::Hidden(SequenceId(place as u32)),
+            vec![Dim::Tokens, Dim::Fixed(size)],
+            Kind::Real,
+        ))
+    }
+
+    fn model_fact(&self, function: &'static str, key: &str) -> Answer<u32> {
+        let fact = self.model.as_ref().and_then(|model| model.facts.get(key));
+        fact.map(|&value| value as u32)
+            .ok_or_else(|| self.wrong(function, format!("{function}: the model has no {key}")))
+    }
+
+    fn task_leaf(&mut self, op: Op, dims: Vec<Dim>, kind: Kind) -> u32 {
+        let place = self.place.clone();
+        let node = self.task.graph.leaf(op, Shape(dims), kind, Scope::Sequence, place);
+        self.give_node(node)
+    }
+
+    fn take_head(&mut self, function: &'static str, head: HeadKind) -> Answer<()> {
+        match self.task.head {
+            None => self.task.head = Some(head),
+            Some(known) if known == head => {}
+            Some(_) => {
+                return Err(self.wrong(
+                    function,
+                    format!("{function}: more than one head is not supported by this host yet"),
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    /// `head.classification`.
+    pub fn classification(&mut self, sequence: u32, classes: u32) -> Answer<u32> {
+        let place = self.sequence_place("head.classification", sequence)?;
+        if classes == 0 {
+            return Err(self.wrong("head.classification", "head.classification: there are no classes"));
+        }
+        self.take_head("head.classification", HeadKind::Classification { classes })?;
+        Ok(self.task_leaf(
+            Op::ClassificationLogits(SequenceId(place as u32)),
+            vec![Dim::Fixed(classes)],
+            Kind::Real,
+        ))
+    }
+
+    /// `head.masked-language-model`.
+    pub fn masked_language_model(&mut self, sequence: u32) -> Answer<u32> {
+        let function = "head.masked-language-model";
+        let place = self.sequence_place(function, sequence)?;
+        let vocabulary = self.model_fact(function, "vocab_size")?;
+        self.take_head(function, HeadKind::MaskedLanguageModel)?;
+        Ok(self.task_leaf(
+            Op::MaskedLogits(SequenceId(place as u32)),
+            vec![Dim::Masked, Dim::Fixed(vocabulary)],
+            Kind::Real,
+        ))
+    }
+
+    /// `head.masked-tokens`.
+    pub fn masked_tokens(&mut self, sequence: u32) -> Answer<u32> {
+        let place = self.sequence_place("head.masked-tokens", sequence)?;
+        Ok(self.task_leaf(Op::MaskedTokens(SequenceId(place as u32)), vec![Dim::Masked], Kind::Integer))
+    }
+
+    /// `objective.label`.
+    pub fn objective_label(&mut self, field: &str) -> Answer<u32> {
+        self.shaping("objective.label")?;
+        self.names(field)?;
+        Ok(self.task_leaf(Op::Label(field.into()), Vec::new(), Kind::Integer))
+    }
+
+    /// `objective.mean`.
+    pub fn objective_mean(&mut self, value: u32) -> Answer<()> {
+        let node = self.objective_value("objective.mean", value)?;
+        self.task.losses.push(node);
+        Ok(())
+    }
+
+    fn objective_value(&self, function: &'static str, value: u32) -> Answer<NodeId> {
+        self.shaping(function)?;
+        let node = self.node(function, value)?;
+        let found = self.graph().node(node);
+        if found.kind != Kind::Real || found.scope != Scope::Sequence {
+            return Err(self.wrong(
+                function,
+                format!("{function}: real numbers that depend on the sequence are wanted"),
+            ));
+        }
+        Ok(node)
+    }
+
+    /// `output.declare`.
+    pub fn declare_output(&mut self, name: &str, value: u32) -> Answer<()> {
+        let node = self.objective_value("output.declare", value)?;
+        if self.task.outputs.iter().any(|(known, _)| known == name) {
+            return Err(self.wrong("output.declare", format!("output.declare: \"{name}\" is declared twice")));
+        }
+        self.task.outputs.push((name.into(), node));
+        Ok(())
+    }
+
+    /// `group.count`.
+    pub fn count(&self, split: &str) -> Answer<u64> {
+        self.shaping("group.count")?;
+        Ok(self.counts.get(split).copied().unwrap_or(0))
+    }
+}

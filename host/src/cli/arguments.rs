@@ -1,0 +1,308 @@
+//! The arguments and their help.
+
+use std::path::PathBuf;
+
+use anyhow::{Context, Result, bail};
+use clap::{Args, Parser, Subcommand};
+
+use crate::cell::Plugin;
+use crate::config::raw::{Place, Value};
+use crate::config::{Config, raw::Raw, resolved};
+use crate::session;
+
+/// Trains one model on one task with several fine-tuning methods and compares
+/// them.
+///
+/// Methods and tasks are plugins: sandboxed WASM components that say what
+/// should be trained, while this program computes. A config names the model,
+/// the data, the task and the methods.
+#[derive(Debug, Parser)]
+#[command(version, arg_required_else_help = true, after_help = EXAMPLES)]
+pub struct Arguments {
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  host run configs/quickstart.toml              train every method and compare them
+  host plan configs/quickstart.toml             show what would be trained
+  host plugin list                              show the methods and tasks that there are
+  host run --help                               the keys of a config
+
+Exit codes: 0 done, 1 failed, 2 wrong arguments or config.
+NO_COLOR turns colours off. HOST_PLUGIN_DIR names the folder of further plugins.";
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    Run(RunArguments),
+    Plan(PlanArguments),
+    Eval(EvalArguments),
+    Compare(CompareArguments),
+    Merge(MergeArguments),
+    /// Show the plugins that are installed, or check one
+    #[command(subcommand)]
+    Plugin(PluginCommand),
+    Cell(CellArguments),
+}
+
+/// Train every method of a config and compare them
+///
+/// Each method is trained once for each seed. A cell (one method, one seed)
+/// that is finished is kept in the run directory and not trained again, so that
+/// a run that was stopped, or to which a method is added, goes on where it was.
+/// At the end the table stands on the standard output, and in the run directory
+/// as comparison.md, comparison.csv, comparison.json and report.html.
+#[derive(Debug, Args)]
+#[command(after_long_help = CONFIG_HELP)]
+pub struct RunArguments {
+    #[command(flatten)]
+    pub config: ConfigArguments,
+    /// The run directory [default: runs/NAME]
+    #[arg(long, value_name = "DIR")]
+    pub out: Option<PathBuf>,
+}
+
+/// Show what would be trained, without training
+///
+/// For each method: which parameters train, which are added and where, how much
+/// memory training will take, and the plan itself as the plugin has said it.
+#[derive(Debug, Args)]
+pub struct PlanArguments {
+    #[command(flatten)]
+    pub config: ConfigArguments,
+    /// Leave out the plans themselves
+    #[arg(long)]
+    pub summary: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct ConfigArguments {
+    /// The config, a TOML file; paths in it are relative to the current directory
+    #[arg(value_name = "CONFIG")]
+    pub path: PathBuf,
+    /// Override a key, e.g. --set training.learning_rate=1e-3 (repeatable)
+    ///
+    /// The value is read as TOML, and as a string where it is none. An override
+    /// of one method (--set methods.NAME.KEY=VALUE) leaves the other methods as
+    /// they are.
+    #[arg(long, value_name = "KEY.PATH=VALUE")]
+    pub set: Vec<String>,
+    /// Only this method of the config (repeatable)
+    #[arg(long = "method", value_name = "NAME")]
+    pub methods: Vec<String>,
+    /// Train with this seed instead of the config's (repeatable)
+    #[arg(long = "seed", value_name = "NUMBER")]
+    pub seeds: Vec<u32>,
+    /// What computes: auto or cpu
+    #[arg(long)]
+    pub device: Option<String>,
+    /// Threads that compute [default: what the batch job was given, or all cores]
+    #[arg(long, value_name = "NUMBER")]
+    pub threads: Option<u32>,
+    #[command(flatten)]
+    pub plugins: PluginFolder,
+}
+
+/// Write a trained cell as a model in the hub's layout
+///
+/// What the method has learned is merged into the weights, so that the folder
+/// loads wherever such models do: config.json, the tokenizer and
+/// model.safetensors with the names of transformers. A method with virtual
+/// tokens cannot be merged.
+#[derive(Debug, Args)]
+pub struct MergeArguments {
+    /// The run directory, or that of one cell
+    #[arg(value_name = "RUN")]
+    pub run: PathBuf,
+    /// The folder to write, which must not be there or be empty
+    #[arg(long, value_name = "DIR")]
+    pub out: PathBuf,
+    /// The method, where the run has several
+    #[arg(long, value_name = "NAME")]
+    pub method: Option<String>,
+    /// The seed, where the run has several
+    #[arg(long, value_name = "NUMBER")]
+    pub seed: Option<u32>,
+    /// In what the weights are stored
+    #[arg(long, value_enum, default_value = "f32")]
+    pub precision: StoredPrecision,
+    /// Leave out what the task has added
+    #[arg(long)]
+    pub without_head: bool,
+}
+
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+pub enum StoredPrecision {
+    F32,
+    F16,
+    Bf16,
+}
+
+#[derive(Debug, Args)]
+pub struct PluginFolder {
+    /// The folder of further plugins [default: $HOST_PLUGIN_DIR, or
+    /// ~/.local/share/host/plugins where it exists]
+    #[arg(long, value_name = "DIR")]
+    pub plugin_dir: Option<PathBuf>,
+}
+
+/// Load what a run has saved and evaluate it again
+///
+/// Gives the metrics again beside the recorded ones, and says whether they
+/// agree. Where they do not, the exit code is 1.
+#[derive(Debug, Args)]
+pub struct EvalArguments {
+    /// The run directory, or the directory of one cell
+    #[arg(value_name = "RUN")]
+    pub run: PathBuf,
+}
+
+/// Show the comparison of finished runs again, or of several together
+#[derive(Debug, Args)]
+pub struct CompareArguments {
+    /// Run directories, or directories of cells
+    #[arg(value_name = "RUN", required = true)]
+    pub runs: Vec<PathBuf>,
+    /// The split whose scores are compared [default: the last that the task has]
+    #[arg(long)]
+    pub split: Option<String>,
+    /// Write the comparison's files and the report into this folder too
+    #[arg(long, value_name = "DIR")]
+    pub out: Option<PathBuf>,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum PluginCommand {
+    /// List the plugins that are installed
+    List {
+        #[command(flatten)]
+        plugins: PluginFolder,
+    },
+    /// Show a plugin's keys with their types, defaults and documentation
+    Show {
+        /// The plugin's name
+        name: String,
+        #[command(flatten)]
+        plugins: PluginFolder,
+    },
+    /// Check a plugin's file as if it were installed, and show it
+    Check {
+        /// A component, or a core module that carries its world
+        file: PathBuf,
+    },
+}
+
+/// Train one cell: the child process of `host run`
+#[derive(Debug, Args)]
+#[command(hide = true)]
+pub struct CellArguments {
+    /// The cell, as JSON
+    pub job: PathBuf,
+    /// The cell's directory
+    pub directory: PathBuf,
+}
+
+impl PluginFolder {
+    /// The folder of further plugins, if there is one.
+    ///
+    /// # Errors
+    /// A folder that is named and is none.
+    pub fn path(&self) -> Result<Option<PathBuf>> {
+        let variable =
+            |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+        if let Some(named) = self.plugin_dir.clone().or_else(|| variable("HOST_PLUGIN_DIR")) {
+            if !named.is_dir() {
+                bail!("the plugin folder {} does not exist", named.display());
+            }
+            return Ok(Some(named));
+        }
+        let data = variable("XDG_DATA_HOME").or_else(|| Some(variable("HOME")?.join(".local/share")));
+        Ok(data.map(|data| data.join("host/plugins")).filter(|folder| folder.is_dir()))
+    }
+
+    /// Every plugin that is installed.
+    pub fn catalogue(&self) -> Result<Vec<Plugin>> {
+        session::catalogue(self.path()?.as_deref())
+    }
+}
+
+impl ConfigArguments {
+    /// The config with the overrides of the command line, resolved.
+    pub fn resolve(&self) -> Result<Config> {
+        let mut raw = Raw::read(&self.path)?;
+        for argument in &self.set {
+            raw.set(argument)?;
+        }
+        if !self.seeds.is_empty() {
+            let place = Place::of_argument("--seed");
+            let seed = |&seed: &u32| place.item(Value::Whole(i64::from(seed)));
+            raw.set_option("--seed", "seeds", Value::List(self.seeds.iter().map(seed).collect()))?;
+        }
+        if let Some(device) = &self.device {
+            raw.set_option(&format!("--device {device}"), "device", Value::Text(device.clone()))?;
+        }
+        if let Some(threads) = self.threads {
+            raw.set_option(&format!("--threads {threads}"), "threads", Value::Whole(i64::from(threads)))?;
+        }
+        let stem = self.path.file_stem().unwrap_or_default().to_string_lossy();
+        let catalogue = self.plugins.catalogue().context("the plugins cannot be listed")?;
+        Ok(resolved::resolve(&raw, &stem, &catalogue, &self.methods)?)
+    }
+}
+
+const CONFIG_HELP: &str = r#"A config:
+  name = "x"                     # the run directory is runs/x; default: the file's name
+  seeds = [42]                   # every method is trained once for each
+  threads = 2                    # default: all cores
+  device = "auto"                # auto or cpu
+  precision = "fp32"
+  methods = "all"                # or names: ["a", "b"]; or tables, below
+
+  [model]
+  path = "DIR"                   # a checkpoint in the hub's layout, or "embedded"
+  reinitialise = false           # its sizes and tokenizer with random weights
+
+  [data]
+  path = "DIR"                   # or "embedded:NAME"
+  files = { train = "a.txt" }    # instead of the task's own file names
+
+  [task]
+  name = "NAME"                  # all other keys are the task's: host plugin show NAME
+
+  [training]                     # names and defaults of transformers' TrainingArguments
+  learning_rate, num_train_epochs, max_steps, per_device_train_batch_size,
+  train_batch_tokens, per_device_eval_batch_size, gradient_accumulation_steps,
+  weight_decay, adam_beta1, adam_beta2, adam_epsilon, max_grad_norm,
+  lr_scheduler_type (linear, constant, cosine), warmup_ratio, warmup_steps,
+  early_stopping_patience, dropout, auto_find_batch_size
+
+  [methods.NAME]                 # a row of the table; all other keys are the method's
+  plugin = "PLUGIN"              # default: NAME
+  [methods.NAME.training]        # overrides of [training]
+
+Examples:
+  host run configs/quickstart.toml
+  host run configs/quickstart.toml --seed 1 --seed 2 --seed 3 --out runs/seeds
+  host run x.toml --set model.path=models/bert --set data.path=data/reviews
+  host run x.toml --method NAME --set methods.NAME.training.learning_rate=1e-3"#;
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+    use crate::config::training;
+
+    #[test]
+    fn arguments_are_consistent() {
+        Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn the_help_names_every_training_key() {
+        for (key, _) in training::keys() {
+            assert!(CONFIG_HELP.contains(key), "{key}");
+        }
+    }
+}

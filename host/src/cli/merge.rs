@@ -1,0 +1,37 @@
+//! `host merge`: a trained cell as a model that others can load.
+
+use anyhow::{Result, bail};
+
+use super::arguments::{MergeArguments, StoredPrecision};
+use super::terminal;
+use crate::runs::directory::finished_cells;
+use crate::session;
+
+pub fn merge(arguments: &MergeArguments) -> Result<()> {
+    let mut cells = finished_cells(&arguments.run)?;
+    cells.retain(|cell| {
+        let spec = &cell.record.spec;
+        arguments.method.as_ref().is_none_or(|method| *method == spec.label)
+            && arguments.seed.is_none_or(|seed| u64::from(seed) == spec.seed)
+    });
+    let cell = match cells.as_slice() {
+        [cell] => cell,
+        [] => bail!("{} has no finished cell of this method and seed", arguments.run.display()),
+        several => {
+            let titles: Vec<String> = several.iter().map(|cell| cell.record.spec.title()).collect();
+            bail!(
+                "{} has {}; choose one with --method and --seed",
+                arguments.run.display(),
+                titles.join(", ")
+            )
+        }
+    };
+    let precision = match arguments.precision {
+        StoredPrecision::F32 => host_engine::files::write::Precision::F32,
+        StoredPrecision::F16 => host_engine::files::write::Precision::F16,
+        StoredPrecision::Bf16 => host_engine::files::write::Precision::Bf16,
+    };
+    let spec = &cell.record.spec;
+    session::merge_cell(spec, &cell.directory, &arguments.out, precision, !arguments.without_head)?;
+    terminal::print(&format!("{} is in {}\n", spec.title(), arguments.out.display()))
+}

@@ -1,0 +1,35 @@
+//! The command line: one file a command.
+
+mod arguments;
+mod cell;
+mod compare;
+mod eval;
+mod merge;
+mod plan;
+mod plugin;
+mod progress;
+mod run;
+pub mod terminal;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use arguments::{Arguments, Command};
+
+/// Does what the arguments say.
+pub fn main() -> ExitCode {
+    let result = match Arguments::parse().command {
+        Command::Run(arguments) => run::run(&arguments),
+        Command::Plan(arguments) => plan::plan(&arguments),
+        Command::Eval(arguments) => eval::eval(&arguments),
+        Command::Compare(arguments) => compare::compare(&arguments),
+        Command::Merge(arguments) => merge::merge(&arguments),
+        Command::Plugin(command) => plugin::plugin(&command),
+        Command::Cell(arguments) => return cell::train(&arguments),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => terminal::report(&error),
+    }
+}

@@ -1,0 +1,395 @@
+//! What a config file and the command line's overrides say, with the place of
+//! every key and value, so that an error can show where it stands.
+
+use std::fmt;
+use std::ops::Range;
+use std::path::Path;
+use std::sync::Arc;
+
+use host_ir::settings::Setting;
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
+
+/// A text in which keys stand: a file, or an argument of the command line.
+#[derive(Debug)]
+struct Text {
+    /// The file's path; none for an argument, which names itself.
+    file: Option<String>,
+    text: String,
+}
+
+/// Where a key or value stands.
+#[derive(Clone, Debug)]
+pub struct Place {
+    text: Arc<Text>,
+    /// Bytes of the text; none where all of it is meant.
+    span: Option<Range<usize>>,
+}
+
+impl Place {
+    /// The place of what an argument of the command line says.
+    pub fn of_argument(argument: &str) -> Place {
+        Place { text: Arc::new(Text { file: None, text: argument.into() }), span: None }
+    }
+
+    /// A value that stands here.
+    pub fn item(&self, value: Value) -> Item {
+        Item { value, place: self.clone() }
+    }
+
+    fn at(&self, span: Range<usize>) -> Place {
+        Place { text: self.text.clone(), span: Some(span) }
+    }
+}
+
+/// What is wrong with a config, and where: a sentence, and the line under it.
+#[derive(Debug, thiserror::Error)]
+pub struct ConfigError {
+    pub sentence: String,
+    pub place: Option<Place>,
+}
+
+impl ConfigError {
+    pub fn new(place: &Place, sentence: impl Into<String>) -> ConfigError {
+        ConfigError { sentence: sentence.into(), place: Some(place.clone()) }
+    }
+}
+
+impl fmt::Display for ConfigError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Some(place) = &self.place else { return f.write_str(&self.sentence) };
+        let text = &place.text.text;
+        let Some(file) = &place.text.file else { return write!(f, "{text}: {}", self.sentence) };
+        let Some(span) = &place.span else { return write!(f, "{file}: {}", self.sentence) };
+        let start = span.start.min(text.len());
+        let before = text.get(..start).unwrap_or(text);
+        let number = before.matches('\n').count() + 1;
+        let line_start = before.rfind('\n').map_or(0, |end| end + 1);
+        let line = text[line_start..].lines().next().unwrap_or("");
+        let column = before[line_start..].chars().count();
+        let marked = text.get(span.clone()).unwrap_or("").lines().next().unwrap_or("").chars().count();
+        let margin = " ".repeat(number.to_string().len());
+        write!(f, "{file}:{number}: {}", self.sentence)?;
+        write!(f, "\n  {number} | {line}\n  {margin} | {}{}", " ".repeat(column), "^".repeat(marked.max(1)))
+    }
+}
+
+/// A value of TOML.
+#[derive(Clone, Debug)]
+pub enum Value {
+    Boolean(bool),
+    Whole(i64),
+    Real(f64),
+    Text(String),
+    List(Vec<Item>),
+    Table(Table),
+    Date,
+}
+
+/// A value and its place.
+#[derive(Clone, Debug)]
+pub struct Item {
+    pub value: Value,
+    pub place: Place,
+}
+
+/// A key, its place and what it is set to.
+#[derive(Clone, Debug)]
+pub struct Entry {
+    pub key: String,
+    pub place: Place,
+    pub item: Item,
+}
+
+/// Entries in the order in which they are written.
+#[derive(Clone, Debug)]
+pub struct Table {
+    pub entries: Vec<Entry>,
+}
+
+impl Table {
+    pub fn get(&self, key: &str) -> Option<&Entry> {
+        self.entries.iter().find(|entry| entry.key == key)
+    }
+
+    fn get_mut(&mut self, key: &str) -> Option<&mut Entry> {
+        self.entries.iter_mut().find(|entry| entry.key == key)
+    }
+}
+
+impl Item {
+    pub fn error(&self, sentence: impl Into<String>) -> ConfigError {
+        ConfigError::new(&self.place, sentence)
+    }
+
+    /// The value in words, for errors.
+    pub fn words(&self) -> String {
+        match &self.value {
+            Value::Boolean(value) => value.to_string(),
+            Value::Whole(value) => value.to_string(),
+            Value::Real(value) => format!("{value:?}"),
+            Value::Text(value) => format!("\"{value}\""),
+            Value::List(_) => "a list".into(),
+            Value::Table(_) => "a table".into(),
+            Value::Date => "a date".into(),
+        }
+    }
+
+    /// The value as one of a plugin's settings; none where no setting has its
+    /// form, as a list of different types.
+    pub fn setting(&self) -> Option<Setting> {
+        Some(match &self.value {
+            Value::Boolean(value) => Setting::Boolean(*value),
+            Value::Whole(value) => Setting::Whole(*value),
+            Value::Real(value) => Setting::Real(*value),
+            Value::Text(value) => Setting::Text(value.clone()),
+            Value::List(items) => {
+                let wholes: Option<Vec<i64>> = items
+                    .iter()
+                    .map(|item| if let Value::Whole(whole) = item.value { Some(whole) } else { None })
+                    .collect();
+                let texts = || {
+                    let text = |item: &Item| match &item.value {
+                        Value::Text(text) => Some(text.clone()),
+                        _ => None,
+                    };
+                    items.iter().map(text).collect::<Option<Vec<String>>>()
+                };
+                match wholes {
+                    Some(wholes) => Setting::Wholes(wholes),
+                    None => Setting::Texts(texts()?),
+                }
+            }
+            Value::Table(table) => {
+                let number = |entry: &Entry| match entry.item.value {
+                    Value::Whole(whole) => Some((entry.key.clone(), whole as f64)),
+                    Value::Real(real) => Some((entry.key.clone(), real)),
+                    _ => None,
+                };
+                Setting::Numbers(table.entries.iter().map(number).collect::<Option<_>>()?)
+            }
+            Value::Date => return None,
+        })
+    }
+}
+
+/// All that the user says about a run.
+#[derive(Clone, Debug)]
+pub struct Raw {
+    /// The file as a whole.
+    pub place: Place,
+    pub root: Table,
+    /// `methods` means all that are found, although settings of some are given:
+    /// an override of one method does not leave out the others.
+    pub all_methods: bool,
+}
+
+impl Raw {
+    /// Reads a config file.
+    ///
+    /// # Errors
+    /// A file that cannot be read or is no UTF-8; a line that is no TOML.
+    pub fn read(path: &Path) -> Result<Raw, ConfigError> {
+        let unplaced = |sentence| ConfigError { sentence, place: None };
+        let name = path.display();
+        let bytes = std::fs::read(path)
+            .map_err(|error| unplaced(format!("the config {name} cannot be read: {error}")))?;
+        let text = String::from_utf8(bytes).map_err(|error| {
+            let line = error.as_bytes()[..error.utf8_error().valid_up_to()].iter().filter(|&&b| b == b'\n');
+            unplaced(format!("{name}:{}: the config is not valid UTF-8", line.count() + 1))
+        })?;
+        Raw::parse(&name.to_string(), text)
+    }
+
+    /// Parses the text of a config file.
+    pub fn parse(file: &str, text: String) -> Result<Raw, ConfigError> {
+        let place = Place { text: Arc::new(Text { file: Some(file.into()), text }), span: None };
+        let table = DeTable::parse(&place.text.text).map_err(|error| {
+            let place = Place { span: error.span(), ..place.clone() };
+            ConfigError::new(&place, format!("this is not TOML: {}", error.message()))
+        })?;
+        let root = read_table(table.get_ref(), &place)?;
+        Ok(Raw { place, root, all_methods: false })
+    }
+
+    /// Applies one `--set key.path=value`. The value is read as TOML, and as a
+    /// string where it is none.
+    pub fn set(&mut self, argument: &str) -> Result<(), ConfigError> {
+        let place = Place::of_argument(&format!("--set {argument}"));
+        let Some((path, value)) = argument.split_once('=') else {
+            return Err(ConfigError::new(&place, "an override is written key.path=value"));
+        };
+        let keys = toml_edit::Key::parse(path.trim()).map_err(|_| {
+            ConfigError::new(&place, format!("`{path}` is not a path of keys such as training.learning_rate"))
+        })?;
+        let keys: Vec<&str> = keys.iter().map(toml_edit::Key::get).collect();
+        let item = match DeValue::parse(value.trim()) {
+            Ok(parsed) => read_value(parsed.get_ref(), &place)?,
+            Err(_) => Value::Text(value.into()),
+        };
+        self.insert(&keys, place.item(item))
+    }
+
+    /// Sets a key as an option of its own, such as `--threads 2`, does.
+    pub fn set_option(&mut self, argument: &str, key: &str, value: Value) -> Result<(), ConfigError> {
+        self.insert(&[key], Place::of_argument(argument).item(value))
+    }
+
+    fn insert(&mut self, keys: &[&str], item: Item) -> Result<(), ConfigError> {
+        let Some((last, parents)) = keys.split_last() else { return Ok(()) };
+        if *last == "methods" && parents.is_empty() {
+            self.all_methods = false;
+        } else if parents.first() == Some(&"methods") {
+            let all = match self.root.get("methods").map(|entry| &entry.item.value) {
+                None => true,
+                Some(Value::Text(text)) => text == "all",
+                Some(_) => false,
+            };
+            if all {
+                self.all_methods = true;
+                self.root.entries.retain(|entry| entry.key != "methods");
+            }
+        }
+        let mut table = &mut self.root;
+        for (depth, key) in parents.iter().enumerate() {
+            if table.get(key).is_none() {
+                let empty =
+                    Item { value: Value::Table(Table { entries: Vec::new() }), place: item.place.clone() };
+                table.entries.push(Entry { key: key.to_string(), place: item.place.clone(), item: empty });
+            }
+            let path = keys[..=depth].join(".");
+            let entry = table.get_mut(key).map(|entry| &mut entry.item.value);
+            let Some(Value::Table(inner)) = entry else {
+                return Err(
+                    item.error(format!("`{path}` is no table, so it has no key `{}`", keys[depth + 1]))
+                );
+            };
+            table = inner;
+        }
+        match table.get_mut(last) {
+            Some(entry) => {
+                entry.place = item.place.clone();
+                entry.item = item;
+            }
+            None => table.entries.push(Entry { key: last.to_string(), place: item.place.clone(), item }),
+        }
+        Ok(())
+    }
+}
+
+fn read_table(table: &DeTable<'_>, place: &Place) -> Result<Table, ConfigError> {
+    let mut entries: Vec<(usize, Entry)> = Vec::new();
+    for (key, value) in table {
+        let entry = Entry {
+            key: key.get_ref().to_string(),
+            place: place.at(key.span()),
+            item: read_item(value, place)?,
+        };
+        entries.push((key.span().start, entry));
+    }
+    // The parser's table is in the order of the alphabet.
+    entries.sort_by_key(|(start, _)| *start);
+    Ok(Table { entries: entries.into_iter().map(|(_, entry)| entry).collect() })
+}
+
+fn read_item(value: &Spanned<DeValue<'_>>, place: &Place) -> Result<Item, ConfigError> {
+    let place = if place.text.file.is_some() { place.at(value.span()) } else { place.clone() };
+    Ok(Item { value: read_value(value.get_ref(), &place)?, place })
+}
+
+fn read_value(value: &DeValue<'_>, place: &Place) -> Result<Value, ConfigError> {
+    Ok(match value {
+        DeValue::String(text) => Value::Text(text.to_string()),
+        DeValue::Boolean(value) => Value::Boolean(*value),
+        DeValue::Integer(digits) => {
+            let whole = i64::from_str_radix(digits.as_str(), digits.radix());
+            Value::Whole(whole.map_err(|_| ConfigError::new(place, "the number does not fit into 64 bits"))?)
+        }
+        DeValue::Float(digits) => {
+            let real = digits.as_str().parse();
+            Value::Real(real.map_err(|_| ConfigError::new(place, "this is not a number"))?)
+        }
+        DeValue::Datetime(_) => Value::Date,
+        DeValue::Array(items) => {
+            Value::List(items.iter().map(|item| read_item(item, place)).collect::<Result<_, _>>()?)
+        }
+        DeValue::Table(table) => Value::Table(read_table(table, place)?),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn raw(text: &str) -> Raw {
+        Raw::parse("x.toml", text.into()).unwrap()
+    }
+
+    fn words(raw: &Raw, path: &[&str]) -> String {
+        let (last, parents) = path.split_last().unwrap();
+        let table = parents.iter().fold(&raw.root, |table, key| match &table.get(key).unwrap().item.value {
+            Value::Table(table) => table,
+            _ => panic!("{key} is no table"),
+        });
+        table.get(last).unwrap().item.words()
+    }
+
+    #[test]
+    fn what_is_no_toml_is_shown_with_its_line() {
+        let error =
+            Raw::parse("x.toml", "name = \"a\"\nseeds = [1,\n[model]\n".into()).unwrap_err().to_string();
+        assert!(error.starts_with("x.toml:"), "{error}");
+        assert!(error.contains("this is not TOML"), "{error}");
+        let twice = Raw::parse("x.toml", "a = 1\na = 2\n".into()).unwrap_err().to_string();
+        assert!(twice.starts_with("x.toml:2: "), "{twice}");
+        assert!(twice.ends_with("\n  2 | a = 2\n    | ^"), "{twice}");
+    }
+
+    #[test]
+    fn entries_keep_the_order_of_the_file() {
+        let raw = raw("[methods.zeta]\n[methods.alpha]\n[methods.zeta.training]\nmax_steps = 1\n");
+        let Value::Table(methods) = &raw.root.get("methods").unwrap().item.value else { panic!() };
+        let names: Vec<&str> = methods.entries.iter().map(|entry| entry.key.as_str()).collect();
+        assert_eq!(names, ["zeta", "alpha"]);
+    }
+
+    #[test]
+    fn overrides_are_toml_or_strings() {
+        let mut raw = raw("threads = 4\n[data]\npath = \"a\"\n");
+        for argument in
+            ["threads=2", "data.path=/some where/b", "training.learning_rate=1e-3", "seeds=[1, 2]"]
+        {
+            raw.set(argument).unwrap();
+        }
+        assert_eq!(words(&raw, &["threads"]), "2");
+        assert_eq!(words(&raw, &["data", "path"]), "\"/some where/b\"");
+        assert_eq!(words(&raw, &["training", "learning_rate"]), "0.001");
+        assert_eq!(words(&raw, &["seeds"]), "a list");
+        raw.set("methods.\"a.b\".r=3").unwrap();
+        assert_eq!(words(&raw, &["methods", "a.b", "r"]), "3");
+    }
+
+    #[test]
+    fn a_wrong_override_names_its_argument() {
+        let mut raw = raw("threads = 4\n");
+        let mut error = |argument: &str| raw.set(argument).unwrap_err().to_string();
+        assert_eq!(error("threads"), "--set threads: an override is written key.path=value");
+        assert_eq!(error("threads.x=1"), "--set threads.x=1: `threads` is no table, so it has no key `x`");
+        assert!(error("a b=1").contains("not a path of keys"));
+        assert!(error("threads=99999999999999999999").contains("64 bits"));
+    }
+
+    #[test]
+    fn an_override_of_one_method_leaves_the_others() {
+        let mut all = raw("methods = \"all\"\n");
+        all.set("methods.a.r=1").unwrap();
+        assert!(all.all_methods);
+        let mut absent = raw("");
+        absent.set("methods.a.r=1").unwrap();
+        absent.set("methods.b.r=1").unwrap();
+        assert!(absent.all_methods);
+        let mut named = raw("[methods.b]\n");
+        named.set("methods.a.r=1").unwrap();
+        assert!(!named.all_methods);
+    }
+}

@@ -1,0 +1,381 @@
+//! What a config means: every key known and of its type, plugins found, their
+//! settings complete, overrides applied.
+
+use host_engine::train::settings::TrainingSettings;
+use host_ir::settings::{Values, did_you_mean};
+
+use super::raw::{ConfigError, Entry, Item, Place, Raw, Table, Value};
+use super::training;
+use crate::cell::{CellSpec, DataSpec, Device, ModelSpec, Plugin, PluginKind, PluginSpec, Precision, Source};
+
+const ROOT_KEYS: [&str; 10] =
+    ["name", "device", "precision", "threads", "seeds", "methods", "model", "data", "task", "training"];
+
+/// A method of the run: a row of the comparison.
+#[derive(Clone, Debug, PartialEq)]
+pub struct MethodConfig {
+    pub label: String,
+    pub plugin: PluginSpec,
+    /// The run's training settings with the method's own over them.
+    pub training: TrainingSettings,
+}
+
+/// A run.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Config {
+    pub name: String,
+    pub device: Device,
+    pub precision: Precision,
+    pub threads: usize,
+    pub seeds: Vec<u64>,
+    pub model: ModelSpec,
+    pub data: DataSpec,
+    pub task: PluginSpec,
+    pub training: TrainingSettings,
+    pub methods: Vec<MethodConfig>,
+}
+
+impl Config {
+    /// The cells of the run, method by method.
+    pub fn cells(&self) -> Vec<CellSpec> {
+        let cell = |method: &MethodConfig, seed: u64| CellSpec {
+            label: method.label.clone(),
+            model: ModelSpec { path: self.model.path.absolute(), ..self.model.clone() },
+            data: DataSpec { path: self.data.path.absolute(), ..self.data.clone() },
+            task: self.task.clone(),
+            method: method.plugin.clone(),
+            training: method.training.clone(),
+            seed,
+            device: self.device,
+            precision: self.precision,
+            threads: self.threads,
+        };
+        let seeds = |method| self.seeds.iter().map(move |&seed| cell(method, seed));
+        self.methods.iter().flat_map(seeds).collect()
+    }
+}
+
+/// Resolves a config. `name` is the run's name where the config gives none;
+/// `only` narrows the methods to those labels, where it is not empty.
+///
+/// # Errors
+/// Whatever the config says that cannot be meant: an unknown key or plugin, a
+/// wrong type, a missing key.
+pub fn resolve(raw: &Raw, name: &str, catalogue: &[Plugin], only: &[String]) -> Result<Config, ConfigError> {
+    let root = &raw.root;
+    check_keys(root, &ROOT_KEYS, "the config")?;
+    let name = match root.get("name") {
+        Some(entry) => text(entry)?,
+        None => name.to_string(),
+    };
+    let plain = |c: char| c.is_alphanumeric() || "._-+ ".contains(c);
+    if name.is_empty() || name.starts_with('.') || !name.chars().all(plain) {
+        let sentence =
+            format!("`name` names the run's directory: letters, digits, `-` and `_`, not \"{name}\"");
+        return Err(ConfigError::new(
+            root.get("name").map_or(&raw.place, |entry| &entry.item.place),
+            sentence,
+        ));
+    }
+    let base = match root.get("training") {
+        Some(entry) => training::over(&TrainingSettings::default(), table(entry)?, "[training]")?,
+        None => TrainingSettings::default(),
+    };
+    let (model, data) = (model(raw)?, data(raw)?);
+    let task = task(raw, catalogue)?;
+    let methods = narrow(methods(raw, catalogue, &base)?, only)?;
+    let threads = match root.get("threads") {
+        Some(entry) => whole(entry, 1, 4096)? as usize,
+        None => default_threads(std::env::var("SLURM_CPUS_PER_TASK").ok().as_deref()),
+    };
+    Ok(Config {
+        name,
+        device: device(root)?,
+        precision: precision(root)?,
+        threads,
+        seeds: seeds(root)?,
+        model,
+        data,
+        task,
+        training: base,
+        methods,
+    })
+}
+
+/// What the batch job was given, or all cores that the process may use.
+fn default_threads(slurm: Option<&str>) -> usize {
+    let given = slurm.and_then(|text| text.parse().ok()).filter(|&threads: &usize| threads > 0);
+    given.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from))
+}
+
+fn check_keys(table: &Table, known: &[&str], named: &str) -> Result<(), ConfigError> {
+    match table.entries.iter().find(|entry| !known.contains(&entry.key.as_str())) {
+        Some(entry) => {
+            let nearest = did_you_mean(&entry.key, known);
+            let sentence = format!("`{}` is not a key of {named}{nearest}", entry.key);
+            Err(ConfigError::new(&entry.place, sentence))
+        }
+        None => Ok(()),
+    }
+}
+
+fn wrong(entry: &Entry, wanted: &str) -> ConfigError {
+    entry.item.error(format!("`{}` takes {wanted}, not {}", entry.key, entry.item.words()))
+}
+
+fn text(entry: &Entry) -> Result<String, ConfigError> {
+    match &entry.item.value {
+        Value::Text(text) => Ok(text.clone()),
+        _ => Err(wrong(entry, "a string, in quotes")),
+    }
+}
+
+fn boolean(entry: &Entry) -> Result<bool, ConfigError> {
+    match entry.item.value {
+        Value::Boolean(value) => Ok(value),
+        _ => Err(wrong(entry, "true or false")),
+    }
+}
+
+fn whole(entry: &Entry, minimum: i64, maximum: i64) -> Result<i64, ConfigError> {
+    match entry.item.value {
+        Value::Whole(value) if (minimum..=maximum).contains(&value) => Ok(value),
+        _ => Err(wrong(entry, &format!("a whole number from {minimum} to {maximum}"))),
+    }
+}
+
+fn table(entry: &Entry) -> Result<&Table, ConfigError> {
+    match &entry.item.value {
+        Value::Table(table) => Ok(table),
+        _ => Err(wrong(entry, "a table of keys")),
+    }
+}
+
+/// A table that must be there with a key that must be there.
+fn required<'a>(raw: &'a Raw, named: &str, key: &str) -> Result<(&'a Table, &'a Entry), ConfigError> {
+    let missing = |place: &Place| {
+        ConfigError::new(
+            place,
+            format!("[{named}] needs the key `{key}`, in the config or by --set {named}.{key}=…"),
+        )
+    };
+    let entry = raw.root.get(named).ok_or_else(|| missing(&raw.place))?;
+    let table = table(entry)?;
+    Ok((table, table.get(key).ok_or_else(|| missing(&entry.place))?))
+}
+
+fn source(entry: &Entry) -> Result<Source, ConfigError> {
+    let path = text(entry)?;
+    if path.is_empty() {
+        return Err(entry.item.error("`path` is empty; give a folder, or \"embedded\""));
+    }
+    Ok(Source::from(path))
+}
+
+fn model(raw: &Raw) -> Result<ModelSpec, ConfigError> {
+    let (table, path) = required(raw, "model", "path")?;
+    check_keys(table, &["path", "reinitialise"], "[model]")?;
+    let reinitialise = table.get("reinitialise").map(boolean).transpose()?.unwrap_or(false);
+    Ok(ModelSpec { path: source(path)?, reinitialise })
+}
+
+fn data(raw: &Raw) -> Result<DataSpec, ConfigError> {
+    let (data, path) = required(raw, "data", "path")?;
+    check_keys(data, &["path", "files"], "[data]")?;
+    let files = match data.get("files") {
+        Some(entry) => {
+            let entries = table(entry)?.entries.iter();
+            entries.map(|file| Ok((file.key.clone(), text(file)?))).collect::<Result<_, ConfigError>>()?
+        }
+        None => Vec::new(),
+    };
+    Ok(DataSpec { path: source(path)?, files })
+}
+
+fn task(raw: &Raw, catalogue: &[Plugin]) -> Result<PluginSpec, ConfigError> {
+    let (table, name) = required(raw, "task", "name")?;
+    let plugin = find(catalogue, PluginKind::Task, &text(name)?, &name.item.place)?;
+    plugin_spec(plugin, table, &["name"])
+}
+
+/// The plugin with a name.
+fn find<'a>(
+    catalogue: &'a [Plugin],
+    kind: PluginKind,
+    name: &str,
+    place: &Place,
+) -> Result<&'a Plugin, ConfigError> {
+    let of_kind = || catalogue.iter().filter(|plugin| plugin.kind == kind);
+    of_kind().find(|plugin| plugin.description.name == name).ok_or_else(|| {
+        let known: Vec<&str> = of_kind().map(|plugin| plugin.description.name.as_str()).collect();
+        let sentence = match known.is_empty() {
+            true => format!("there is no {kind} plugin `{name}`: none is installed"),
+            false => format!("there is no {kind} plugin `{name}`{}", did_you_mean(name, &known)),
+        };
+        ConfigError::new(place, sentence)
+    })
+}
+
+/// The plugin with the settings of a table, where `ours` are the host's keys.
+fn plugin_spec(plugin: &Plugin, table: &Table, ours: &[&str]) -> Result<PluginSpec, ConfigError> {
+    let mut values = Values::new();
+    for entry in table.entries.iter().filter(|entry| !ours.contains(&entry.key.as_str())) {
+        let key = &entry.key;
+        let Some(declaration) = plugin.description.key(key) else {
+            let keys = plugin.description.keys.iter().map(|declaration| declaration.key.as_str());
+            let known: Vec<&str> = keys.chain(ours.iter().copied()).collect();
+            let name = &plugin.description.name;
+            let nearest = did_you_mean(key, &known);
+            let sentence = format!("`{key}` is not a key of the {} {name}{nearest}", plugin.kind);
+            return Err(ConfigError::new(&entry.place, sentence));
+        };
+        let setting = entry.item.setting();
+        let accepted = setting.as_ref().and_then(|setting| declaration.kind.accept(setting).ok());
+        let accepted = accepted.ok_or_else(|| {
+            let (name, wanted) = (&plugin.description.name, declaration.kind.words());
+            entry.item.error(format!("`{key}` of {name} takes {wanted}, not {}", entry.item.words()))
+        })?;
+        values.insert(key.clone(), accepted);
+    }
+    let settings = plugin.description.resolve(&values);
+    Ok(PluginSpec {
+        name: plugin.description.name.clone(),
+        digest: plugin.digest.clone(),
+        origin: plugin.origin.clone(),
+        settings: settings.map_err(|error| ConfigError { sentence: error.sentence, place: None })?,
+    })
+}
+
+fn methods(
+    raw: &Raw,
+    catalogue: &[Plugin],
+    base: &TrainingSettings,
+) -> Result<Vec<MethodConfig>, ConfigError> {
+    let empty = Table { entries: Vec::new() };
+    let entry = raw.root.get("methods");
+    let place = entry.map_or(&raw.place, |entry| &entry.item.place);
+    let (names, tables): (Vec<&str>, &Table) = match entry.map(|entry| (entry, &entry.item.value)) {
+        None => (all(catalogue), &empty),
+        Some((_, Value::Text(text))) if text == "all" => (all(catalogue), &empty),
+        Some((_, Value::Table(table))) if raw.all_methods => (all(catalogue), table),
+        Some((_, Value::Table(table))) => (Vec::new(), table),
+        Some((entry, Value::List(items))) => {
+            let name = |item: &'_ Item| match &item.value {
+                Value::Text(name) => Some(name.clone()),
+                _ => None,
+            };
+            let names: Option<Vec<String>> = items.iter().map(name).collect();
+            let names = names.ok_or_else(|| wrong(entry, "names of methods"))?;
+            let resolve = |name: &String| method(name, &empty, place, catalogue, base);
+            return some(names.iter().map(resolve).collect::<Result<_, _>>()?, place);
+        }
+        Some((entry, _)) => return Err(wrong(entry, "\"all\", a list of names or tables [methods.NAME]")),
+    };
+    let mut methods: Vec<MethodConfig> = Vec::new();
+    for name in names.into_iter().filter(|name| tables.get(name).is_none()) {
+        methods.push(method(name, &empty, place, catalogue, base)?);
+    }
+    for entry in &tables.entries {
+        methods.push(method(&entry.key, table(entry)?, &entry.place, catalogue, base)?);
+    }
+    if raw.all_methods {
+        // Those with overrides stay in their places.
+        let order = all(catalogue);
+        methods
+            .sort_by_key(|method| order.iter().position(|name| *name == method.label).unwrap_or(usize::MAX));
+    }
+    some(methods, place)
+}
+
+/// Methods as they are, unless there is none or a label stands twice.
+fn some(methods: Vec<MethodConfig>, place: &Place) -> Result<Vec<MethodConfig>, ConfigError> {
+    for (index, method) in methods.iter().enumerate() {
+        if methods[..index].iter().any(|other| other.label == method.label) {
+            return Err(ConfigError::new(place, format!("the method `{}` is named twice", method.label)));
+        }
+    }
+    match methods.is_empty() {
+        true => Err(ConfigError::new(
+            place,
+            "there is no method to train; `host plugin list` shows those that are installed",
+        )),
+        false => Ok(methods),
+    }
+}
+
+fn all(catalogue: &[Plugin]) -> Vec<&str> {
+    let methods = catalogue.iter().filter(|plugin| plugin.kind == PluginKind::Method);
+    methods.map(|plugin| plugin.description.name.as_str()).collect()
+}
+
+fn method(
+    label: &str,
+    keys: &Table,
+    place: &Place,
+    catalogue: &[Plugin],
+    base: &TrainingSettings,
+) -> Result<MethodConfig, ConfigError> {
+    let plugin = match keys.get("plugin") {
+        Some(entry) => find(catalogue, PluginKind::Method, &text(entry)?, &entry.item.place)?,
+        None => find(catalogue, PluginKind::Method, label, place)?,
+    };
+    let training = match keys.get("training") {
+        Some(entry) => training::over(base, table(entry)?, &format!("[methods.{label}.training]"))?,
+        None => base.clone(),
+    };
+    let plugin = plugin_spec(plugin, keys, &["plugin", "training"])?;
+    Ok(MethodConfig { label: label.to_string(), plugin, training })
+}
+
+fn narrow(methods: Vec<MethodConfig>, only: &[String]) -> Result<Vec<MethodConfig>, ConfigError> {
+    let known: Vec<&str> = methods.iter().map(|method| method.label.as_str()).collect();
+    if let Some(unknown) = only.iter().find(|name| !known.contains(&name.as_str())) {
+        let nearest = did_you_mean(unknown, &known);
+        let sentence = format!("--method {unknown}: the config has no such method{nearest}");
+        return Err(ConfigError { sentence, place: None });
+    }
+    let wanted = |method: &MethodConfig| only.is_empty() || only.contains(&method.label);
+    Ok(methods.into_iter().filter(wanted).collect())
+}
+
+fn seeds(root: &Table) -> Result<Vec<u64>, ConfigError> {
+    let Some(entry) = root.get("seeds") else { return Ok(vec![42]) };
+    let seed = |item: &Item| match item.value {
+        Value::Whole(seed) => u64::try_from(seed).ok(),
+        _ => None,
+    };
+    let seeds: Option<Vec<u64>> = match &entry.item.value {
+        Value::List(items) => items.iter().map(seed).collect(),
+        _ => None,
+    };
+    let seeds = seeds.filter(|seeds| !seeds.is_empty());
+    let seeds = seeds.ok_or_else(|| wrong(entry, "a list of whole numbers such as [1, 2, 3]"))?;
+    match (1..seeds.len()).find(|&index| seeds[..index].contains(&seeds[index])) {
+        Some(index) => Err(entry.item.error(format!("the seed {} is given twice", seeds[index]))),
+        None => Ok(seeds),
+    }
+}
+
+fn device(root: &Table) -> Result<Device, ConfigError> {
+    let Some(entry) = root.get("device") else { return Ok(Device::Cpu) };
+    match text(entry)?.as_str() {
+        "auto" | "cpu" => Ok(Device::Cpu),
+        other => {
+            let sentence =
+                format!("this build has no device \"{other}\"; it has \"cpu\", and \"auto\" takes it");
+            Err(entry.item.error(sentence))
+        }
+    }
+}
+
+fn precision(root: &Table) -> Result<Precision, ConfigError> {
+    let Some(entry) = root.get("precision") else { return Ok(Precision::Fp32) };
+    match text(entry)?.as_str() {
+        "fp32" => Ok(Precision::Fp32),
+        other => Err(entry.item.error(format!("this build computes in \"fp32\" and not in \"{other}\""))),
+    }
+}
+
+#[cfg(test)]
+#[path = "resolved_tests.rs"]
+mod tests;

@@ -1,0 +1,108 @@
+//! The embedded model, data and text, as plain folders for the rest of the
+//! program. They are written to a cache folder whose name holds the digest of
+//! the content, so that no program ever finds another's.
+
+pub mod corpus;
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Result, bail};
+use host_engine::files::write::write_whole;
+
+use crate::cell::Source;
+
+const ENCODER: &[(&str, &[u8])] = &[
+    ("config.json", include_bytes!("../../assets/encoder/config.json")),
+    ("vocab.txt", include_bytes!("../../assets/encoder/vocab.txt")),
+    ("model.safetensors", include_bytes!("../../assets/encoder/model.safetensors")),
+];
+
+const QUICKSTART: &[(&str, &[u8])] = &[
+    ("stsa.fine.train", include_bytes!("../../assets/quickstart/stsa.fine.train")),
+    ("stsa.fine.dev", include_bytes!("../../assets/quickstart/stsa.fine.dev")),
+    ("stsa.fine.test", include_bytes!("../../assets/quickstart/stsa.fine.test")),
+];
+
+/// The folder of a model.
+///
+/// # Errors
+/// A name that is not embedded; a cache folder that cannot be written.
+pub fn model(source: &Source) -> Result<PathBuf> {
+    match source {
+        Source::Path(path) => Ok(path.clone()),
+        Source::Embedded(None) => written("encoder", ENCODER),
+        Source::Embedded(Some(name)) => bail!(
+            "there is no embedded model called {name}; model.path = \"embedded\" takes the one there is"
+        ),
+    }
+}
+
+/// The folder of data.
+///
+/// # Errors
+/// As [`model`].
+pub fn data(source: &Source) -> Result<PathBuf> {
+    match source {
+        Source::Path(path) => Ok(path.clone()),
+        Source::Embedded(Some(name)) if name == "quickstart" => written("quickstart", QUICKSTART),
+        Source::Embedded(Some(name)) if name == "reviews" => {
+            let texts =
+                corpus::REVIEWS.map(|(split, count)| (format!("{split}.txt"), corpus::reviews(split, count)));
+            let files: Vec<(&str, &[u8])> =
+                texts.iter().map(|(name, text)| (name.as_str(), text.as_bytes())).collect();
+            written("reviews", &files)
+        }
+        Source::Embedded(_) => bail!("embedded data are \"embedded:quickstart\" and \"embedded:reviews\""),
+    }
+}
+
+/// The folder under which this program keeps what it can make again.
+fn cache() -> PathBuf {
+    let base = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
+    let home = || Some(PathBuf::from(std::env::var_os("HOME")?).join(".cache"));
+    base.or_else(home).unwrap_or_else(std::env::temp_dir).join("host")
+}
+
+fn written(name: &str, files: &[(&str, &[u8])]) -> Result<PathBuf> {
+    let mut hasher = blake3::Hasher::new();
+    for (file, content) in files {
+        hasher.update(file.as_bytes()).update(&(content.len() as u64).to_le_bytes()).update(content);
+    }
+    let folder = cache().join(format!("{name}-{}", &hasher.finalize().to_hex()[..16]));
+    let is_there =
+        |(file, content): &(&str, &[u8])| file_length(&folder.join(file)) == Some(content.len() as u64);
+    if !files.iter().all(is_there) {
+        for (file, content) in files {
+            write_whole(&folder.join(file), content)?;
+        }
+    }
+    Ok(folder)
+}
+
+fn file_length(path: &Path) -> Option<u64> {
+    Some(std::fs::metadata(path).ok()?.len())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What the binary carries is what the grammar gives.
+    #[test]
+    fn the_committed_files_are_those_of_the_generator() {
+        for (name, content) in QUICKSTART {
+            let split = name.rsplit('.').next().unwrap();
+            assert!(
+                corpus::labelled(split).as_bytes() == *content,
+                "{name} differs from what the generator writes"
+            );
+        }
+        let vocabulary = ENCODER.iter().find(|(name, _)| *name == "vocab.txt").unwrap().1;
+        assert!(
+            corpus::vocabulary().as_bytes() == vocabulary,
+            "vocab.txt differs from what the generator writes"
+        );
+        let weights = ENCODER.iter().find(|(name, _)| *name == "model.safetensors").unwrap().1;
+        assert!(weights.len() <= 3_000_000, "the encoder has {} bytes", weights.len());
+    }
+}

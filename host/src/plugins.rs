@@ -1,0 +1,3 @@
+//! The plugins that the binary carries.
+
+include!(concat!(env!("OUT_DIR"), "/embedded_plugins.rs"));

@@ -1,0 +1,283 @@
+//! A run's directory: its lock, its cells, what earlier runs left in it.
+//!
+//! ```text
+//! runs/NAME/
+//!   config.toml         the resolved config of the last run
+//!   comparison.{csv,json,md}, report.html
+//!   cells/LABEL-sSEED-DIGEST/   one cell
+//!   earlier/1/ …        config and comparison of earlier runs with other configs
+//!   lock                the process that is running, while it is
+//! ```
+
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io::{Read, Seek, Write};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+
+use super::machine::Machine;
+use super::record::{Finished, RESULT, write_whole};
+use crate::cell::CellSpec;
+
+const CONFIG: &str = "config.toml";
+/// What is written anew at the end of each run.
+pub const COMPARISON_FILES: [&str; 4] = ["comparison.csv", "comparison.json", "comparison.md", "report.html"];
+
+/// A run's directory, held by this process until it is dropped.
+#[derive(Debug)]
+pub struct RunDirectory {
+    pub path: PathBuf,
+    /// Locked; the lock ends with the process, however it ends.
+    lock: File,
+}
+
+/// What is in the place of a cell.
+#[derive(Debug)]
+pub enum Place {
+    Finished(Box<Finished>),
+    /// The directory is there and empty. Whether an unfinished one was set
+    /// aside for it.
+    Free {
+        set_aside: bool,
+    },
+}
+
+impl RunDirectory {
+    /// Makes or opens a run's directory and takes its lock.
+    ///
+    /// # Errors
+    /// Another process has it, or it cannot be written.
+    pub fn open(path: &Path) -> Result<RunDirectory> {
+        let cannot = || format!("cannot make the run directory {}", path.display());
+        fs::create_dir_all(path.join("cells")).with_context(cannot)?;
+        let lock = lock(&path.join("lock"))?;
+        Ok(RunDirectory { path: path.to_path_buf(), lock })
+    }
+
+    /// Where a cell is kept.
+    pub fn cell(&self, spec: &CellSpec, identity: &str) -> PathBuf {
+        let plain = |c: char| if c.is_alphanumeric() || "._".contains(c) { c } else { '-' };
+        let label: String = spec.label.chars().map(plain).collect();
+        self.path.join("cells").join(format!("{label}-s{}-{}", spec.seed, &identity[..8]))
+    }
+
+    /// Looks for a cell and makes its place free unless it is finished.
+    ///
+    /// What a killed run left is set aside under `NAME.unfinished`, where the
+    /// next one replaces it.
+    ///
+    /// # Errors
+    /// The place has another cell's record, or one that cannot be read.
+    pub fn place(&self, directory: &Path, identity: &str) -> Result<Place> {
+        if directory.join(RESULT).exists() {
+            let finished = Finished::read(directory)?;
+            if finished.record.identity != identity {
+                bail!(
+                    "{} has the result of another cell ({}); move it away",
+                    directory.display(),
+                    finished.record.identity
+                );
+            }
+            return Ok(Place::Finished(Box::new(finished)));
+        }
+        let cannot = || format!("cannot make {} free for a cell", directory.display());
+        let set_aside = directory.exists();
+        if set_aside {
+            let aside = directory.with_file_name(match directory.file_name() {
+                Some(name) => format!("{}.unfinished", name.to_string_lossy()),
+                None => bail!(cannot()),
+            });
+            if aside.exists() {
+                fs::remove_dir_all(&aside).with_context(cannot)?;
+            }
+            fs::rename(directory, &aside).with_context(cannot)?;
+        }
+        fs::create_dir_all(directory).with_context(cannot)?;
+        Ok(Place::Free { set_aside })
+    }
+
+    /// Writes the resolved config. Where an earlier run's is another, that one
+    /// and its comparison move to `earlier/N` first.
+    pub fn write_config(&self, text: &str) -> Result<Option<PathBuf>> {
+        let config = self.path.join(CONFIG);
+        let body = |text: &str| text.split_once('\n').map_or(String::new(), |(_, body)| body.to_string());
+        let mut moved = None;
+        match fs::read_to_string(&config) {
+            // The first line is the command, which may differ where nothing else does.
+            Ok(earlier) if body(&earlier) != body(text) => {
+                let free = (1..).map(|number| self.path.join("earlier").join(number.to_string()));
+                let free = free.into_iter().find(|folder| !folder.exists()).unwrap_or_default();
+                let cannot = || format!("cannot keep the earlier comparison in {}", free.display());
+                fs::create_dir_all(&free).with_context(cannot)?;
+                for name in COMPARISON_FILES.iter().chain([&CONFIG]) {
+                    if self.path.join(name).exists() {
+                        fs::rename(self.path.join(name), free.join(name)).with_context(cannot)?;
+                    }
+                }
+                moved = Some(free);
+            }
+            _ => {}
+        }
+        write_whole(&config, text)?;
+        Ok(moved)
+    }
+}
+
+/// The finished cells of a run's directory, or of one cell's, in the order in
+/// which they were finished, which is the config's.
+///
+/// # Errors
+/// There is none, or a record cannot be read.
+pub fn finished_cells(path: &Path) -> Result<Vec<Finished>> {
+    if path.join(RESULT).exists() {
+        return Ok(vec![Finished::read(path)?]);
+    }
+    let cells = path.join("cells");
+    let entries = fs::read_dir(&cells)
+        .with_context(|| format!("{} is no run directory: it has no folder `cells`", path.display()))?;
+    let mut directories: Vec<PathBuf> = entries
+        .map(|entry| Ok(entry?.path()))
+        .collect::<std::io::Result<_>>()
+        .with_context(|| format!("cannot read {}", cells.display()))?;
+    directories.retain(|directory| directory.join(RESULT).exists());
+    directories.sort();
+    if directories.is_empty() {
+        bail!("{} has no finished cell", path.display());
+    }
+    let mut cells: Vec<Finished> =
+        directories.iter().map(|directory| Finished::read(directory)).collect::<Result<_>>()?;
+    cells.sort_by(|a, b| a.record.finished.cmp(&b.record.finished));
+    Ok(cells)
+}
+
+/// Takes the lock of a run, whose file says who has it.
+fn lock(path: &Path) -> Result<File> {
+    let cannot = || format!("cannot lock {}", path.display());
+    let mut options = OpenOptions::new();
+    let mut file =
+        options.read(true).write(true).create(true).truncate(false).open(path).with_context(cannot)?;
+    let mut holder = String::new();
+    file.read_to_string(&mut holder).with_context(cannot)?;
+    let directory = path.parent().unwrap_or(path).display();
+    let refusal = || {
+        let holder = if holder.trim().is_empty() { "another process" } else { holder.trim() };
+        format!(
+            "{directory} is in use by {holder}; wait for it, or give this run its own directory with --out"
+        )
+    };
+    match file.try_lock() {
+        Ok(()) => {}
+        Err(TryLockError::WouldBlock) => bail!(refusal()),
+        // Some file systems of clusters have no locks; there the file alone speaks.
+        Err(TryLockError::Error(_)) if alive(&holder, &Machine::this().host) => {
+            bail!("{}; if it is gone, remove {}", refusal(), path.display())
+        }
+        Err(TryLockError::Error(_)) => {}
+    }
+    file.set_len(0).and_then(|()| file.rewind()).with_context(cannot)?;
+    write!(file, "process {} on {}", std::process::id(), Machine::this().host).with_context(cannot)?;
+    Ok(file)
+}
+
+/// Whether the process that a lock names may still run: on this host by asking,
+/// on another one yes.
+fn alive(holder: &str, this_host: &str) -> bool {
+    let words: Vec<&str> = holder.split_whitespace().collect();
+    match words.as_slice() {
+        ["process", id, "on", host] if *host == this_host => match id.parse::<libc::pid_t>() {
+            // SAFETY: signal 0 only asks whether the process is there.
+            Ok(id) => unsafe { libc::kill(id, 0) == 0 },
+            Err(_) => false,
+        },
+        ["process", _, "on", _] => true,
+        _ => false,
+    }
+}
+
+impl Drop for RunDirectory {
+    /// An empty lock file names nobody.
+    fn drop(&mut self) {
+        let _ = self.lock.set_len(0);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::runs::identity::tests::spec;
+    use crate::runs::record::{tests::finished, write_json};
+
+    #[test]
+    fn a_directory_is_held_by_one() {
+        let folder = tempfile::tempdir().unwrap();
+        let held = RunDirectory::open(folder.path()).unwrap();
+        let refused = RunDirectory::open(folder.path()).unwrap_err().to_string();
+        assert!(refused.contains(&format!("in use by process {} on", std::process::id())), "{refused}");
+        drop(held);
+        RunDirectory::open(folder.path()).unwrap();
+    }
+
+    #[test]
+    fn thelock_of_a_killed_process_is_stale() {
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join("lock"), "process 999999999 on node1").unwrap();
+        RunDirectory::open(folder.path()).unwrap();
+        assert!(!alive("process 999999999 on node1", "node1"));
+        assert!(alive(&format!("process {} on node1", std::process::id()), "node1"));
+        assert!(alive("process 999999999 on node2", "node1"));
+        assert!(!alive("", "node1"));
+    }
+
+    #[test]
+    fn a_finished_cell_is_recognised_and_never_replaced() {
+        let folder = tempfile::tempdir().unwrap();
+        let run = RunDirectory::open(folder.path()).unwrap();
+        let cell = finished("a b/c", 1, 0.5);
+        let directory = run.cell(&cell.record.spec, &cell.record.identity);
+        assert_eq!(
+            directory.file_name().unwrap().to_str().unwrap(),
+            format!("a-b-c-s1-{}", &cell.record.identity[..8])
+        );
+        assert!(matches!(
+            run.place(&directory, &cell.record.identity).unwrap(),
+            Place::Free { set_aside: false }
+        ));
+        write_json(&directory.join(RESULT), &cell.record).unwrap();
+        assert!(matches!(run.place(&directory, &cell.record.identity).unwrap(), Place::Finished(_)));
+        let error = run.place(&directory, "another").unwrap_err().to_string();
+        assert!(error.contains("result of another cell"), "{error}");
+        assert_eq!(finished_cells(folder.path()).unwrap().len(), 1);
+        assert_eq!(finished_cells(&directory).unwrap().len(), 1);
+    }
+
+    #[test]
+    fn what_a_killed_run_left_is_set_aside() {
+        let folder = tempfile::tempdir().unwrap();
+        let run = RunDirectory::open(folder.path()).unwrap();
+        let directory = run.cell(&spec("a", 1), "0123456789");
+        for content in ["first", "second"] {
+            run.place(&directory, "0123456789").unwrap();
+            fs::write(directory.join("log.txt"), content).unwrap();
+        }
+        assert!(matches!(run.place(&directory, "0123456789").unwrap(), Place::Free { set_aside: true }));
+        assert!(!directory.join("log.txt").exists());
+        let aside = run.path.join("cells/a-s1-01234567.unfinished/log.txt");
+        assert_eq!(fs::read_to_string(aside).unwrap(), "second");
+        assert!(finished_cells(folder.path()).unwrap_err().to_string().contains("no finished cell"));
+    }
+
+    #[test]
+    fn the_comparison_of_another_config_is_kept() {
+        let folder = tempfile::tempdir().unwrap();
+        let run = RunDirectory::open(folder.path()).unwrap();
+        let comparison = folder.path().join("comparison.md");
+        assert_eq!(run.write_config("# host run a\nseeds = [1]\n").unwrap(), None);
+        fs::write(&comparison, "one").unwrap();
+        assert_eq!(run.write_config("# host run b\nseeds = [1]\n").unwrap(), None);
+        assert!(comparison.exists());
+        let moved = run.write_config("# host run a\nseeds = [2]\n").unwrap().unwrap();
+        assert_eq!(fs::read_to_string(moved.join("comparison.md")).unwrap(), "one");
+        assert!(!comparison.exists());
+        assert!(run.write_config("# host run a\nseeds = [3]\n").unwrap().unwrap().ends_with("earlier/2"));
+    }
+}

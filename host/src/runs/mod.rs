@@ -1,0 +1,12 @@
+//! Run directories: where the cells of a run are kept, how finished ones are
+//! recognised, and how they are compared.
+
+pub mod chart;
+pub mod comparison;
+pub mod directory;
+pub mod identity;
+pub mod machine;
+pub mod record;
+pub mod report;
+pub mod table;
+pub mod words;

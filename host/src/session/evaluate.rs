@@ -1,0 +1,68 @@
+//! Evaluating a split: outputs of the model, predictions, scores, metrics.
+
+use anyhow::{Result, anyhow};
+use host_engine::batch::Batch;
+use host_engine::data::sampler::evaluation_batches;
+use host_engine::engine::Engine;
+use host_ir::task::{Outputs, Prediction, Sums};
+
+use crate::cell::{CellSpec, Metrics, Progress, SplitMetrics};
+use crate::session::prepare::Prepared;
+
+/// Examples for which the task's plugin is called at a time.
+const CHUNK: usize = 4096;
+
+/// What an evaluation came to.
+pub struct Evaluated {
+    pub metrics: SplitMetrics,
+    pub predictions: Vec<Prediction>,
+}
+
+impl Prepared {
+    /// Evaluates a split with the engine's parameters.
+    pub fn evaluate(
+        &self,
+        engine: &mut Engine,
+        spec: &CellSpec,
+        name: &str,
+        progress: &mut dyn Progress,
+    ) -> Result<Evaluated> {
+        let split = self
+            .splits
+            .iter()
+            .find(|split| split.name == name)
+            .ok_or_else(|| anyhow!("there is no split {name}"))?;
+        let total = split.examples.len();
+        let noise = self.noise(0)?.map(|noise| host_engine::data::dataset::Noise { shift: 0, ..noise });
+        let virtual_tokens = self.plans.method.virtual_tokens() as u32;
+        let mut outputs: Vec<Outputs> = vec![Outputs::new(); total];
+        let (mut batch, mut done) = (Batch::default(), 0);
+        for examples in evaluation_batches(&split.dataset, spec.training.per_device_eval_batch_size as usize)
+        {
+            let placed: Vec<(usize, u32)> = examples.iter().copied().zip(0..).collect();
+            split.dataset.pack(&placed, virtual_tokens, noise.as_ref(), &mut batch);
+            let evaluation = engine.evaluate(&batch)?;
+            for (&example, output) in examples.iter().zip(evaluation.outputs) {
+                outputs[example] = output;
+            }
+            done += examples.len();
+            progress.evaluated(name, done as u64, total as u64)?;
+        }
+        let names: Vec<String> = self.plans.task.outputs.iter().map(|(name, _)| name.clone()).collect();
+        let (mut predictions, mut sums) = (Vec::with_capacity(total), Sums::new());
+        let mut outputs = outputs.into_iter();
+        for examples in split.examples.chunks(CHUNK) {
+            let outputs: Vec<Outputs> = outputs.by_ref().take(examples.len()).collect();
+            let predicted = self.task.predict(names.clone(), examples.to_vec(), outputs)?;
+            for scored in self.task.score(examples.to_vec(), predicted.clone())? {
+                scored.into_iter().for_each(|(key, value)| *sums.entry(key).or_default() += value);
+            }
+            predictions.extend(predicted);
+        }
+        let measured = self.task.measure(vec![sums])?.pop().unwrap_or_default();
+        let ordered = self.task.layout.metrics.iter();
+        let metrics =
+            ordered.filter_map(|metric| Some((metric.name.clone(), *measured.get(&metric.name)?))).collect();
+        Ok(Evaluated { metrics: SplitMetrics { split: name.into(), metrics: Metrics(metrics) }, predictions })
+    }
+}

@@ -1,0 +1,126 @@
+//! The one place where engine and plugins meet: a cell is planned, trained and
+//! evaluated here.
+
+mod evaluate;
+mod prepare;
+mod saved;
+mod train;
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use host_engine::data::find;
+use host_engine::files;
+use host_engine::files::checkpoint::weight_files;
+use host_plugin::plugin::CONTRACT;
+use host_plugin::{Catalogue, Entry, Kind};
+
+use crate::cell::{
+    CellResult, CellSpec, Digests, Origin, PlanReport, Plugin, PluginKind, Progress, SplitMetrics,
+};
+use crate::embedded;
+use crate::plugins::EMBEDDED;
+
+pub use saved::merge_cell;
+
+fn described(entry: &Entry) -> Plugin {
+    Plugin {
+        kind: match entry.plugin.kind {
+            Kind::Method => PluginKind::Method,
+            Kind::Task => PluginKind::Task,
+        },
+        description: entry.plugin.description.clone(),
+        digest: entry.plugin.digest.clone(),
+        origin: match &entry.origin {
+            host_plugin::Origin::Embedded => Origin::Embedded,
+            host_plugin::Origin::File(path) => Origin::File(path.clone()),
+        },
+    }
+}
+
+/// Every plugin that is installed: the embedded ones, then those of the folder.
+///
+/// # Errors
+/// A file of the folder that is no plugin; a name that two plugins have.
+pub fn catalogue(plugin_dir: Option<&Path>) -> Result<Vec<Plugin>> {
+    let folders: Vec<PathBuf> = plugin_dir.map(Path::to_path_buf).into_iter().collect();
+    let found = Catalogue::find(EMBEDDED, &folders)?;
+    if let Some((_, error)) = found.broken.into_iter().next() {
+        return Err(error.into());
+    }
+    Ok(found.entries.iter().map(described).collect())
+}
+
+/// The plugin in a file, checked as one that is installed would be.
+///
+/// # Errors
+/// The file is no plugin.
+pub fn inspect(file: &Path) -> Result<Plugin> {
+    let plugin = host_plugin::catalogue::load(file)?;
+    Ok(described(&Entry { plugin, origin: host_plugin::Origin::File(file.into()) }))
+}
+
+/// Digests of all that the spec names by path.
+///
+/// # Errors
+/// A file that is missing or cannot be read.
+pub fn digests(spec: &CellSpec) -> Result<Digests> {
+    let model = embedded::model(&spec.model.path)?;
+    let names = ["config.json", "tokenizer.json", "tokenizer_config.json", "vocab.txt"];
+    let mut model_files: Vec<PathBuf> =
+        names.iter().map(|name| model.join(name)).filter(|path| path.is_file()).collect();
+    if !spec.model.reinitialise {
+        model_files.extend(weight_files(&model)?);
+    }
+    let task = prepare::task(&spec.task)?;
+    let data = embedded::data(&spec.data.path)?;
+    let splits = find::find(&task.layout, &data, &prepare::overrides(spec))?;
+    let mut data_digest = String::new();
+    for split in &splits {
+        data_digest.push_str(&format!("{} {} ", split.name, files::digest(&split.files)?));
+    }
+    Ok(Digests {
+        model: files::digest(&model_files)?,
+        data: data_digest.trim_end().into(),
+        program: format!("contract {CONTRACT}, engine {}", env!("CARGO_PKG_VERSION")),
+    })
+}
+
+/// Plans a cell without training it.
+///
+/// # Errors
+/// All that can be wrong with plugins, model and data.
+pub fn plan_cell(spec: &CellSpec) -> Result<PlanReport> {
+    let prepared = prepare::prepare(spec)?;
+    let summary = prepared.summary(spec)?;
+    let plans = &prepared.plans;
+    let text = host_ir::text::describe(&plans.model, &plans.task, &plans.method);
+    Ok(PlanReport { summary, text })
+}
+
+/// Trains a cell and writes what can be loaded again into the directory.
+///
+/// # Errors
+/// All that can be wrong with plugins, model, data, memory and disk.
+pub fn train_cell(spec: &CellSpec, directory: &Path, progress: &mut dyn Progress) -> Result<CellResult> {
+    train::train(spec, directory, progress).with_context(|| format!("{} was not trained", spec.title()))
+}
+
+/// Loads what `train_cell` has written and evaluates it again.
+///
+/// # Errors
+/// Files that are missing or do not fit; all that can be wrong with model and data.
+pub fn evaluate_cell(
+    spec: &CellSpec,
+    directory: &Path,
+    progress: &mut dyn Progress,
+) -> Result<Vec<SplitMetrics>> {
+    let mut prepared = prepare::prepare_saved(spec, directory)?;
+    let mut engine = prepared.engine(spec)?;
+    engine.restore(&saved::read_adapter(directory)?)?;
+    let mut all = Vec::new();
+    for split in prepared.evaluated() {
+        all.push(prepared.evaluate(&mut engine, spec, &split, progress)?.metrics);
+    }
+    Ok(all)
+}

@@ -1,0 +1,417 @@
+//! Everything that a cell needs before its first step: plugins, plans, data
+//! and weights, checked.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Instant;
+
+use anyhow::{Context, Result, anyhow, bail};
+use host_engine::backend::cpu::Cpu;
+use host_engine::compile::{Compiled, Plans};
+use host_engine::data::dataset::{Dataset, Noise};
+use host_engine::data::find::{self, FoundSplit};
+use host_engine::data::records;
+use host_engine::data::sampler::Sampler;
+use host_engine::engine::Engine;
+use host_engine::files::checkpoint::{Checkpoint, read_config};
+use host_engine::init::{Reinitialised, initial_blocks};
+use host_engine::machine;
+use host_engine::models;
+use host_engine::models::config::EncoderConfig;
+use host_engine::text::Tokenizer;
+use host_engine::train::memory::{LargestBatch, MemoryEstimate, estimate, micro_batch_that_fits};
+use host_engine::train::trainer::{Batches, total_steps};
+use host_ir::method::MethodPlan;
+use host_ir::model::ModelDescription;
+use host_ir::settings::Values;
+use host_ir::task::{Example, Layout, SplitUse, TaskPlan};
+use host_plugin::{Kind, Limits, Plugin, Task};
+
+use crate::cell::{BestMetric, CellSpec, Origin, PluginSpec, Summary};
+use crate::embedded;
+use crate::plugins::EMBEDDED;
+use crate::session::saved;
+
+/// Memory that is left to others, in parts of what is free: one of so many.
+const MEMORY_MARGIN: u64 = 16;
+
+/// A split that is ready for the model.
+pub struct Split {
+    pub name: String,
+    pub usage: SplitUse,
+    pub examples: Vec<Example>,
+    pub dataset: Dataset,
+}
+
+/// A cell that is ready to train.
+pub struct Prepared {
+    pub task: Task,
+    pub plans: Plans,
+    pub splits: Vec<Split>,
+    pub tokenizer: Tokenizer,
+    pub warnings: Vec<String>,
+    pub load_seconds: f64,
+    pub plan_seconds: f64,
+    model: PathBuf,
+    training: Compiled,
+}
+
+/// Loads a plugin as its spec names it, and its settings.
+fn plugin(spec: &PluginSpec, kind: Kind) -> Result<(Plugin, Values)> {
+    let plugin = match &spec.origin {
+        Origin::Embedded => {
+            let found = EMBEDDED.iter().find(|(name, _)| *name == spec.name);
+            let (_, bytes) =
+                found.ok_or_else(|| anyhow!("this program carries no plugin called {}", spec.name))?;
+            Plugin::load(bytes, "embedded", Limits::default())?
+        }
+        Origin::File(path) => host_plugin::catalogue::load(path)?,
+    };
+    if plugin.digest != spec.digest {
+        bail!(
+            "the plugin {} ({}) is another one than when this run was planned; start the run again",
+            spec.name,
+            spec.origin
+        );
+    }
+    let values = plugin.description.resolve(&spec.settings)?;
+    Ok((plugin.expect(kind)?, values))
+}
+
+/// The task of a spec with its layout.
+pub fn task(spec: &PluginSpec) -> Result<Task> {
+    let (plugin, values) = plugin(spec, Kind::Task)?;
+    Ok(plugin.task(values)?)
+}
+
+/// Files that the config gives for splits.
+pub fn overrides(spec: &CellSpec) -> BTreeMap<String, PathBuf> {
+    spec.data.files.iter().map(|(split, file)| (split.clone(), PathBuf::from(file))).collect()
+}
+
+/// Prepares a cell: its method's plugin is asked for the plan.
+pub fn prepare(spec: &CellSpec) -> Result<Prepared> {
+    prepare_with(spec, None)
+}
+
+/// Prepares a cell that was trained, from the plan that was saved with it.
+pub fn prepare_saved(spec: &CellSpec, directory: &Path) -> Result<Prepared> {
+    prepare_with(spec, Some(saved::read_plan(directory)?))
+}
+
+fn prepare_with(spec: &CellSpec, saved: Option<MethodPlan>) -> Result<Prepared> {
+    let start = Instant::now();
+    let task = task(&spec.task)?;
+    let method = match saved {
+        Some(_) => None,
+        None => Some(plugin(&spec.method, Kind::Method)?),
+    };
+    let load_seconds = start.elapsed().as_secs_f64();
+    let model = embedded::model(&spec.model.path)?;
+    let config = EncoderConfig::read(&read_config(&model)?).with_context(|| model.display().to_string())?;
+    let config = config.with_dropout(spec.training.dropout);
+    let tokenizer = Tokenizer::open(&model)?;
+    if tokenizer.vocabulary_size() > config.vocabulary {
+        bail!(
+            "{}: the tokenizer has {} tokens and config.json a vocabulary of {}; they do not belong together",
+            model.display(),
+            tokenizer.vocabulary_size(),
+            config.vocabulary
+        );
+    }
+    let data = embedded::data(&spec.data.path)?;
+    let mut warnings = Vec::new();
+    let found = find::find(&task.layout, &data, &overrides(spec))?;
+    let mut examples = Vec::new();
+    for split in &found {
+        examples.push(parse(&task, split, &mut warnings)?);
+    }
+    let planning = Instant::now();
+    let counts = found
+        .iter()
+        .zip(&examples)
+        .map(|(split, examples)| (split.name.clone(), examples.len() as u64))
+        .collect();
+    let facts = ModelDescription {
+        architecture: config.architecture.clone(),
+        facts: config.facts.clone(),
+        ..Default::default()
+    };
+    let task_plan = task.plan(Arc::new(facts), counts)?.value;
+    check_task(&task_plan, &task.layout)?;
+    let head = task_plan.head.ok_or_else(|| anyhow!("the task {} asks for no head", spec.task.name))?;
+    // Of a model that starts at random, the checkpoint still says what is new, so
+    // that the same parameters train as with its weights.
+    let names = match spec.model.reinitialise {
+        true => Checkpoint::open(&model, config.prefix()).ok(),
+        false => Some(Checkpoint::open(&model, config.prefix())?),
+    };
+    let present = |name: &str| names.as_ref().is_none_or(|checkpoint| checkpoint.has(name));
+    let description = models::describe(&config, head, &present);
+    let method_plan = match (saved, &method) {
+        (Some(plan), _) => plan,
+        (None, Some((plugin, values))) => {
+            let words = tokenizer.clone();
+            let tokenize: host_ir::record::Tokenize = Arc::new(move |text: &str| words.ids(text));
+            let called = plugin.plan_method(values.clone(), Arc::new(description.clone()), Some(tokenize))?;
+            warnings.extend(called.log);
+            called.value
+        }
+        (None, None) => bail!("there is no plan and no plugin that makes one"),
+    };
+    let plan_seconds = planning.elapsed().as_secs_f64();
+    if method_plan.counts(&description).trained == 0 {
+        bail!(
+            "the plan of {} trains nothing: it freezes the head and chooses no parameter",
+            spec.method.name
+        );
+    }
+    if let (false, Some(checkpoint)) = (spec.model.reinitialise, &names) {
+        let unused =
+            checkpoint.unused(description.parameters.iter().map(|parameter| parameter.name.as_str()));
+        if !unused.is_empty() {
+            warnings.push(format!(
+                "tensors of the checkpoint that this model does not use: {}",
+                shortened(&unused)
+            ));
+        }
+        let missing = description
+            .parameters
+            .iter()
+            .filter(|parameter| parameter.head && !checkpoint.has(&parameter.name));
+        let missing: Vec<String> = missing.map(|parameter| parameter.name.clone()).collect();
+        if !missing.is_empty() {
+            warnings.push(format!("new, and started at random: {}", shortened(&missing)));
+        }
+    }
+    let splits = tokenise(
+        &found,
+        examples,
+        &task_plan,
+        &task.layout,
+        &tokenizer,
+        &config,
+        method_plan.virtual_tokens(),
+        &mut warnings,
+    )?;
+    let plans = Plans::new(config, description, task_plan, method_plan);
+    let training =
+        plans.training().with_context(|| format!("the plan of {} cannot be compiled", spec.method.name))?;
+    Ok(Prepared { task, plans, splits, tokenizer, warnings, load_seconds, plan_seconds, model, training })
+}
+
+fn shortened(names: &[String]) -> String {
+    match names.len() {
+        0..=4 => names.join(", "),
+        count => format!("{} and {} more", names[..3].join(", "), count - 3),
+    }
+}
+
+fn check_task(plan: &TaskPlan, layout: &Layout) -> Result<()> {
+    if plan.losses.is_empty() {
+        bail!("the task declares no loss");
+    }
+    if layout.best_metric().is_none() {
+        bail!("the task names no metric that chooses the best checkpoint");
+    }
+    Ok(())
+}
+
+/// Examples of a split, through the task's `parse`.
+fn parse(task: &Task, split: &FoundSplit, warnings: &mut Vec<String>) -> Result<Vec<Example>> {
+    let mut examples = Vec::new();
+    let mut skipped: BTreeMap<String, u64> = BTreeMap::new();
+    for file in &split.files {
+        records::read(file, split.container, |chunk| -> Result<()> {
+            let parsed = task.parse(&split.name, split.container, chunk)?;
+            if let Some(first) = parsed.rejected.first() {
+                let more = parsed.rejected.len() - 1;
+                let rest = if more > 0 {
+                    format!(" ({more} more like this in the same part of the file)")
+                } else {
+                    String::new()
+                };
+                bail!("{first}{rest}");
+            }
+            examples.extend(parsed.examples);
+            parsed
+                .skipped
+                .into_iter()
+                .for_each(|(reason, count)| *skipped.entry(reason).or_default() += count);
+            Ok(())
+        })?;
+    }
+    for (reason, count) in skipped {
+        warnings.push(format!("{count} records of {} were left out: {reason}", split.name));
+    }
+    match examples.is_empty() {
+        true => bail!("{}: the split {} has no example", split.files[0].display(), split.name),
+        false => Ok(examples),
+    }
+}
+
+#[allow(clippy::too_many_arguments)] // One call, of what has just been made.
+fn tokenise(
+    found: &[FoundSplit],
+    examples: Vec<Vec<Example>>,
+    plan: &TaskPlan,
+    layout: &Layout,
+    tokenizer: &Tokenizer,
+    config: &EncoderConfig,
+    virtual_tokens: usize,
+    warnings: &mut Vec<String>,
+) -> Result<Vec<Split>> {
+    let sequence = plan.sequences.first().ok_or_else(|| anyhow!("the task declares no sequence"))?;
+    let wanted = sequence.at_most.map_or(config.positions, |most| most as usize);
+    let room = wanted.min(config.positions.saturating_sub(virtual_tokens));
+    if room < 3 {
+        bail!(
+            "{virtual_tokens} virtual tokens leave no room for text in the model's {} positions",
+            config.positions
+        );
+    }
+    let mut splits = Vec::new();
+    for (split, examples) in found.iter().zip(examples) {
+        let dataset = Dataset::new(&examples, sequence, layout, tokenizer, room)?;
+        if dataset.cut > 0 {
+            warnings.push(format!(
+                "{} of {} sequences of {} were cut to {room} tokens",
+                dataset.cut,
+                dataset.len(),
+                split.name
+            ));
+        }
+        splits.push(Split { name: split.name.clone(), usage: split.usage, examples, dataset });
+    }
+    for field in layout.fields.iter().filter(|field| field.gold) {
+        let train = splits.iter().find(|split| split.usage == SplitUse::Train);
+        let missing = train.and_then(|split| {
+            split.dataset.labels(&field.name).map(|labels| labels.iter().filter(|&&label| label < 0).count())
+        });
+        if let Some(count @ 1..) = missing {
+            bail!(
+                "{count} examples of the training split have no {}; they cannot be learned from",
+                field.name
+            );
+        }
+    }
+    Ok(splits)
+}
+
+impl Prepared {
+    /// The split that trains.
+    pub fn train_split(&self) -> Result<&Split> {
+        let split = self.splits.iter().find(|split| split.usage == SplitUse::Train);
+        split.ok_or_else(|| anyhow!("the task declares no split that trains"))
+    }
+
+    /// Names of the splits that are evaluated, in the task's order.
+    pub fn evaluated(&self) -> Vec<String> {
+        self.splits
+            .iter()
+            .filter(|split| split.usage != SplitUse::Train)
+            .map(|split| split.name.clone())
+            .collect()
+    }
+
+    /// The split by which the best checkpoint is chosen, and the metric.
+    pub fn best_metric(&self) -> Option<BestMetric> {
+        let split = self.splits.iter().find(|split| split.usage == SplitUse::Evaluate)?;
+        let metric = self.task.layout.best_metric()?;
+        Some(BestMetric {
+            split: split.name.clone(),
+            name: metric.name.clone(),
+            higher_is_better: metric.higher_is_better,
+        })
+    }
+
+    /// The noise that the task's sequence asks for.
+    pub fn noise(&self, seed: u64) -> Result<Option<Noise>> {
+        let Some(sequence) = self.plans.task.sequences.first() else { return Ok(None) };
+        let Some(probability) = sequence.mask_probability else { return Ok(None) };
+        Ok(Some(Noise {
+            seed,
+            epoch: 0,
+            probability,
+            shift: sequence.shift_positions.unwrap_or(0),
+            positions: self.plans.config.positions as u32,
+            mask_id: self.tokenizer.mask_id()?,
+            vocabulary: self.plans.config.vocabulary as u32,
+        }))
+    }
+
+    /// The batches of a training.
+    pub fn sampler(&self, spec: &CellSpec) -> Result<Sampler<'_>> {
+        let virtual_tokens = self.plans.method.virtual_tokens() as u32;
+        let dataset = &self.train_split()?.dataset;
+        Ok(Sampler::new(dataset, &spec.training, virtual_tokens, self.noise(spec.seed)?, spec.seed))
+    }
+
+    /// The largest effective batch.
+    fn largest(&self, spec: &CellSpec) -> Result<LargestBatch> {
+        let rows = self.train_split()?.dataset.longest() + self.plans.method.virtual_tokens();
+        let masked = self.plans.task.sequences.first().and_then(|sequence| sequence.mask_probability);
+        // Twice the expected share: a batch of many sequences stays below it.
+        let masked = masked.map_or(0, |share| (rows as f64 * (2.0 * share).min(1.0)).ceil() as usize);
+        Ok(LargestBatch { examples: self.sampler(spec)?.largest_batch(), rows, masked })
+    }
+
+    /// Examples of a micro-batch, and the memory that it takes.
+    pub fn micro_batch(&self, spec: &CellSpec) -> Result<(usize, MemoryEstimate)> {
+        let largest = self.largest(spec)?;
+        let parts = spec.training.gradient_accumulation_steps.max(1) as usize;
+        let mut micro_batch = largest.examples.div_ceil(parts).max(1);
+        if let (true, Some(available)) = (spec.training.auto_find_batch_size, machine::available_memory()) {
+            let available = available - available / MEMORY_MARGIN;
+            let fits = micro_batch_that_fits(&self.training, &self.plans.parameters, &largest, available);
+            micro_batch = micro_batch.min(fits);
+        }
+        Ok((micro_batch, estimate(&self.training, &self.plans.parameters, &largest, micro_batch)))
+    }
+
+    /// What will train, shown before it does.
+    pub fn summary(&self, spec: &CellSpec) -> Result<Summary> {
+        let (micro_batch, memory) = self.micro_batch(spec)?;
+        let mut warnings = self.warnings.clone();
+        let whole = self.largest(spec)?.examples;
+        let asked = whole.div_ceil(spec.training.gradient_accumulation_steps.max(1) as usize);
+        if micro_batch < asked {
+            warnings.push(format!(
+                "memory does not suffice for micro-batches of {asked} examples; {micro_batch} are taken, and the effective batch of {whole} stays"
+            ));
+        }
+        Ok(Summary {
+            counts: self.plans.method.counts(&self.plans.model),
+            examples: self
+                .splits
+                .iter()
+                .map(|split| (split.name.clone(), split.examples.len() as u64))
+                .collect(),
+            steps: total_steps(&spec.training, self.sampler(spec)?.steps_of_epoch(0)),
+            estimated_memory_bytes: memory.total(),
+            plugin_seconds: self.load_seconds + self.plan_seconds,
+            best_metric: self.best_metric(),
+            warnings,
+        })
+    }
+
+    /// The engine with all parameters at their start.
+    pub fn engine(&mut self, spec: &CellSpec) -> Result<Engine> {
+        let blocks = match spec.model.reinitialise {
+            true => initial_blocks(&self.plans, &Reinitialised, true, spec.seed)?,
+            false => initial_blocks(
+                &self.plans,
+                &Checkpoint::open(&self.model, self.plans.config.prefix())?,
+                false,
+                spec.seed,
+            )?,
+        };
+        Ok(Engine::new(self.plans.clone(), blocks, Box::new(Cpu::new(spec.threads)?))?)
+    }
+
+    /// The folder of the model.
+    pub fn model_folder(&self) -> &Path {
+        &self.model
+    }
+}

@@ -1,0 +1,132 @@
+//! What is saved of a cell: the plan, the trained parameters, predictions; and
+//! a merged model for others to load.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+
+use anyhow::{Context, Result, bail};
+use candle_core::safetensors::MmapedSafetensors;
+use host_engine::engine::{Engine, NamedTensor};
+use host_engine::files::write::{Precision, write_safetensors, write_whole};
+use host_engine::merge::merged_tensors;
+use host_ir::method::MethodPlan;
+use host_ir::task::{FieldValue, PredictionValue};
+use serde_json::{Map, Value, json};
+
+use crate::cell::CellSpec;
+use crate::session::prepare::{Prepared, Split, prepare_saved};
+
+const PLAN: &str = "plan.json";
+const ADAPTER: &str = "adapter.safetensors";
+
+/// Writes the method's plan, of which the cell can be compiled again without
+/// the plugin.
+pub fn write_plan(directory: &Path, plan: &MethodPlan) -> Result<()> {
+    Ok(write_whole(&directory.join(PLAN), &serde_json::to_vec(plan)?)?)
+}
+
+/// The saved plan.
+pub fn read_plan(directory: &Path) -> Result<MethodPlan> {
+    let path = directory.join(PLAN);
+    let text = fs::read_to_string(&path).with_context(|| path.display().to_string())?;
+    serde_json::from_str(&text).with_context(|| format!("{} is no plan of this program", path.display()))
+}
+
+/// Writes what trains.
+pub fn write_adapter(directory: &Path, spec: &CellSpec, engine: &Engine) -> Result<()> {
+    let tensors = engine.trained()?;
+    let listed: Vec<(&str, &[usize], &[f32])> = tensors
+        .iter()
+        .map(|tensor| (tensor.name.as_str(), &tensor.shape[..], &tensor.elements[..]))
+        .collect();
+    let metadata = BTreeMap::from([
+        ("format".to_string(), "pt".to_string()),
+        ("method".to_string(), spec.method.name.clone()),
+        ("plugin_digest".to_string(), spec.method.digest.clone()),
+    ]);
+    Ok(write_safetensors(&directory.join(ADAPTER), &listed, &metadata, Precision::F32)?)
+}
+
+/// What was trained.
+pub fn read_adapter(directory: &Path) -> Result<Vec<NamedTensor>> {
+    let path = directory.join(ADAPTER);
+    // SAFETY: the file is mapped read-only while it is read here.
+    let file = unsafe { MmapedSafetensors::new(&path) }.with_context(|| path.display().to_string())?;
+    let mut tensors = Vec::new();
+    for (name, view) in file.tensors() {
+        let bytes = view.data().as_chunks::<4>().0;
+        let elements = bytes.iter().map(|&bytes| f32::from_le_bytes(bytes)).collect();
+        tensors.push(NamedTensor { name, shape: view.shape().to_vec(), elements });
+    }
+    Ok(tensors)
+}
+
+/// Writes the predictions of a split, one JSON object a line.
+pub fn write_predictions(
+    directory: &Path,
+    prepared: &Prepared,
+    split: &Split,
+    predictions: &[host_ir::task::Prediction],
+) -> Result<()> {
+    let layout = &prepared.task.layout;
+    let mut lines = String::new();
+    for (example, prediction) in split.examples.iter().zip(predictions) {
+        let mut object = Map::new();
+        object.insert("origin".into(), json!(example.origin.to_string()));
+        for (column, value) in layout.predictions.iter().zip(prediction) {
+            let value = match value {
+                Some(PredictionValue::Label(label)) => json!(label),
+                Some(PredictionValue::Real(real)) => json!(real),
+                None => Value::Null,
+            };
+            object.insert(column.name.clone(), value);
+        }
+        for (field, value) in layout.fields.iter().zip(&example.values).filter(|(field, _)| field.gold) {
+            if let Some(FieldValue::Label(label)) = value {
+                object.insert(format!("gold_{}", field.name), json!(label));
+            }
+        }
+        lines.push_str(&Value::Object(object).to_string());
+        lines.push('\n');
+    }
+    let path = directory.join(format!("predictions-{}.jsonl", split.name));
+    Ok(write_whole(&path, lines.as_bytes())?)
+}
+
+/// Writes the model of a trained cell, its method merged into the weights, in
+/// the hub's layout.
+///
+/// # Errors
+/// A method that cannot be merged; files that cannot be read or written.
+pub fn merge_cell(
+    spec: &CellSpec,
+    directory: &Path,
+    out: &Path,
+    precision: Precision,
+    head: bool,
+) -> Result<()> {
+    if out.exists() && fs::read_dir(out).is_ok_and(|mut entries| entries.next().is_some()) {
+        bail!("{} is there already and not empty; name another folder", out.display());
+    }
+    let mut prepared = prepare_saved(spec, directory)?;
+    let mut engine = prepared.engine(spec)?;
+    engine.restore(&read_adapter(directory)?)?;
+    let tensors = merged_tensors(&engine)?;
+    let kept: Vec<(&str, &[usize], &[f32])> = tensors
+        .iter()
+        .filter(|(is_head, _)| head || !is_head)
+        .map(|(_, tensor)| (tensor.name.as_str(), &tensor.shape[..], &tensor.elements[..]))
+        .collect();
+    let metadata = BTreeMap::from([("format".to_string(), "pt".to_string())]);
+    write_safetensors(&out.join("model.safetensors"), &kept, &metadata, precision)?;
+    for name in
+        ["config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt"]
+    {
+        let from = prepared.model_folder().join(name);
+        if from.is_file() {
+            write_whole(&out.join(name), &fs::read(&from)?)?;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,207 @@
+//! Training a cell: the trainer's observer, which evaluates, keeps what is best
+//! and tells the progress.
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use host_engine::engine::Engine;
+use host_engine::train::trainer::{self, EpochReport, Observer, StepReport};
+use host_ir::task::SplitUse;
+
+use crate::cell::{BestMetric, CellResult, CellSpec, EpochRecord, Progress, SplitMetrics, Step};
+use crate::session::evaluate::Evaluated;
+use crate::session::prepare::Prepared;
+use crate::session::saved;
+
+struct Watcher<'a> {
+    prepared: &'a Prepared,
+    spec: &'a CellSpec,
+    directory: &'a Path,
+    progress: &'a mut dyn Progress,
+    best_metric: Option<BestMetric>,
+    best_value: Option<f64>,
+    started: Instant,
+    evaluating: Duration,
+    tokens: u64,
+    steps_per_epoch: u64,
+    /// Of the newest evaluation.
+    evaluated: Vec<Evaluated>,
+    /// Of the best checkpoint.
+    best: Vec<SplitMetrics>,
+    epochs: Vec<EpochRecord>,
+    warnings: Vec<String>,
+    failure: Option<anyhow::Error>,
+}
+
+impl Watcher<'_> {
+    fn evaluate_all(&mut self, engine: &mut Engine) -> Result<()> {
+        self.evaluated.clear();
+        for split in self.prepared.splits.iter().filter(|split| split.usage == SplitUse::Evaluate) {
+            let evaluated = self.prepared.evaluate(engine, self.spec, &split.name, self.progress)?;
+            self.evaluated.push(evaluated);
+        }
+        Ok(())
+    }
+
+    fn save(&mut self, engine: &Engine) -> Result<()> {
+        saved::write_adapter(self.directory, self.spec, engine)?;
+        for evaluated in &self.evaluated {
+            self.write_predictions(evaluated)?;
+        }
+        self.best = self.evaluated.iter().map(|evaluated| evaluated.metrics.clone()).collect();
+        Ok(())
+    }
+
+    fn write_predictions(&self, evaluated: &Evaluated) -> Result<()> {
+        let split = self.prepared.splits.iter().find(|split| split.name == evaluated.metrics.split);
+        match split {
+            Some(split) => {
+                saved::write_predictions(self.directory, self.prepared, split, &evaluated.predictions)
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// Keeps an error for the caller, and gives the trainer its sentence.
+    fn kept<T>(&mut self, result: Result<T>) -> Result<T, String> {
+        result.map_err(|error| {
+            let sentence = format!("{error:#}");
+            self.failure = Some(error);
+            sentence
+        })
+    }
+
+    fn training_seconds(&self) -> f64 {
+        (self.started.elapsed() - self.evaluating).as_secs_f64()
+    }
+}
+
+impl Observer for Watcher<'_> {
+    fn step(&mut self, report: &StepReport) {
+        self.tokens += report.tokens as u64;
+        let step = Step {
+            step: report.step,
+            steps: report.steps,
+            loss: report.loss,
+            learning_rate: report.learning_rate,
+            tokens: report.tokens as u64,
+        };
+        if let Err(error) = self.progress.step(step) {
+            self.failure = Some(error);
+        }
+    }
+
+    fn message(&mut self, sentence: String) {
+        if let Err(error) = self.progress.message(&sentence) {
+            self.failure = Some(error);
+        }
+        self.warnings.push(sentence);
+    }
+
+    fn stopped(&self) -> bool {
+        self.failure.is_some()
+    }
+
+    fn evaluate(&mut self, engine: &mut Engine, report: &EpochReport) -> Result<Option<f64>, String> {
+        let start = Instant::now();
+        let training_seconds = self.training_seconds();
+        let done = self.evaluate_all(engine);
+        self.kept(done)?;
+        self.evaluating += start.elapsed();
+        let value = self.best_metric.as_ref().and_then(|best| {
+            let split = self.evaluated.iter().find(|evaluated| evaluated.metrics.split == best.split)?;
+            let value = split.metrics.metrics.get(&best.name)?;
+            Some(if best.higher_is_better { value } else { -value })
+        });
+        let better =
+            value.is_none() || self.best_value.is_none_or(|known| value.is_some_and(|value| value > known));
+        if better {
+            self.best_value = value;
+        }
+        let record = EpochRecord {
+            epoch: report.steps as f64 / self.steps_per_epoch.max(1) as f64,
+            step: report.steps,
+            train_loss: Some(report.loss),
+            evaluations: self.evaluated.iter().map(|evaluated| evaluated.metrics.clone()).collect(),
+            best: better,
+            training_seconds,
+        };
+        let told = self.progress.epoch(&record);
+        self.kept(told)?;
+        self.epochs.push(record);
+        Ok(value)
+    }
+
+    fn improved(&mut self, engine: &Engine, _: u64) -> Result<(), String> {
+        let start = Instant::now();
+        let done = self.save(engine);
+        self.kept(done)?;
+        self.evaluating += start.elapsed();
+        Ok(())
+    }
+}
+
+/// Trains a cell into its directory.
+pub fn train(spec: &CellSpec, directory: &Path, progress: &mut dyn Progress) -> Result<CellResult> {
+    let mut prepared = super::prepare::prepare(spec)?;
+    let summary = prepared.summary(spec)?;
+    let (micro_batch, _) = prepared.micro_batch(spec)?;
+    progress.start(&summary)?;
+    saved::write_plan(directory, &prepared.plans.method)?;
+    let mut engine = prepared.engine(spec)?;
+    let prepared = prepared;
+    let mut sampler = prepared.sampler(spec)?;
+    let mut watcher = Watcher {
+        prepared: &prepared,
+        spec,
+        directory,
+        progress,
+        best_metric: prepared.best_metric(),
+        best_value: None,
+        started: Instant::now(),
+        evaluating: Duration::ZERO,
+        tokens: 0,
+        steps_per_epoch: trainer::Batches::steps_of_epoch(&mut sampler, 0),
+        evaluated: Vec::new(),
+        best: Vec::new(),
+        epochs: Vec::new(),
+        warnings: summary.warnings.clone(),
+        failure: None,
+    };
+    let ended =
+        trainer::train(&mut engine, &mut sampler, &spec.training, micro_batch, spec.seed, &mut watcher);
+    if let Some(failure) = watcher.failure.take() {
+        return Err(failure);
+    }
+    let ending = ended.with_context(|| match watcher.best.is_empty() {
+        true => "training ended without a result".to_string(),
+        false => format!("training ended early; the best checkpoint so far is in {}", directory.display()),
+    })?;
+    let training_seconds = watcher.training_seconds();
+    let start = Instant::now();
+    let mut metrics = watcher.best.clone();
+    for split in prepared.splits.iter().filter(|split| split.usage == SplitUse::Optional) {
+        let evaluated = prepared.evaluate(&mut engine, spec, &split.name, watcher.progress)?;
+        watcher.write_predictions(&evaluated)?;
+        metrics.push(evaluated.metrics);
+    }
+    let order = prepared.evaluated();
+    metrics.sort_by_key(|metrics| order.iter().position(|name| *name == metrics.split));
+    let best_epoch =
+        ending.best_epoch.and_then(|epoch| watcher.epochs.get(epoch as usize - 1)).map(|record| record.epoch);
+    Ok(CellResult {
+        counts: summary.counts,
+        steps: ending.steps,
+        tokens: watcher.tokens,
+        training_seconds,
+        evaluation_seconds: (watcher.evaluating + start.elapsed()).as_secs_f64(),
+        plugin_load_seconds: prepared.load_seconds,
+        plugin_plan_seconds: prepared.plan_seconds,
+        metrics,
+        best_metric: watcher.best_metric,
+        best_epoch,
+        epochs: watcher.epochs,
+        warnings: watcher.warnings,
+    })
+}

@@ -1,0 +1,158 @@
+//! Kits: ready answers to everything but files and records.
+
+use crate::metrics::Confusion;
+use crate::raw;
+
+/// The parts of a task that a kit answers.
+pub trait Kit {
+    /// Fields, predictions, statistics and metrics.
+    fn layout(&self);
+    /// Sequences, head, loss and outputs.
+    fn plan(&self);
+    /// Predictions of an example from the model's outputs.
+    fn predict(&self, example: u32);
+    /// Statistics of an example of a group.
+    fn score(&self, group: u32, example: u32);
+    /// Metrics of a sample.
+    fn measure(&self, sample: u32);
+}
+
+/// One label for one text or a pair, by the model family's classification head;
+/// accuracy chooses the best checkpoint.
+pub struct Classification {
+    label: String,
+    names: Vec<String>,
+    texts: Vec<String>,
+    at_most: Option<u32>,
+}
+
+const CLASSIFICATION_METRICS: [&str; 7] = [
+    "accuracy",
+    "precision_macro",
+    "recall_macro",
+    "f1_macro",
+    "precision_weighted",
+    "recall_weighted",
+    "f1_weighted",
+];
+
+impl Classification {
+    /// The label's field, with the names of the classes in the order of their numbers.
+    pub fn new(label: &str, names: &[&str]) -> Classification {
+        let names = names.iter().map(|name| name.to_string()).collect();
+        Classification { label: label.into(), names, texts: Vec::new(), at_most: None }
+    }
+
+    /// A text that is read; the second one makes a pair.
+    pub fn of(mut self, field: &str) -> Classification {
+        self.texts.push(field.into());
+        self
+    }
+
+    /// The most tokens of a sequence.
+    pub fn at_most(mut self, tokens: u32) -> Classification {
+        self.at_most = Some(tokens);
+        self
+    }
+}
+
+impl Kit for Classification {
+    fn layout(&self) {
+        self.texts.iter().for_each(|field| raw::field_text(field));
+        raw::field_label(&self.label, &self.names);
+        raw::field_gold(&self.label);
+        raw::prediction_label(&self.label, &self.label);
+        raw::statistic("confusion");
+        CLASSIFICATION_METRICS.iter().for_each(|metric| raw::metric(metric, true));
+        raw::best_metric("accuracy");
+    }
+
+    fn plan(&self) {
+        let sequence = raw::sequence("input");
+        self.texts.iter().for_each(|field| raw::sequence_text(sequence, field));
+        if let Some(tokens) = self.at_most {
+            raw::at_most(sequence, tokens);
+        }
+        let logits = raw::classification(sequence, self.names.len() as u32);
+        raw::objective_mean(raw::cross_entropy(logits, raw::objective_label(&self.label)));
+        raw::declare_output("logits", logits);
+    }
+
+    fn predict(&self, example: u32) {
+        let logits = raw::output_reals(example, "logits");
+        // The first of equal ones, as argmax has it.
+        let best = (0..logits.len()).rev().max_by(|&a, &b| logits[a].total_cmp(&logits[b]));
+        raw::set_label(example, &self.label, best.unwrap_or(0) as u32);
+    }
+
+    fn score(&self, group: u32, example: u32) {
+        let gold = raw::group_label(example, &self.label);
+        if let (Some(gold), Some(predicted)) = (gold, raw::get_label(example, &self.label)) {
+            let key = u64::from(gold) * self.names.len() as u64 + u64::from(predicted);
+            raw::add_statistic(group, "confusion", key, 1.0);
+        }
+    }
+
+    fn measure(&self, sample: u32) {
+        let confusion = Confusion::new(self.names.len(), |key| raw::sum_of(sample, "confusion", key));
+        for (name, value) in CLASSIFICATION_METRICS.iter().zip(confusion.metrics().into_iter().flatten()) {
+            raw::set_metric(sample, name, value);
+        }
+    }
+}
+
+/// Masked-language modelling (Devlin et al. 2019, section 3.1): the loss over
+/// the chosen tokens chooses the best checkpoint.
+pub struct MaskedTokens {
+    pub text: &'static str,
+    pub at_most: u32,
+    /// Share of the tokens that are chosen.
+    pub probability: f64,
+    /// The most places by which positions are shifted in training.
+    pub shift_positions: u32,
+}
+
+impl Kit for MaskedTokens {
+    fn layout(&self) {
+        raw::field_text(self.text);
+        ["loss", "tokens"].iter().for_each(|name| raw::prediction_real(name));
+        ["loss", "tokens"].iter().for_each(|name| raw::statistic(name));
+        raw::metric("loss", false);
+        raw::metric("perplexity", false);
+        raw::best_metric("loss");
+    }
+
+    fn plan(&self) {
+        let sequence = raw::sequence("input");
+        raw::sequence_text(sequence, self.text);
+        raw::at_most(sequence, self.at_most);
+        raw::mask_tokens(sequence, self.probability);
+        if self.shift_positions > 0 {
+            raw::shift_positions(sequence, self.shift_positions);
+        }
+        let losses = raw::cross_entropy(raw::masked_language_model(sequence), raw::masked_tokens(sequence));
+        raw::objective_mean(losses);
+        raw::declare_output("losses", losses);
+    }
+
+    fn predict(&self, example: u32) {
+        let losses = raw::output_reals(example, "losses");
+        raw::set_real(example, "loss", losses.iter().sum());
+        raw::set_real(example, "tokens", losses.len() as f64);
+    }
+
+    fn score(&self, group: u32, example: u32) {
+        for name in ["loss", "tokens"] {
+            raw::add_statistic(group, name, 0, raw::get_real(example, name).unwrap_or(0.0));
+        }
+    }
+
+    fn measure(&self, sample: u32) {
+        let tokens = raw::sum_of(sample, "tokens", 0);
+        if tokens > 0.0 {
+            let loss = raw::sum_of(sample, "loss", 0) / tokens;
+            raw::set_metric(sample, "loss", loss);
+            raw::set_metric(sample, "perplexity", loss.exp());
+        }
+    }
+}

@@ -1,0 +1,299 @@
+//! Tests of plugins without a sandbox: the host's own recorder in this thread,
+//! a small model, and ways to ask for plans and scores.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use host_ir::method::MethodPlan;
+use host_ir::model::{ModelDescription, Module, Parameter, ParameterId, Role, SiteKind};
+use host_ir::record::{Answer, MeasureCall, ParseCall, Phase, PredictCall, Recorder, ScoreCall};
+use host_ir::settings::{Description, Values};
+use host_ir::task::{
+    Container, Example, Layout, Origin, Outputs, Parsed, Prediction, Record, Sums, TaskPlan,
+};
+
+use crate::method::Method;
+use crate::settings::Config;
+use crate::task::Task;
+
+pub use host_ir::settings::Setting;
+
+thread_local! {
+    static RECORDER: RefCell<Recorder> = RefCell::new(Recorder::describing());
+}
+
+/// Calls the recorder of this thread.
+///
+/// # Panics
+/// With the host's sentence, where the host would end the call.
+pub(crate) fn recorded<T>(call: impl FnOnce(&mut Recorder) -> Answer<T>) -> T {
+    match RECORDER.with_borrow_mut(call) {
+        Ok(value) => value,
+        Err(error) => std::panic::panic_any(error.to_string()),
+    }
+}
+
+/// Runs a call with a recorder; the sentence where it is refused.
+fn calling<T>(recorder: Recorder, call: impl FnOnce() -> T) -> Result<(Recorder, T), String> {
+    RECORDER.set(recorder);
+    crate::node::forget_place();
+    let hook = std::panic::take_hook();
+    std::panic::set_hook(Box::new(|_| {}));
+    let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(call));
+    std::panic::set_hook(hook);
+    let recorder = RECORDER.take();
+    match result {
+        Ok(value) => Ok((recorder, value)),
+        Err(panic) => Err(panic.downcast::<String>().map_or("it panicked".into(), |sentence| *sentence)),
+    }
+}
+
+/// What a plugin's `describe` declares.
+///
+/// # Errors
+/// The host's sentence.
+pub fn describe<T: Config>() -> Result<Description, String> {
+    let (recorder, ()) =
+        calling(Recorder::describing(), || crate::method::describe::<T>("plugin", "0.0.0", ""))?;
+    Ok(recorder.description)
+}
+
+fn resolved<T: Config>(values: &[(&str, Setting)]) -> Result<(Description, Values), String> {
+    let description = describe::<T>()?;
+    let values: Values = values.iter().map(|(key, value)| (key.to_string(), value.clone())).collect();
+    let values = description.resolve(&values).map_err(|error| error.to_string())?;
+    Ok((description, values))
+}
+
+/// A method's plan for a model, with a user's values.
+///
+/// # Errors
+/// The host's or the plugin's sentence.
+pub fn plan<T: Method>(model: &ModelDescription, values: &[(&str, Setting)]) -> Result<MethodPlan, String> {
+    let (description, values) = resolved::<T>(values)?;
+    let mut recorder = Recorder::calling(Phase::MethodPlan, description, values);
+    recorder.model = Some(Arc::new(model.clone()));
+    recorder.tokenize = Some(Arc::new(|text: &str| text.bytes().map(u32::from).collect()));
+    let (recorder, result) = calling(recorder, crate::method::plan::<T>)?;
+    result.map(|()| recorder.method)
+}
+
+/// Sizes of a model of the BERT kind.
+#[derive(Clone, Copy, Debug)]
+pub struct Sizes {
+    pub architecture: &'static str,
+    pub hidden: u32,
+    pub layers: u32,
+    pub intermediate: u32,
+    pub vocabulary: u32,
+    pub positions: u32,
+    pub classes: u32,
+}
+
+/// all-MiniLM-L6-v2 with five classes.
+pub const MINILM: Sizes = Sizes {
+    architecture: "bert",
+    hidden: 384,
+    layers: 6,
+    intermediate: 1536,
+    vocabulary: 30_522,
+    positions: 512,
+    classes: 5,
+};
+
+/// A description of a model of the BERT kind under transformers' names, with a
+/// classification head.
+pub fn bert(sizes: Sizes) -> ModelDescription {
+    let mut model =
+        ModelDescription { architecture: sizes.architecture.into(), ..ModelDescription::default() };
+    let facts = [
+        ("hidden_size", sizes.hidden),
+        ("num_hidden_layers", sizes.layers),
+        ("vocab_size", sizes.vocabulary),
+    ];
+    model.facts = facts.iter().map(|(key, value)| (key.to_string(), u64::from(*value))).collect();
+    let h = sizes.hidden;
+    let embedding = |model: &mut ModelDescription, name: &str, entries: u32| {
+        let id = parameter(
+            model,
+            &format!("bert.embeddings.{name}.weight"),
+            &[entries, h],
+            Role::Embedding,
+            false,
+        );
+        module(
+            model,
+            &format!("bert.embeddings.{name}"),
+            SiteKind::Embedding,
+            None,
+            (entries, h),
+            [Some(id), None],
+            false,
+        );
+        id
+    };
+    let word = embedding(&mut model, "word_embeddings", sizes.vocabulary);
+    model.word_embeddings = Some(word);
+    embedding(&mut model, "position_embeddings", sizes.positions);
+    embedding(&mut model, "token_type_embeddings", 2);
+    pair(&mut model, "bert.embeddings.LayerNorm", SiteKind::Norm, None, (h, h), false);
+    for layer in 0..sizes.layers {
+        let name = format!("bert.encoder.layer.{layer}");
+        for part in
+            ["attention.self.query", "attention.self.key", "attention.self.value", "attention.output.dense"]
+        {
+            pair(&mut model, &format!("{name}.{part}"), SiteKind::Linear, Some(layer), (h, h), false);
+        }
+        pair(
+            &mut model,
+            &format!("{name}.attention.output.LayerNorm"),
+            SiteKind::Norm,
+            Some(layer),
+            (h, h),
+            false,
+        );
+        pair(
+            &mut model,
+            &format!("{name}.intermediate.dense"),
+            SiteKind::Linear,
+            Some(layer),
+            (h, sizes.intermediate),
+            false,
+        );
+        pair(
+            &mut model,
+            &format!("{name}.output.dense"),
+            SiteKind::Linear,
+            Some(layer),
+            (sizes.intermediate, h),
+            false,
+        );
+        pair(&mut model, &format!("{name}.output.LayerNorm"), SiteKind::Norm, Some(layer), (h, h), false);
+    }
+    pair(&mut model, "bert.pooler.dense", SiteKind::Linear, None, (h, h), false);
+    pair(&mut model, "classifier", SiteKind::Linear, None, (h, sizes.classes), true);
+    model
+}
+
+fn parameter(model: &mut ModelDescription, name: &str, shape: &[u32], role: Role, head: bool) -> ParameterId {
+    model.parameters.push(Parameter { name: name.into(), shape: shape.to_vec(), role, head });
+    ParameterId(model.parameters.len() as u32 - 1)
+}
+
+fn module(
+    model: &mut ModelDescription,
+    name: &str,
+    kind: SiteKind,
+    layer: Option<u32>,
+    (inputs, outputs): (u32, u32),
+    [weight, bias]: [Option<ParameterId>; 2],
+    head: bool,
+) {
+    model.modules.push(Module { name: name.into(), kind, layer, inputs, outputs, weight, bias, head });
+}
+
+/// A module with weight and bias.
+fn pair(
+    model: &mut ModelDescription,
+    name: &str,
+    kind: SiteKind,
+    layer: Option<u32>,
+    sizes: (u32, u32),
+    head: bool,
+) {
+    let (shape, roles) = match kind {
+        SiteKind::Norm => (vec![sizes.1], [Role::NormWeight, Role::NormBias]),
+        _ => (vec![sizes.1, sizes.0], [Role::Weight, Role::Bias]),
+    };
+    let weight = parameter(model, &format!("{name}.weight"), &shape, roles[0], head);
+    let bias = parameter(model, &format!("{name}.bias"), &[sizes.1], roles[1], head);
+    module(model, name, kind, layer, sizes, [Some(weight), Some(bias)], head);
+}
+
+/// A task with a user's values, called natively.
+pub struct TaskUnderTest {
+    description: Description,
+    values: Values,
+    pub layout: Layout,
+}
+
+impl TaskUnderTest {
+    /// Asks for the layout.
+    ///
+    /// # Errors
+    /// The host's sentence.
+    pub fn new<T: Task>(values: &[(&str, Setting)]) -> Result<TaskUnderTest, String> {
+        let (description, values) = resolved::<T>(values)?;
+        let recorder = Recorder::calling(Phase::Layout, description.clone(), values.clone());
+        let (recorder, ()) = calling(recorder, crate::task::layout::<T>)?;
+        Ok(TaskUnderTest { description, values, layout: recorder.layout })
+    }
+
+    fn recorder(&self, phase: Phase) -> Recorder {
+        let mut recorder = Recorder::calling(phase, self.description.clone(), self.values.clone());
+        recorder.layout = self.layout.clone();
+        recorder
+    }
+
+    /// Examples of a file's content.
+    ///
+    /// # Errors
+    /// The host's sentence.
+    pub fn parse<T: Task>(&self, split: &str, container: Container, content: &str) -> Result<Parsed, String> {
+        let records: Vec<Record> = content
+            .lines()
+            .zip(1..)
+            .map(|(text, line)| Record {
+                text: text.into(),
+                json: serde_json::from_str(text).ok().filter(|_| container == Container::JsonLines),
+                origin: Origin { file: "data".into(), line },
+            })
+            .collect();
+        let (count, mut recorder) = (records.len() as u32, self.recorder(Phase::Parse));
+        recorder.parse = ParseCall::new(split, container, records);
+        let (recorder, ()) = calling(recorder, || crate::task::parse::<T>(count))?;
+        Ok(recorder.parse.parsed)
+    }
+
+    /// The model side, for a model.
+    ///
+    /// # Errors
+    /// The host's sentence.
+    pub fn plan<T: Task>(&self, model: &ModelDescription) -> Result<TaskPlan, String> {
+        let mut recorder = self.recorder(Phase::TaskPlan);
+        recorder.model = Some(Arc::new(model.clone()));
+        let (recorder, ()) = calling(recorder, crate::task::plan::<T>)?;
+        Ok(recorder.task)
+    }
+
+    /// Metrics of examples from the model's outputs, all the way.
+    ///
+    /// # Errors
+    /// The host's sentence.
+    pub fn metrics<T: Task>(
+        &self,
+        names: &[&str],
+        examples: Vec<Example>,
+        outputs: Vec<Outputs>,
+    ) -> Result<BTreeMap<String, f64>, String> {
+        let count = examples.len() as u32;
+        let mut recorder = self.recorder(Phase::Predict);
+        let names = names.iter().map(|name| name.to_string()).collect();
+        recorder.predict =
+            PredictCall { examples: examples.clone(), names, outputs, predictions: Vec::new() };
+        let (recorder, ()) = calling(recorder, || crate::task::predict::<T>(count))?;
+        let predictions: Vec<Prediction> = recorder.predict.predictions;
+        let mut recorder = self.recorder(Phase::Score);
+        recorder.score = ScoreCall { examples, predictions, sums: Vec::new() };
+        let (recorder, ()) = calling(recorder, || crate::task::score::<T>(count))?;
+        let mut total = Sums::new();
+        for sums in recorder.score.sums {
+            sums.into_iter().for_each(|(key, value)| *total.entry(key).or_default() += value);
+        }
+        let mut recorder = self.recorder(Phase::Measure);
+        recorder.measure = MeasureCall { samples: vec![total], metrics: Vec::new() };
+        let (mut recorder, ()) = calling(recorder, || crate::task::measure::<T>(1))?;
+        Ok(recorder.measure.metrics.pop().unwrap_or_default())
+    }
+}

@@ -1,0 +1,219 @@
+//! The main job, end to end: the binary, real plugins, real files.
+
+mod support;
+
+use std::fs;
+
+use support::{cells, experiment, fails, host, root, succeeds};
+
+#[test]
+fn a_run_trains_compares_and_is_not_repeated() {
+    let folder = experiment(|config| config);
+    let (table, log) = succeeds(host(folder.path(), &["run", "experiment.toml"]));
+    for part in ["fft", "lora", "accuracy", "F1"] {
+        assert!(table.contains(part), "{table}");
+    }
+    assert!(log.contains("trains") && log.contains("epoch 2"), "{log}");
+    let run = folder.path().join("runs/experiment");
+    let first = cells(&run);
+    assert_eq!(first.len(), 2);
+    for name in ["comparison.csv", "comparison.json", "comparison.md", "report.html", "config.toml"] {
+        assert!(run.join(name).is_file(), "{name} is missing");
+    }
+    for (cell, _) in &first {
+        for name in ["plan.json", "adapter.safetensors", "predictions-dev.jsonl", "epochs.jsonl"] {
+            assert!(run.join("cells").join(cell).join(name).is_file(), "{cell} has no {name}");
+        }
+    }
+    let stamp = |cell: &str| {
+        fs::metadata(run.join("cells").join(cell).join("result.json")).unwrap().modified().unwrap()
+    };
+    let before: Vec<_> = first.iter().map(|(cell, _)| stamp(cell)).collect();
+    let text = fs::read_to_string(folder.path().join("experiment.toml")).unwrap();
+    fs::write(folder.path().join("experiment.toml"), text + "[methods.bitfit]\n").unwrap();
+    let (table, _) = succeeds(host(folder.path(), &["run", "experiment.toml"]));
+    assert!(table.contains("bitfit"), "{table}");
+    assert_eq!(cells(&run).len(), 3);
+    let after: Vec<_> = first.iter().map(|(cell, _)| stamp(cell)).collect();
+    assert_eq!(before, after, "finished cells were trained again");
+    let (text, _) = succeeds(host(folder.path(), &["eval", "runs/experiment"]));
+    assert!(text.contains("agree with what was recorded") && !text.contains("differs"), "{text}");
+}
+
+#[test]
+fn the_same_config_gives_the_same_numbers() {
+    let run = || {
+        let folder = experiment(|config| config);
+        succeeds(host(folder.path(), &["run", "experiment.toml"]));
+        let cells = cells(&folder.path().join("runs/experiment"));
+        let metrics = cells.into_iter().map(|(_, cell)| cell["result"]["metrics"].to_string());
+        metrics.collect::<Vec<_>>()
+    };
+    let first = run();
+    assert!(first[0].contains("accuracy"), "{first:?}");
+    assert_eq!(first, run());
+}
+
+/// The effective batch decides, not how it is cut.
+#[test]
+fn accumulation_changes_nothing_but_rounding() {
+    let losses = |batch: u32, parts: u32| -> Vec<f64> {
+        let folder = experiment(|config| {
+            config.replace(
+                "per_device_train_batch_size = 8",
+                &format!("per_device_train_batch_size = {batch}\ngradient_accumulation_steps = {parts}"),
+            )
+        });
+        succeeds(host(folder.path(), &["run", "experiment.toml", "--method", "lora"]));
+        let cells = cells(&folder.path().join("runs/experiment"));
+        let epochs = cells[0].1["result"]["epochs"].as_array().unwrap().clone();
+        epochs.iter().map(|epoch| epoch["train_loss"].as_f64().unwrap()).collect()
+    };
+    for (whole, parts) in losses(8, 1).into_iter().zip(losses(2, 4)) {
+        assert!((whole - parts).abs() < 1e-5, "{whole} {parts}");
+    }
+}
+
+/// Losses by epoch of a run of one method, with further training keys, and its
+/// log.
+fn losses(keys: &str, environment: &[(&str, &str)]) -> (Vec<f64>, String) {
+    let folder =
+        experiment(|config| config.replace("learning_rate = 1e-3", &format!("learning_rate = 1e-3\n{keys}")));
+    let mut command = host(folder.path(), &["run", "experiment.toml", "--method", "lora"]);
+    command.envs(environment.iter().copied());
+    let (_, log) = succeeds(command);
+    let cells = cells(&folder.path().join("runs/experiment"));
+    let epochs = cells[0].1["result"]["epochs"].as_array().unwrap().clone();
+    (epochs.iter().map(|epoch| epoch["train_loss"].as_f64().unwrap()).collect(), log)
+}
+
+/// Where memory does not suffice, micro-batches are smaller, and the effective
+/// batch and the result stay.
+#[test]
+fn little_memory_changes_nothing_but_rounding() {
+    let (whole, _) = losses("", &[]);
+    let (parts, log) = losses("", &[("SLURM_MEM_PER_NODE", "1")]);
+    assert!(log.contains("memory does not suffice for micro-batches of 8 examples; 1 are taken"), "{log}");
+    assert_eq!(whole.len(), 2);
+    for (whole, part) in whole.into_iter().zip(parts) {
+        assert!((whole - part).abs() < 1e-5, "{whole} {part}");
+    }
+}
+
+#[test]
+fn batches_can_be_measured_in_tokens() {
+    let (losses, log) = losses("train_batch_tokens = 16", &[]);
+    // Sentences of four tokens with the special ones: four to a batch.
+    assert!(log.contains("20 optimizer steps"), "{log}");
+    assert!(losses.iter().all(|loss| loss.is_finite()));
+}
+
+#[test]
+fn training_stops_early_where_nothing_gets_better() {
+    let (losses, log) =
+        losses("early_stopping_patience = 2\nadam_beta1 = 0.5\nlr_scheduler_type = \"constant\"", &[]);
+    assert_eq!(losses.len(), 2, "two epochs cannot be without a better one twice");
+    assert!(!log.contains("stopped early"), "{log}");
+    let folder = experiment(|config| {
+        config
+            .replace("num_train_epochs = 2", "num_train_epochs = 9\nearly_stopping_patience = 2")
+            .replace("1e-3", "0.0")
+    });
+    let (_, log) = succeeds(host(folder.path(), &["run", "experiment.toml", "--method", "lora"]));
+    assert!(log.contains("epoch 3") && !log.contains("epoch 4:"), "{log}");
+    assert!(log.contains("stopped early"), "{log}");
+}
+
+#[test]
+fn a_plan_is_shown_without_training() {
+    let folder = experiment(|config| config);
+    let (text, _) = succeeds(host(folder.path(), &["plan", "experiment.toml", "--method", "lora"]));
+    for part in ["lora_A", "uniform([4, 32]", "(output + ", "merged weight"] {
+        assert!(text.contains(part), "{part} is not in\n{text}");
+    }
+    assert!(!folder.path().join("runs").exists(), "a plan has left something behind");
+}
+
+/// A merged model gives what the adapted one gave, in any program that loads it.
+#[test]
+fn a_merged_model_predicts_as_the_adapted_one() {
+    let folder = experiment(|config| config);
+    succeeds(host(folder.path(), &["run", "experiment.toml", "--method", "lora"]));
+    succeeds(host(folder.path(), &["merge", "runs/experiment", "--out", "merged"]));
+    let config = fs::read_to_string(folder.path().join("experiment.toml")).unwrap();
+    let frozen = config
+        .replace("path = \"model\"", "path = \"merged\"")
+        .replace("learning_rate = 1e-3", "learning_rate = 0.0");
+    fs::write(folder.path().join("merged.toml"), frozen).unwrap();
+    succeeds(host(folder.path(), &["run", "merged.toml", "--method", "lora"]));
+    let metrics = |run: &str| cells(&folder.path().join("runs").join(run))[0].1["result"]["metrics"].clone();
+    assert_eq!(metrics("experiment"), metrics("merged"));
+    let again = fails(host(folder.path(), &["merge", "runs/experiment", "--out", "merged"]), 1);
+    assert!(again.contains("not empty"), "{again}");
+}
+
+/// The quickstart's promises: every method at least ten points above the
+/// majority class, and pretraining worth ten points to low-rank updates.
+#[test]
+fn the_quickstart_keeps_its_promises() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = root().join("configs/quickstart.toml");
+    let config = config.to_str().unwrap();
+    succeeds(host(folder.path(), &["run", config]));
+    let accuracy = |run: &str, method: &str| -> f64 {
+        let cells = cells(&folder.path().join("runs").join(run));
+        let (_, cell) = cells.iter().find(|(name, _)| name.starts_with(&format!("{method}-s"))).unwrap();
+        let splits = cell["result"]["metrics"].as_array().unwrap();
+        splits.iter().find(|split| split["split"] == "dev").unwrap()["metrics"]["accuracy"].as_f64().unwrap()
+    };
+    let labels = fs::read_to_string(root().join("host/assets/quickstart/stsa.fine.dev")).unwrap();
+    let count = |label: char| labels.lines().filter(|line| line.starts_with(label)).count();
+    let majority = "01234".chars().map(count).max().unwrap() as f64 / labels.lines().count() as f64;
+    for method in ["fft", "lora", "bitfit", "prompt-tuning"] {
+        let accuracy = accuracy("quickstart", method);
+        assert!(accuracy >= majority + 0.1, "{method}: {accuracy}, majority {majority}");
+    }
+    let fresh =
+        ["run", config, "--set", "model.reinitialise=true", "--set", "name=fresh", "--method", "lora"];
+    succeeds(host(folder.path(), &fresh));
+    let (pretrained, fresh) = (accuracy("quickstart", "lora"), accuracy("fresh", "lora"));
+    assert!(pretrained >= fresh + 0.1, "pretrained {pretrained}, re-initialised {fresh}");
+}
+
+/// A method that somebody shares: built outside the workspace with plain cargo,
+/// dropped in, and only it trains.
+#[test]
+fn a_fifth_method_is_dropped_in() {
+    let folder = experiment(|config| config.split("[methods").next().unwrap().to_string());
+    let crate_folder = folder.path().join("scale");
+    fs::create_dir_all(crate_folder.join("src")).unwrap();
+    let manifest = fs::read_to_string(root().join("tests/fifth/Cargo.toml.txt")).unwrap();
+    let sdk = root().join("plugins/sdk");
+    fs::write(crate_folder.join("Cargo.toml"), manifest.replace("SDK", sdk.to_str().unwrap())).unwrap();
+    fs::copy(root().join("tests/fifth/lib.rs.txt"), crate_folder.join("src/lib.rs")).unwrap();
+    fs::copy(root().join("Cargo.lock"), crate_folder.join("Cargo.lock")).unwrap();
+    succeeds(host(folder.path(), &["run", "experiment.toml"]));
+    let run = folder.path().join("runs/experiment");
+    let before = cells(&run);
+    assert_eq!(before.len(), 4, "all embedded methods");
+    let mut cargo = std::process::Command::new(env!("CARGO"));
+    cargo.args(["build", "--release", "--target", "wasm32-unknown-unknown"]).current_dir(&crate_folder);
+    cargo.arg("--target-dir").arg(root().join("target/fifth")).env_remove("RUSTFLAGS");
+    succeeds(cargo);
+    let plugins = folder.path().join("data-home/host/plugins");
+    fs::create_dir_all(&plugins).unwrap();
+    let built = root().join("target/fifth/wasm32-unknown-unknown/release/scale.wasm");
+    fs::copy(built, folder.path().join("scale.wasm")).unwrap();
+    fs::rename(folder.path().join("scale.wasm"), plugins.join("scale.wasm")).unwrap();
+    let run_again = ["run", "experiment.toml", "--plugin-dir", plugins.to_str().unwrap()];
+    let (table, log) = succeeds(host(folder.path(), &run_again));
+    assert!(table.contains("scale"), "{table}");
+    let after = cells(&run);
+    assert_eq!(after.len(), 5);
+    for (cell, record) in &before {
+        assert!(
+            after.iter().any(|(other, again)| other == cell && again == record),
+            "{cell} was trained again\n{log}"
+        );
+    }
+}

@@ -1,0 +1,115 @@
+//! What the whole-program tests share: running the binary, small data, the
+//! golden checkpoint.
+
+#![allow(dead_code)] // Each test file uses a part of it.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+/// The root of the repository.
+pub fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_path_buf()
+}
+
+/// The binary with arguments, in a folder, with a cache and plugins of its own.
+pub fn host(folder: &Path, arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_host"));
+    command
+        .args(arguments)
+        .current_dir(folder)
+        .env("XDG_CACHE_HOME", cache())
+        .env("XDG_DATA_HOME", folder.join("data-home"));
+    command.env_remove("HOST_PLUGIN_DIR").env("NO_COLOR", "1").env("RUST_BACKTRACE", "0");
+    command
+}
+
+/// One cache for all tests: compiled plugins are the same for all.
+fn cache() -> PathBuf {
+    Path::new(env!("CARGO_TARGET_TMPDIR")).join("cache")
+}
+
+/// What a command that should succeed has printed.
+#[track_caller]
+pub fn succeeds(mut command: Command) -> (String, String) {
+    let output = command.output().unwrap();
+    let (out, err) = texts(&output);
+    assert!(output.status.success(), "{:?} failed with {}\n{out}\n{err}", command.get_args(), output.status);
+    (out, err)
+}
+
+/// The complaint of a command that should fail with this exit code, and that
+/// should not panic.
+#[track_caller]
+pub fn fails(mut command: Command, code: i32) -> String {
+    let output = command.output().unwrap();
+    let (out, err) = texts(&output);
+    assert_eq!(output.status.code(), Some(code), "{:?}\n{out}\n{err}", command.get_args());
+    assert!(!err.contains("panicked"), "{err}");
+    out + &err
+}
+
+fn texts(output: &Output) -> (String, String) {
+    (
+        String::from_utf8_lossy(&output.stdout).into_owned(),
+        String::from_utf8_lossy(&output.stderr).into_owned(),
+    )
+}
+
+/// The checkpoint that the reference script has written.
+pub fn checkpoint() -> PathBuf {
+    root().join("tests/golden/bert/checkpoint")
+}
+
+/// A folder with a copy of the checkpoint, a little data, and a config for
+/// them; the config's text is changed by `change` first.
+pub fn experiment(change: impl FnOnce(String) -> String) -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path();
+    fs::create_dir(path.join("model")).unwrap();
+    for name in ["config.json", "vocab.txt", "model.safetensors"] {
+        fs::copy(checkpoint().join(name), path.join("model").join(name)).unwrap();
+    }
+    fs::create_dir(path.join("data")).unwrap();
+    let lines = |count: usize| {
+        (0..count).map(|n| format!("{} word{} word{}\n", n % 5, 5 + n % 80, 6 + n % 7)).collect::<String>()
+    };
+    fs::write(path.join("data/stsa.fine.train"), lines(40)).unwrap();
+    fs::write(path.join("data/stsa.fine.dev"), lines(15)).unwrap();
+    fs::write(path.join("experiment.toml"), change(CONFIG.to_string())).unwrap();
+    folder
+}
+
+pub const CONFIG: &str = r#"
+threads = 2
+[model]
+path = "model"
+[data]
+path = "data"
+[task]
+name = "sst5"
+[training]
+num_train_epochs = 2
+per_device_train_batch_size = 8
+learning_rate = 1e-3
+[methods.fft]
+[methods.lora]
+r = 4
+bias = "lora_only"
+"#;
+
+/// The records of the cells of a run, by directory name.
+pub fn cells(run: &Path) -> Vec<(String, serde_json::Value)> {
+    let mut cells = Vec::new();
+    for entry in fs::read_dir(run.join("cells")).unwrap().flatten() {
+        let text = fs::read_to_string(entry.path().join("result.json"));
+        if let Ok(text) = text {
+            cells.push((
+                entry.file_name().to_string_lossy().into_owned(),
+                serde_json::from_str(&text).unwrap(),
+            ));
+        }
+    }
+    cells.sort_by(|a, b| a.0.cmp(&b.0));
+    cells
+}

@@ -1,0 +1,174 @@
+//! Bad input gets a sentence that names the place, never a panic.
+
+mod support;
+
+use std::fs;
+use std::path::Path;
+
+use support::{experiment, fails, host, succeeds};
+
+/// Runs the experiment after something was changed, and expects the parts in
+/// the complaint.
+#[track_caller]
+fn complains(code: i32, change: impl FnOnce(String) -> String, spoil: impl FnOnce(&Path), parts: &[&str]) {
+    let folder = experiment(change);
+    spoil(folder.path());
+    let text = fails(host(folder.path(), &["run", "experiment.toml"]), code);
+    for part in parts {
+        assert!(text.contains(part), "\"{part}\" is not in:\n{text}");
+    }
+}
+
+fn same(config: String) -> String {
+    config
+}
+
+#[test]
+fn an_unknown_key_is_named_with_the_nearest() {
+    let change = |config: String| config.replace("learning_rate", "learning_rat");
+    complains(2, change, |_| {}, &["experiment.toml:", "learning_rat", "did you mean `learning_rate`"]);
+}
+
+#[test]
+fn an_unknown_key_of_a_plugin_is_named() {
+    let change = |config: String| config.replace("bias = ", "biass = ");
+    complains(2, change, |_| {}, &["biass", "did you mean `bias`"]);
+}
+
+#[test]
+fn a_wrong_type_is_named() {
+    let change = |config: String| config.replace("r = 4", "r = \"four\"");
+    complains(2, change, |_| {}, &["experiment.toml:", "`r` of lora takes a whole number"]);
+}
+
+#[test]
+fn broken_toml_is_named_with_its_line() {
+    let change = |config: String| config.replace("[model]", "[model");
+    complains(2, change, |_| {}, &["experiment.toml:3"]);
+}
+
+#[test]
+fn an_unknown_plugin_is_named_with_the_nearest() {
+    let change = |config: String| config.replace("[methods.lora]", "[methods.lorra]");
+    complains(2, change, |_| {}, &["lorra", "did you mean `lora`"]);
+}
+
+#[test]
+fn missing_files_are_named() {
+    complains(
+        1,
+        same,
+        |folder| fs::remove_file(folder.join("data/stsa.fine.dev")).unwrap(),
+        &["dev", "stsa.fine.train"],
+    );
+    complains(1, same, |folder| fs::remove_file(folder.join("model/config.json")).unwrap(), &["config.json"]);
+    complains(
+        1,
+        same,
+        |folder| fs::remove_file(folder.join("model/model.safetensors")).unwrap(),
+        &["no model.safetensors"],
+    );
+    complains(
+        1,
+        same,
+        |folder| fs::remove_file(folder.join("model/vocab.txt")).unwrap(),
+        &["neither tokenizer.json nor vocab.txt"],
+    );
+    complains(1, |config| config.replace("\"model\"", "\"nowhere\""), |_| {}, &["nowhere"]);
+}
+
+#[test]
+fn bad_records_are_named_with_their_lines() {
+    let write = |text: &'static [u8]| {
+        move |folder: &Path| fs::write(folder.join("data/stsa.fine.train"), text).unwrap()
+    };
+    complains(
+        1,
+        same,
+        write(b"1 word5\n9 word6\n"),
+        &["stsa.fine.train:2", "the label is 9, and 0 to 4 are wanted"],
+    );
+    complains(1, same, write(b"1 word5\nword6\n"), &["stsa.fine.train:2", "a label from 0 to 4"]);
+    complains(1, same, write(b"1 word5\n2 \xff\xfe\n"), &["stsa.fine.train:2", "no UTF-8"]);
+    complains(1, same, write(b""), &["the split train has no example"]);
+}
+
+#[test]
+fn damaged_checkpoints_are_named() {
+    let cut = |folder: &Path| {
+        let path = folder.join("model/model.safetensors");
+        let bytes = fs::read(&path).unwrap();
+        fs::write(&path, &bytes[..bytes.len() / 2]).unwrap();
+    };
+    complains(1, same, cut, &["model.safetensors", "cut short"]);
+    let other_size = |folder: &Path| {
+        let path = folder.join("model/config.json");
+        let text = fs::read_to_string(&path).unwrap();
+        fs::write(&path, text.replace("\"intermediate_size\": 48", "\"intermediate_size\": 40")).unwrap();
+    };
+    complains(1, same, other_size, &["intermediate.dense", "has the shape [48, 32]", "[40, 32]"]);
+    let deeper = |folder: &Path| {
+        let path = folder.join("model/config.json");
+        let text = fs::read_to_string(&path).unwrap();
+        fs::write(&path, text.replace("\"num_hidden_layers\": 2", "\"num_hidden_layers\": 3")).unwrap();
+    };
+    complains(1, same, deeper, &["the checkpoint has no tensor bert.encoder.layer.2."]);
+}
+
+#[test]
+fn targets_that_match_nothing_are_named_with_what_is_near() {
+    let change = |config: String| config.replace("bias = \"lora_only\"", "target_modules = [\"qeury\"]");
+    complains(1, change, |_| {}, &["qeury", "did you mean `query`"]);
+    let change = |config: String| config.replace("bias = \"lora_only\"", "target_modules = \"query\"");
+    complains(1, change, |_| {}, &["matches no module", "the whole name"]);
+}
+
+#[test]
+fn prompts_that_leave_no_room_are_refused() {
+    let change = |config: String| {
+        config.replace(
+            "[methods.lora]\nr = 4\nbias = \"lora_only\"",
+            "[methods.prompt-tuning]\nnum_virtual_tokens = 40",
+        )
+    };
+    complains(1, change, |_| {}, &["40 virtual tokens leave no room"]);
+}
+
+/// What a loss that is no number any more ends with.
+#[test]
+fn a_loss_that_explodes_ends_the_cell() {
+    let change = |config: String| {
+        let config = config.replace("learning_rate = 1e-3", "learning_rate = 1e30\nmax_grad_norm = 0.0");
+        config.split("[methods.lora]").next().unwrap().to_string()
+    };
+    complains(1, change, |_| {}, &["of step", "the last good checkpoint is kept"]);
+}
+
+fn plugin_check(name: &str, content: &[u8]) -> String {
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join(name), content).unwrap();
+    fails(host(folder.path(), &["plugin", "check", name]), 1)
+}
+
+#[test]
+fn files_that_are_no_plugins_are_named() {
+    assert!(plugin_check("text.wasm", b"hello").contains("text.wasm: this is no WebAssembly component"));
+    let empty = wat::parse_str("(component)").unwrap();
+    assert!(plugin_check("empty.wasm", &empty).contains("exports nothing of the contract"));
+    let module = wat::parse_str("(module)").unwrap();
+    let text = plugin_check("module.wasm", &module);
+    assert!(text.contains("module.wasm: "), "{text}");
+}
+
+#[test]
+fn another_runs_results_are_not_overwritten() {
+    let folder = experiment(same);
+    succeeds(host(folder.path(), &["run", "experiment.toml", "--method", "lora"]));
+    let count = |folder: &Path| fs::read_dir(folder.join("runs/experiment/cells")).unwrap().count();
+    assert_eq!(count(folder.path()), 1);
+    succeeds(host(
+        folder.path(),
+        &["run", "experiment.toml", "--method", "lora", "--set", "training.learning_rate=2e-3"],
+    ));
+    assert_eq!(count(folder.path()), 2, "the first cell stays beside the second");
+}
