@@ -3,12 +3,13 @@
 use std::fs;
 use std::path::Path;
 
-use serde_json::Value;
+use serde_json::{Map, Value};
 use tokenizers::models::wordpiece::WordPiece;
 use tokenizers::normalizers::bert::BertNormalizer;
 use tokenizers::pre_tokenizers::bert::BertPreTokenizer;
 use tokenizers::processors::bert::BertProcessing;
-use tokenizers::{EncodeInput, PaddingParams, TruncationParams};
+use tokenizers::utils::truncation::truncate_encodings;
+use tokenizers::{AddedToken, EncodeInput, PaddingParams, TruncationParams};
 
 /// Why a tokenizer cannot be had.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -39,7 +40,13 @@ pub struct Tokenizer {
     inner: tokenizers::Tokenizer,
     special_in_single: usize,
     special_in_pair: usize,
+    /// The token that stands for a masked one, where there is one.
+    mask: Option<u32>,
 }
+
+/// Files that may name special tokens, and say how vocab.txt is meant; the
+/// later one decides, as in transformers.
+const SETTINGS: [&str; 2] = ["special_tokens_map.json", "tokenizer_config.json"];
 
 impl Tokenizer {
     /// The tokenizer of a checkpoint: tokenizer.json where there is one, else
@@ -48,56 +55,78 @@ impl Tokenizer {
     /// # Errors
     /// Neither file is there, or one cannot be read.
     pub fn open(folder: &Path) -> Result<Tokenizer, TokenizerError> {
+        let settings = settings(folder)?;
         let json = folder.join("tokenizer.json");
         if json.is_file() {
-            let bytes = read(&json)?;
-            return Tokenizer::from_json(&bytes, &json.display().to_string());
+            return Tokenizer::from_json(&read(&json)?, &settings, &json.display().to_string());
         }
         let vocabulary = folder.join("vocab.txt");
         if vocabulary.is_file() {
-            let settings = fs::read(folder.join("tokenizer_config.json")).ok();
-            let settings =
-                settings.and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or(Value::Null);
-            return Tokenizer::from_vocabulary(
-                &read(&vocabulary)?,
-                &settings,
-                &vocabulary.display().to_string(),
-            );
+            let file = vocabulary.display().to_string();
+            return Tokenizer::from_vocabulary(&read(&vocabulary)?, &settings, &file);
         }
         Err(TokenizerError::NoFile { folder: folder.display().to_string() })
     }
 
-    fn from_json(bytes: &[u8], file: &str) -> Result<Tokenizer, TokenizerError> {
+    fn from_json(
+        bytes: &[u8],
+        settings: &Map<String, Value>,
+        file: &str,
+    ) -> Result<Tokenizer, TokenizerError> {
         let inner = tokenizers::Tokenizer::from_bytes(bytes);
         let inner = inner
             .map_err(|error| TokenizerError::Unreadable { file: file.into(), sentence: error.to_string() })?;
-        Tokenizer::finished(inner, file)
+        Tokenizer::finished(inner, settings, file)
     }
 
-    /// BERT's tokenizer over a list of pieces, one a line.
-    fn from_vocabulary(bytes: &[u8], settings: &Value, file: &str) -> Result<Tokenizer, TokenizerError> {
+    /// BERT's tokenizer over a list of pieces, one a line. Where the settings do
+    /// not say `do_lower_case`, text is lowercased unless there are pieces in
+    /// upper case: older checkpoints that keep case do not always say so.
+    fn from_vocabulary(
+        bytes: &[u8],
+        settings: &Map<String, Value>,
+        file: &str,
+    ) -> Result<Tokenizer, TokenizerError> {
         let unreadable = |sentence: String| TokenizerError::Unreadable { file: file.into(), sentence };
         let vocabulary = WordPiece::read_bytes(bytes).map_err(|error| unreadable(error.to_string()))?;
+        let token = |role: &str, usual: &str| {
+            let name = special_token(settings, role).unwrap_or(usual);
+            match vocabulary.get(name) {
+                Some(&id) => Ok((name.to_string(), id)),
+                None => Err(unreadable(format!("there is no {name} among its pieces"))),
+            }
+        };
+        let unknown = token("unk_token", "[UNK]")?;
+        let (start, end) = (token("cls_token", "[CLS]")?, token("sep_token", "[SEP]")?);
+        let others = [token("pad_token", "[PAD]").ok(), token("mask_token", "[MASK]").ok()];
+        // They stay whole where a text has them.
+        let special: Vec<AddedToken> = [&unknown, &start, &end]
+            .into_iter()
+            .chain(others.iter().flatten())
+            .map(|(name, _)| AddedToken::from(name.clone(), true))
+            .collect();
+        let cased = vocabulary.keys().any(|piece| {
+            let bracketed = piece.starts_with('[') || special.iter().any(|token| token.content == *piece);
+            !bracketed && piece.chars().any(char::is_uppercase)
+        });
         let flag = |key: &str| settings.get(key).and_then(Value::as_bool);
-        let model = WordPiece::builder().vocab(vocabulary).unk_token("[UNK]".into()).build();
-        let mut inner = tokenizers::Tokenizer::new(model.map_err(|error| unreadable(error.to_string()))?);
         let chinese = flag("tokenize_chinese_chars").unwrap_or(true);
-        let lowercase = flag("do_lower_case").unwrap_or(true);
+        let lowercase = flag("do_lower_case").unwrap_or(!cased);
+        let model = WordPiece::builder().vocab(vocabulary).unk_token(unknown.0).build();
+        let mut inner = tokenizers::Tokenizer::new(model.map_err(|error| unreadable(error.to_string()))?);
         let normalizer = BertNormalizer::new(true, chinese, flag("strip_accents"), lowercase);
         inner.with_normalizer(Some(normalizer)).map_err(|error| unreadable(error.to_string()))?;
         inner.with_pre_tokenizer(Some(BertPreTokenizer));
-        let token = |name: &'static str| {
-            let id = inner
-                .token_to_id(name)
-                .ok_or_else(|| unreadable(format!("there is no {name} among its pieces")))?;
-            Ok((name.to_string(), id))
-        };
-        let processing = BertProcessing::new(token("[SEP]")?, token("[CLS]")?);
-        inner.with_post_processor(Some(processing));
-        Tokenizer::finished(inner, file)
+        inner.with_post_processor(Some(BertProcessing::new(end, start)));
+        inner.add_special_tokens(special).map_err(|error| unreadable(error.to_string()))?;
+        Tokenizer::finished(inner, settings, file)
     }
 
-    fn finished(mut inner: tokenizers::Tokenizer, file: &str) -> Result<Tokenizer, TokenizerError> {
+    fn finished(
+        mut inner: tokenizers::Tokenizer,
+        settings: &Map<String, Value>,
+        file: &str,
+    ) -> Result<Tokenizer, TokenizerError> {
         let unreadable = |error: tokenizers::Error| TokenizerError::Unreadable {
             file: file.into(),
             sentence: error.to_string(),
@@ -107,7 +136,9 @@ impl Tokenizer {
         inner.with_truncation(None::<TruncationParams>).map_err(unreadable)?;
         let single = inner.encode("", true).map_err(unreadable)?.len();
         let pair = inner.encode(("", ""), true).map_err(unreadable)?.len();
-        Ok(Tokenizer { inner, special_in_single: single, special_in_pair: pair })
+        let names = special_token(settings, "mask_token").into_iter().chain(["[MASK]", "<mask>"]);
+        let mask = names.into_iter().find_map(|name| inner.token_to_id(name));
+        Ok(Tokenizer { inner, special_in_single: single, special_in_pair: pair, mask })
     }
 
     /// Number of tokens, added ones included.
@@ -120,8 +151,7 @@ impl Tokenizer {
     /// # Errors
     /// The tokenizer has none.
     pub fn mask_id(&self) -> Result<u32, TokenizerError> {
-        let id = ["[MASK]", "<mask>"].iter().find_map(|token| self.inner.token_to_id(token));
-        id.ok_or(TokenizerError::NoToken { token: "[MASK]" })
+        self.mask.ok_or(TokenizerError::NoToken { token: "[MASK]" })
     }
 
     /// The ids of a text, without special tokens.
@@ -156,20 +186,14 @@ impl Tokenizer {
         self.encode_cut(texts, at_most - special)
     }
 
-    /// As [`Self::encode`], for texts that have to be cut to so many tokens.
+    /// As [`Self::encode`], for texts that have to be cut to so many tokens, by
+    /// the rule of transformers' `truncation="longest_first"`.
     fn encode_cut(&self, texts: &[&str], room: usize) -> Result<Encoded, String> {
         let plain = |text: &str| self.inner.encode_fast(text, false).map_err(|error| error.to_string());
-        let mut parts = texts.iter().map(|text| plain(text)).collect::<Result<Vec<_>, _>>()?;
-        let mut lengths: Vec<usize> = parts.iter().map(|part| part.len()).collect();
-        while lengths.iter().sum::<usize>() > room {
-            let longest = (0..lengths.len()).max_by_key(|&place| (lengths[place], place)).unwrap_or(0);
-            lengths[longest] -= 1;
-        }
-        for (part, &length) in parts.iter_mut().zip(&lengths) {
-            part.truncate(length, 0, tokenizers::TruncationDirection::Right);
-        }
-        let mut parts = parts.into_iter();
+        let mut parts = texts.iter().map(|text| plain(text)).collect::<Result<Vec<_>, _>>()?.into_iter();
         let (first, second) = (parts.next().unwrap_or_default(), parts.next());
+        let limit = TruncationParams { max_length: room, ..TruncationParams::default() };
+        let (first, second) = truncate_encodings(first, second, &limit).map_err(|error| error.to_string())?;
         let whole = self.inner.post_process(first, second, true).map_err(|error| error.to_string())?;
         Ok(Encoded {
             ids: whole.get_ids().to_vec(),
@@ -180,12 +204,43 @@ impl Tokenizer {
     }
 }
 
+/// What a folder says about its tokenizer. Nulls leave it to the usual.
+///
+/// # Errors
+/// A file that cannot be read or is no JSON object.
+fn settings(folder: &Path) -> Result<Map<String, Value>, TokenizerError> {
+    let mut settings = Map::new();
+    for name in SETTINGS {
+        let path = folder.join(name);
+        if !path.is_file() {
+            continue;
+        }
+        let entries: Map<String, Value> = serde_json::from_slice(&read(&path)?).map_err(|error| {
+            TokenizerError::Unreadable { file: path.display().to_string(), sentence: error.to_string() }
+        })?;
+        settings.extend(entries.into_iter().filter(|(_, value)| !value.is_null()));
+    }
+    Ok(settings)
+}
+
+/// The token that the settings name for a role: a string, or an object with the
+/// string as its content.
+fn special_token<'a>(settings: &'a Map<String, Value>, role: &str) -> Option<&'a str> {
+    match settings.get(role)? {
+        Value::Object(token) => token.get("content")?.as_str(),
+        token => token.as_str(),
+    }
+}
+
 fn read(path: &Path) -> Result<Vec<u8>, TokenizerError> {
     fs::read(path).map_err(|error| TokenizerError::Unreadable {
         file: path.display().to_string(),
         sentence: error.to_string(),
     })
 }
+
+#[cfg(test)]
+mod golden;
 
 #[cfg(test)]
 mod tests {

@@ -94,13 +94,18 @@ fn container_of(split: &Split, path: &Path) -> Container {
     by_pattern.or(by_ending).or(split.files.first().map(|file| file.container)).unwrap_or(Container::Lines)
 }
 
-/// Files of a folder whose names match a pattern, sorted.
+/// Files whose paths below a folder match a pattern, sorted. Stars stand in the
+/// last part of the path.
 fn matching(data: &Path, pattern: &str) -> Vec<PathBuf> {
     let exact = data.join(pattern);
     if !pattern.contains('*') {
         return if exact.is_file() { vec![exact] } else { Vec::new() };
     }
-    let entries = fs::read_dir(data).into_iter().flatten().flatten().map(|entry| entry.path());
+    let (folder, pattern) = match pattern.rsplit_once('/') {
+        Some((below, name)) => (data.join(below), name),
+        None => (data.to_path_buf(), pattern),
+    };
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path());
     let mut files: Vec<PathBuf> = entries
         .filter(|path| {
             path.is_file() && matches(pattern, &path.file_name().unwrap_or_default().to_string_lossy())
@@ -187,5 +192,20 @@ mod tests {
     fn stars_stand_for_any_part() {
         assert!(matches("*.txt", "a.txt") && matches("a*b", "aXb") && matches("ab", "ab"));
         assert!(!matches("*.txt", "a.txt.gz") && !matches("a*b", "ba") && !matches("ab", "abc"));
+    }
+
+    #[test]
+    fn a_star_may_stand_below_a_folder() {
+        let folder = tempfile::tempdir().unwrap();
+        fs::create_dir(folder.path().join("data")).unwrap();
+        for name in ["data/train-1.txt", "data/train-0.txt", "train-2.txt"] {
+            fs::write(folder.path().join(name), "x").unwrap();
+        }
+        let names = |pattern: &str| -> Vec<String> {
+            let files = matching(folder.path(), pattern);
+            files.iter().map(|file| file.file_name().unwrap().to_string_lossy().into_owned()).collect()
+        };
+        assert_eq!(names("data/train-*.txt"), ["train-0.txt", "train-1.txt"]);
+        assert_eq!(names("train-*.txt"), ["train-2.txt"]);
     }
 }

@@ -49,8 +49,8 @@ pub fn read<E: From<FileError>>(
         if let Some((line, text)) = whole {
             bytes += text.len();
             let json = match container {
-                Container::JsonLines => Some(object(&text).map_err(|sentence| {
-                    E::from(FileError::new(format!("{}:{line}", path.display()), sentence))
+                Container::JsonLines => Some(object(&text).map_err(|(column, sentence)| {
+                    E::from(FileError::new(format!("{}:{line}:{column}", path.display()), sentence))
                 })?),
                 _ => None,
             };
@@ -66,11 +66,16 @@ pub fn read<E: From<FileError>>(
     }
 }
 
-fn object(text: &str) -> Result<serde_json::Value, String> {
+/// The object of a line, or the column where it ends to be one, and why.
+fn object(text: &str) -> Result<serde_json::Value, (usize, String)> {
     match serde_json::from_str::<serde_json::Value>(text) {
         Ok(value) if value.is_object() => Ok(value),
-        Ok(_) => Err("a JSON object is wanted on each line".into()),
-        Err(error) => Err(format!("no JSON object: {error}")),
+        Ok(_) => Err((1, "a JSON object is wanted on each line".into())),
+        Err(error) => {
+            // The line that the parser counts is always the first.
+            let place = format!(" at line {} column {}", error.line(), error.column());
+            Err((error.column(), format!("no JSON object: {}", error.to_string().replace(&place, ""))))
+        }
     }
 }
 
@@ -156,7 +161,8 @@ mod tests {
             "{error}"
         );
         let error = read_all(b"{}\n{\n", Container::JsonLines).unwrap_err().to_string();
-        assert!(error.contains("data:2: no JSON object"), "{error}");
+        assert!(error.contains("data:2:1: no JSON object: EOF while parsing an object"), "{error}");
+        assert!(!error.contains("at line"), "{error}");
         assert!(read_all(b"[]\n", Container::JsonLines).is_err());
     }
 }

@@ -39,7 +39,7 @@ impl<'a> Sampler<'a> {
     ) -> Sampler<'a> {
         let examples = settings.per_device_train_batch_size * settings.gradient_accumulation_steps.max(1);
         let size = match settings.train_batch_tokens {
-            Some(tokens) => Size::Tokens((tokens * settings.gradient_accumulation_steps.max(1)) as usize),
+            Some(tokens) => Size::Tokens(tokens as usize),
             None => Size::Examples(examples.max(1) as usize),
         };
         Sampler {
@@ -54,7 +54,8 @@ impl<'a> Sampler<'a> {
         }
     }
 
-    /// The most examples of an effective batch.
+    /// The most examples of an effective batch; of one of so many tokens, when all
+    /// are as long as the longest.
     pub fn largest_batch(&self) -> usize {
         match self.size {
             Size::Examples(examples) => examples.min(self.dataset.len()),
@@ -124,4 +125,79 @@ pub fn evaluation_batches(dataset: &Dataset, size: usize) -> Vec<Vec<usize>> {
     let mut order: Vec<usize> = (0..dataset.len()).collect();
     order.sort_by_key(|&example| std::cmp::Reverse(dataset.length(example)));
     order.chunks(size.max(1)).map(<[usize]>::to_vec).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::data::dataset::tests::dataset;
+
+    fn settings(examples: u64, steps: u64, tokens: Option<u64>) -> TrainingSettings {
+        TrainingSettings {
+            per_device_train_batch_size: examples,
+            gradient_accumulation_steps: steps,
+            train_batch_tokens: tokens,
+            ..TrainingSettings::default()
+        }
+    }
+
+    /// Rows of each micro-batch of each effective batch of an epoch.
+    fn rows(sampler: &mut Sampler<'_>, epoch: u64, micro_batch: usize) -> Vec<Vec<usize>> {
+        (0..sampler.steps_of_epoch(epoch))
+            .map(|step| {
+                let batches = sampler.effective_batch(epoch, step, micro_batch);
+                let places: Vec<u32> = batches.iter().flat_map(|batch| batch.places.clone()).collect();
+                assert_eq!(places, (0..places.len() as u32).collect::<Vec<_>>());
+                batches.iter().map(Batch::sequences).collect()
+            })
+            .collect()
+    }
+
+    #[test]
+    fn an_epoch_is_a_permutation_in_batches() {
+        let dataset = dataset(&[3; 21]);
+        let mut sampler = Sampler::new(&dataset, &settings(4, 2, None), 0, None, 7);
+        // 21 examples in effective batches of 4 * 2, these in parts of at most 3.
+        assert_eq!(rows(&mut sampler, 0, 3), [vec![3, 3, 2], vec![3, 3, 2], vec![3, 2]]);
+        let first = sampler.order(0).to_vec();
+        let second = sampler.order(1).to_vec();
+        let mut sorted = first.clone();
+        sorted.sort_unstable();
+        assert_eq!(sorted, (0..21).collect::<Vec<_>>());
+        assert_ne!(first, second);
+        assert_eq!(Sampler::new(&dataset, &settings(4, 2, None), 0, None, 7).order(0), first);
+        assert_ne!(Sampler::new(&dataset, &settings(4, 2, None), 0, None, 8).order(0), first);
+    }
+
+    #[test]
+    fn batches_of_tokens_hold_what_fits() {
+        let lengths: Vec<usize> = (0..40).map(|example| 3 + example % 7).collect();
+        let dataset = dataset(&lengths);
+        // Two accumulated micro-batches do not make the effective batch larger.
+        for steps in [1, 2] {
+            let mut sampler = Sampler::new(&dataset, &settings(8, steps, Some(24)), 2, None, 7);
+            let mut seen = 0;
+            let mut before = None;
+            for step in 0..sampler.steps_of_epoch(0) {
+                let batches = sampler.effective_batch(0, step, usize::MAX);
+                let first = batches[0].starts[1] as usize;
+                assert!(batches[0].rows() <= 24);
+                // The first of this batch did not fit into the one before.
+                assert!(before.is_none_or(|rows: usize| rows + first > 24));
+                before = Some(batches[0].rows());
+                seen += batches[0].sequences();
+            }
+            assert_eq!(seen, lengths.len());
+        }
+        // What is longer than the limit is a batch by itself.
+        let mut sampler = Sampler::new(&dataset, &settings(8, 1, Some(2)), 0, None, 7);
+        assert_eq!(sampler.steps_of_epoch(0), 40);
+    }
+
+    #[test]
+    fn an_evaluation_takes_every_example_once() {
+        let dataset = dataset(&[3, 9, 5, 7, 4]);
+        let batches = evaluation_batches(&dataset, 2);
+        assert_eq!(batches, [vec![1, 3], vec![2, 4], vec![0]]);
+    }
 }

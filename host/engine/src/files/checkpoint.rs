@@ -140,7 +140,13 @@ pub fn weight_files(folder: &Path) -> Result<Vec<PathBuf>, FileError> {
     }
     let index = folder.join("model.safetensors.index.json");
     let Ok(text) = fs::read_to_string(&index) else {
-        let sentence = format!("there is no model.safetensors; the folder has {}", listing(folder, 8));
+        let older = match folder.join("pytorch_model.bin").is_file() {
+            true => {
+                "; pytorch_model.bin is an older format, which `save_pretrained` of transformers converts"
+            }
+            false => "",
+        };
+        let sentence = format!("there is no model.safetensors; the folder has {}{older}", listing(folder, 8));
         return Err(FileError::new(folder, sentence));
     };
     let parsed: Value = serde_json::from_str(&text).map_err(|error| FileError::new(&index, error))?;
@@ -166,6 +172,11 @@ fn check_whole(file: &Path) -> Result<(), FileError> {
     let length = opened.metadata().map_err(|cause| error(cause.to_string()))?.len();
     let mut size = [0; 8];
     let header = match opened.read_exact(&mut size) {
+        Ok(()) if &size == b"version " => {
+            return Err(error(
+                "this is a pointer of Git LFS and not the file; `git lfs pull` fetches it".into(),
+            ));
+        }
         Ok(()) => u64::from_le_bytes(size),
         Err(_) => {
             return Err(error(format!(
@@ -268,5 +279,35 @@ mod tests {
         fs::remove_file(&path).unwrap();
         let error = Checkpoint::open(folder.path(), "bert.").err().unwrap().to_string();
         assert!(error.contains("no model.safetensors; the folder has config.json"), "{error}");
+    }
+
+    #[test]
+    fn what_another_format_is_is_said() {
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join("config.json"), "{}").unwrap();
+        fs::write(folder.path().join("pytorch_model.bin"), "").unwrap();
+        let error = || Checkpoint::open(folder.path(), "bert.").err().unwrap().to_string();
+        assert!(error().contains("pytorch_model.bin is an older format"), "{}", error());
+        let pointer = "version https://git-lfs.github.com/spec/v1\n";
+        fs::write(folder.path().join("model.safetensors"), pointer).unwrap();
+        assert!(error().contains("pointer of Git LFS"), "{}", error());
+    }
+
+    #[test]
+    fn shards_are_one_checkpoint() {
+        let folder = folder(&[("pooler.dense.bias", &[1], &[0.25])], Precision::F32);
+        let whole = folder.path().join("model.safetensors");
+        fs::rename(&whole, folder.path().join("model-1.safetensors")).unwrap();
+        let index =
+            r#"{"weight_map": {"pooler.dense.bias": "model-1.safetensors", "a": "model-2.safetensors"}}"#;
+        fs::write(folder.path().join("model.safetensors.index.json"), index).unwrap();
+        let error = Checkpoint::open(folder.path(), "bert.").err().unwrap().to_string();
+        assert!(error.contains("model-2.safetensors: the shard is missing"), "{error}");
+        let second = folder.path().join("model-2.safetensors");
+        write_safetensors(&second, &[("a", &[1], &[2.0])], &BTreeMap::new(), Precision::F16).unwrap();
+        let checkpoint = Checkpoint::open(folder.path(), "bert.").unwrap();
+        assert_eq!(checkpoint.load("bert.pooler.dense.bias", &[1]), Ok(Some(vec![0.25])));
+        assert_eq!(checkpoint.load("a", &[1]), Ok(Some(vec![2.0])));
+        assert_eq!(checkpoint.files.len(), 2);
     }
 }

@@ -1,0 +1,138 @@
+//! Against transformers' own tokenizer; the goldens are written by
+//! tests/reference/tokenizer.py.
+
+use std::fs;
+use std::path::PathBuf;
+
+use serde::Deserialize;
+use serde_json::Map;
+
+use super::*;
+
+#[derive(Deserialize)]
+struct Golden {
+    vocabulary: Vec<String>,
+    small: Vec<Small>,
+    model: Vec<Case>,
+}
+
+#[derive(Deserialize)]
+struct Small {
+    options: Map<String, Value>,
+    cases: Vec<Case>,
+}
+
+#[derive(Deserialize)]
+struct Case {
+    segments: Vec<String>,
+    at_most: usize,
+    ids: Vec<u32>,
+    token_types: Vec<u32>,
+    special: Vec<u32>,
+    cut: bool,
+}
+
+fn golden() -> Golden {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/golden/tokenizer_bert.json");
+    serde_json::from_slice(&fs::read(path).unwrap()).unwrap()
+}
+
+fn compare(tokenizer: &Tokenizer, cases: &[Case]) {
+    assert!(cases.iter().any(|case| case.cut) && cases.iter().any(|case| case.segments.len() == 2));
+    for case in cases {
+        let segments: Vec<&str> = case.segments.iter().map(String::as_str).collect();
+        let encoded = tokenizer.encode(&segments, case.at_most).unwrap();
+        let wanted = Encoded {
+            ids: case.ids.clone(),
+            token_types: case.token_types.clone(),
+            special: case.special.iter().map(|&mark| mark == 1).collect(),
+            cut: case.cut,
+        };
+        assert_eq!(encoded, wanted, "{segments:?} in {} tokens", case.at_most);
+    }
+}
+
+/// A folder with the small vocabulary and a configuration.
+fn small_folder(vocabulary: &[String], options: &Map<String, Value>) -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("vocab.txt"), vocabulary.join("\n")).unwrap();
+    let options = serde_json::to_vec(options).unwrap();
+    fs::write(folder.path().join("tokenizer_config.json"), options).unwrap();
+    folder
+}
+
+#[test]
+fn a_vocabulary_file_gives_the_ids_of_transformers() {
+    let golden = golden();
+    for small in &golden.small {
+        let folder = small_folder(&golden.vocabulary, &small.options);
+        let tokenizer = Tokenizer::open(folder.path()).unwrap();
+        compare(&tokenizer, &small.cases);
+        assert_eq!(tokenizer.vocabulary_size(), golden.vocabulary.len());
+    }
+}
+
+#[test]
+fn a_vocabulary_with_upper_case_keeps_it() {
+    let golden = golden();
+    let folder = small_folder(&golden.vocabulary, &Map::new());
+    let id = |piece: &str| golden.vocabulary.iter().position(|known| known == piece).unwrap() as u32;
+    assert_eq!(Tokenizer::open(folder.path()).unwrap().ids("The"), [id("The")]);
+    // Without them the same text is lowercased.
+    let upper = ["The", "Film", "É"];
+    let lower: Vec<String> = golden
+        .vocabulary
+        .iter()
+        .map(|piece| {
+            if upper.contains(&piece.as_str()) {
+                format!("##{}", piece.to_lowercase())
+            } else {
+                piece.clone()
+            }
+        })
+        .collect();
+    let folder = small_folder(&lower, &Map::new());
+    assert_eq!(Tokenizer::open(folder.path()).unwrap().ids("The"), [id("the")]);
+}
+
+#[test]
+fn special_tokens_are_those_of_the_configuration() {
+    let pieces: Vec<String> = "<p> <u> <c> <e> <m> the".split(' ').map(str::to_owned).collect();
+    let options =
+        r#"{"unk_token": "<u>", "cls_token": "<c>", "sep_token": {"content": "<e>"}, "mask_token": "<m>"}"#;
+    let folder = small_folder(&pieces, &serde_json::from_str(options).unwrap());
+    let tokenizer = Tokenizer::open(folder.path()).unwrap();
+    assert_eq!(tokenizer.encode(&["the film"], 9).unwrap().ids, [2, 5, 1, 3]);
+    assert_eq!(tokenizer.mask_id(), Ok(4));
+    let folder = small_folder(&pieces, &Map::new());
+    let error = Tokenizer::open(folder.path()).err().unwrap().to_string();
+    assert!(error.contains("vocab.txt: there is no [UNK] among its pieces"), "{error}");
+}
+
+#[test]
+fn a_configuration_that_is_no_json_is_a_sentence() {
+    let golden = golden();
+    let folder = small_folder(&golden.vocabulary, &Map::new());
+    fs::write(folder.path().join("tokenizer_config.json"), "{\"do_lower_case\": fals").unwrap();
+    let error = Tokenizer::open(folder.path()).err().unwrap().to_string();
+    assert!(error.contains("tokenizer_config.json: "), "{error}");
+}
+
+/// Runs where HOST_TEST_MODEL names the folder of all-MiniLM-L6-v2.
+#[test]
+fn a_model_gives_the_ids_of_transformers() {
+    let Some(folder) = std::env::var_os("HOST_TEST_MODEL") else {
+        eprintln!("skipped: HOST_TEST_MODEL names no model");
+        return;
+    };
+    let folder = PathBuf::from(folder);
+    let golden = golden();
+    compare(&Tokenizer::open(&folder).unwrap(), &golden.model);
+    let older = tempfile::tempdir().unwrap();
+    for name in ["vocab.txt", "tokenizer_config.json"] {
+        fs::copy(folder.join(name), older.path().join(name)).unwrap();
+    }
+    let tokenizer = Tokenizer::open(older.path()).unwrap();
+    compare(&tokenizer, &golden.model);
+    assert_eq!((tokenizer.vocabulary_size(), tokenizer.mask_id()), (30522, Ok(103)));
+}
