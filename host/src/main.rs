@@ -1,5 +1,6 @@
 //! `host`: compares fine-tuning methods, each a sandboxed plugin.
 
+mod benchmark;
 mod cell;
 mod cli;
 mod config;

@@ -6,6 +6,7 @@ use host_ir::task::Outputs;
 use crate::backend::{AdamW, Backend, BackendError, Step, run};
 use crate::batch::Batch;
 use crate::compile::{Compiled, Plans};
+use crate::parameters::Parameters;
 use crate::program::build::CompileError;
 use crate::program::value::{Extent, Sizes, Value};
 use crate::train::settings::TrainingSettings;
@@ -18,9 +19,7 @@ pub enum EngineError {
     #[error(transparent)]
     Backend(#[from] BackendError),
     /// The loss or the norm of the gradients is no number any more.
-    #[error(
-        "the {what} of step {step} is {value}; the last good checkpoint is kept. A lower learning rate, or warm-up, may help"
-    )]
+    #[error("the {what} of step {step} is {value}; a lower learning rate, or warm-up, may help")]
     NotFinite { what: &'static str, step: u64, value: f64 },
 }
 
@@ -59,6 +58,9 @@ pub struct Engine {
     evaluation: Compiled,
     backend: Box<dyn Backend>,
     updates: u64,
+    /// Parameters, by block and place, that should train and have had no
+    /// gradient but zeros since this was asked for last.
+    silent: Vec<(usize, usize)>,
 }
 
 impl Engine {
@@ -74,7 +76,16 @@ impl Engine {
     ) -> Result<Engine, EngineError> {
         let (training, evaluation) = (plans.training()?, plans.evaluation()?);
         backend.set_parameters(&plans.parameters, blocks)?;
-        Ok(Engine { plans, training, evaluation, backend, updates: 0 })
+        let silent = trained_places(&plans.parameters);
+        Ok(Engine { plans, training, evaluation, backend, updates: 0, silent })
+    }
+
+    /// Names of parameters that should train and whose gradient was exactly zero
+    /// in every step since the last call; the count begins anew.
+    pub fn take_silent(&mut self) -> Vec<String> {
+        let blocks = &self.plans.parameters.blocks;
+        let silent = std::mem::replace(&mut self.silent, trained_places(&self.plans.parameters));
+        silent.into_iter().map(|(block, place)| blocks[block].parts[place].name.clone()).collect()
     }
 
     /// Optimizer steps made.
@@ -161,6 +172,13 @@ impl Engine {
         let gradient_scale = if settings.max_grad_norm > 0.0 { clipped.min(1.0) } else { 1.0 };
         self.updates += 1;
         let parameters = self.plans.parameters.clone();
+        let mut silent = Vec::new();
+        for &(block, place) in &self.silent {
+            if self.backend.gradient_is_zero(&parameters, block, place)? {
+                silent.push((block, place));
+            }
+        }
+        self.silent = silent;
         for (block, content) in parameters.blocks.iter().enumerate() {
             for (place, part) in content.parts.iter().enumerate().filter(|(_, part)| part.trained) {
                 let decay =
@@ -289,6 +307,17 @@ impl Engine {
         }
         Ok(())
     }
+}
+
+/// Block and place of every parameter that trains.
+fn trained_places(parameters: &Parameters) -> Vec<(usize, usize)> {
+    let blocks = parameters.blocks.iter().enumerate();
+    blocks
+        .flat_map(|(block, content)| {
+            let parts = content.parts.iter().enumerate().filter(|(_, part)| part.trained);
+            parts.map(move |(place, _)| (block, place))
+        })
+        .collect()
 }
 
 /// The first row of each sequence in a value with a row for each token, each

@@ -1,38 +1,11 @@
-//! What the machine has: memory that is left, memory that was used, the
-//! processor. Linux's own files are read; elsewhere less is known.
+//! What the machine has: memory that is left, memory that was used, instruction
+//! sets. Linux's own files are read; elsewhere less is known.
 
 use std::fs;
 
-use serde::{Deserialize, Serialize};
-
-/// The machine of a run, as records name it.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Machine {
-    pub processor: String,
-    /// Instruction sets beyond the baseline that kernels use where they are.
-    pub instruction_sets: Vec<String>,
-    pub cores: usize,
-    pub memory_bytes: u64,
-    pub system: String,
-}
-
-/// What can be found out about this machine.
-pub fn describe() -> Machine {
-    let information = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let field = |name: &str| {
-        information.lines().find_map(|line| line.split_once(':').filter(|(key, _)| key.trim() == name))
-    };
-    Machine {
-        processor: field("model name").map_or("unknown".into(), |(_, value)| value.trim().to_string()),
-        instruction_sets: instruction_sets(),
-        cores: std::thread::available_parallelism().map_or(1, usize::from),
-        memory_bytes: memory_line("MemTotal").unwrap_or(0),
-        system: format!("{} {}", std::env::consts::OS, std::env::consts::ARCH),
-    }
-}
-
+/// Instruction sets beyond the baseline that kernels use where they are.
 #[cfg(target_arch = "x86_64")]
-fn instruction_sets() -> Vec<String> {
+pub fn instruction_sets() -> Vec<String> {
     let known = [
         ("avx2", std::arch::is_x86_feature_detected!("avx2")),
         ("fma", std::arch::is_x86_feature_detected!("fma")),
@@ -43,23 +16,33 @@ fn instruction_sets() -> Vec<String> {
 }
 
 #[cfg(not(target_arch = "x86_64"))]
-fn instruction_sets() -> Vec<String> {
-    Vec::new()
+pub fn instruction_sets() -> Vec<String> {
+    match cfg!(target_arch = "aarch64") {
+        true => vec!["neon".into()],
+        false => Vec::new(),
+    }
 }
 
-/// A line of /proc/meminfo in bytes.
-fn memory_line(name: &str) -> Option<u64> {
-    let text = fs::read_to_string("/proc/meminfo").ok()?;
+/// A line of a file of /proc, `NAME: 1024 kB`, in bytes.
+fn kibibytes(file: &str, name: &str) -> Option<u64> {
+    let text = fs::read_to_string(file).ok()?;
     let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;
-    let kibibytes: u64 = line.split_whitespace().next()?.parse().ok()?;
-    Some(kibibytes * 1024)
+    Some(line.split_whitespace().next()?.parse::<u64>().ok()? * 1024)
+}
+
+/// Bytes of memory that the machine has; `None` where that is not known.
+pub fn total_memory() -> Option<u64> {
+    kibibytes("/proc/meminfo", "MemTotal")
 }
 
 /// Bytes that this process can still take: the least of what the system has,
 /// what its control group leaves, what its own limit leaves, and what a batch
 /// job was given. `None` where nothing is known.
 pub fn available_memory() -> Option<u64> {
-    [memory_line("MemAvailable"), group_left(), limit_left(), job_left()].into_iter().flatten().min()
+    [kibibytes("/proc/meminfo", "MemAvailable"), group_left(), limit_left(), job_left()]
+        .into_iter()
+        .flatten()
+        .min()
 }
 
 /// What Slurm gave the job, in mebibytes, which not every cluster enforces by a
@@ -85,8 +68,14 @@ fn limit_left() -> Option<u64> {
     known.then(|| limit.rlim_cur.saturating_sub(pages * 4096))
 }
 
-/// The most bytes that this process had in memory at one time.
+/// The most bytes that this process had in memory at one time: the kernel's
+/// high-water mark of its own pages. `getrusage` serves where there is no /proc,
+/// but counts what the parent held before `exec`.
 pub fn peak_memory() -> u64 {
+    kibibytes("/proc/self/status", "VmHWM").unwrap_or_else(resource_usage)
+}
+
+fn resource_usage() -> u64 {
     // SAFETY: the structure is plain numbers, for which zero is a value, and
     // the call fills it.
     let usage = unsafe {
@@ -103,8 +92,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn memory_is_counted_in_bytes() {
-        assert!(peak_memory() > 1 << 20);
+    fn memory_that_is_touched_counts() {
+        let before = peak_memory();
+        let block = vec![1u8; 64 << 20];
+        let touched: u64 = block.iter().step_by(4096).map(|&byte| u64::from(byte)).sum();
+        assert_eq!(touched, 16384);
+        assert!(peak_memory() >= before.max(64 << 20));
+        assert!(resource_usage() >= 64 << 20);
         assert!(available_memory().is_none_or(|bytes| bytes > 1 << 20));
+        assert!(total_memory().is_none_or(|bytes| bytes > 1 << 30));
     }
 }

@@ -27,6 +27,7 @@ const EXAMPLES: &str = "\
 Examples:
   host run configs/quickstart.toml              train every method and compare them
   host plan configs/quickstart.toml             show what would be trained
+  host bench configs/quickstart.toml            measure what training costs here
   host plugin list                              show the methods and tasks that there are
   host run --help                               the keys of a config
 
@@ -37,6 +38,7 @@ NO_COLOR turns colours off. HOST_PLUGIN_DIR names the folder of further plugins.
 pub enum Command {
     Run(RunArguments),
     Plan(PlanArguments),
+    Bench(BenchArguments),
     Eval(EvalArguments),
     Compare(CompareArguments),
     Merge(MergeArguments),
@@ -44,6 +46,9 @@ pub enum Command {
     #[command(subcommand)]
     Plugin(PluginCommand),
     Cell(CellArguments),
+    /// Measure one cell: the child process of `host bench`
+    #[command(hide = true)]
+    BenchCell,
 }
 
 /// Train every method of a config and compare them
@@ -74,6 +79,36 @@ pub struct PlanArguments {
     /// Leave out the plans themselves
     #[arg(long)]
     pub summary: bool,
+}
+
+/// Measure what training would cost on this machine
+///
+/// Makes some steps of each method, in a process of its own, and writes nothing:
+/// tokens and examples a second, an epoch's time, peak memory, and the share of
+/// the machine's peak in matrix products that was reached, so that a job can be
+/// sized before it is submitted.
+#[derive(Debug, Args)]
+pub struct BenchArguments {
+    #[command(flatten)]
+    pub config: ConfigArguments,
+    /// Examples of a batch [default: the config's]
+    #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u64).range(1..))]
+    pub batch: Option<u64>,
+    /// Bring every sequence to so many tokens [default: the data as they are]
+    #[arg(long, value_name = "TOKENS")]
+    pub length: Option<usize>,
+    /// Steps that are measured
+    #[arg(long, value_name = "NUMBER", default_value_t = 10)]
+    pub steps: usize,
+    /// Steps before them that are not
+    #[arg(long, value_name = "NUMBER", default_value_t = 3)]
+    pub warmup_steps: usize,
+    /// Show where a step's time goes
+    #[arg(long)]
+    pub profile: bool,
+    /// Print JSON instead of a table
+    #[arg(long)]
+    pub json: bool,
 }
 
 #[derive(Debug, Args)]

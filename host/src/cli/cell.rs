@@ -10,11 +10,12 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::Result;
+use host_engine::machine;
 
 use super::arguments::CellArguments;
 use super::progress::Reporter;
 use super::terminal;
-use crate::runs::machine::{Machine, peak_memory_bytes};
+use crate::runs::machine::Machine;
 use crate::runs::record::{CellJob, CellRecord, FAILURE, LOG, RESULT, read_json, write_json, write_whole};
 use crate::runs::words;
 use crate::session;
@@ -49,7 +50,7 @@ fn record(arguments: &CellArguments) -> Result<()> {
         digests: job.digests,
         result: result?,
         spec: job.spec,
-        peak_memory_bytes: peak_memory_bytes(),
+        peak_memory_bytes: machine::peak_memory(),
         machine: Machine::this(),
         finished: words::now(),
         host_version: env!("CARGO_PKG_VERSION").into(),

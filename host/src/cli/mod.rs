@@ -1,6 +1,7 @@
 //! The command line: one file a command.
 
 mod arguments;
+mod bench;
 mod cell;
 mod compare;
 mod eval;
@@ -22,10 +23,12 @@ pub fn main() -> ExitCode {
     let result = match Arguments::parse().command {
         Command::Run(arguments) => run::run(&arguments),
         Command::Plan(arguments) => plan::plan(&arguments),
+        Command::Bench(arguments) => bench::bench(&arguments),
         Command::Eval(arguments) => eval::eval(&arguments),
         Command::Compare(arguments) => compare::compare(&arguments),
         Command::Merge(arguments) => merge::merge(&arguments),
         Command::Plugin(command) => plugin::plugin(&command),
+        Command::BenchCell => return bench::cell(),
         Command::Cell(arguments) => return cell::train(&arguments),
     };
     match result {

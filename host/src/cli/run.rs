@@ -159,7 +159,7 @@ fn outcome(cell: &Finished) -> String {
 
 /// The program that runs. On Linux its own image, which is there even when its
 /// file was replaced by a newer build meanwhile.
-fn own_program() -> Result<PathBuf> {
+pub(super) fn own_program() -> Result<PathBuf> {
     let image = Path::new("/proc/self/exe");
     if image.exists() {
         return Ok(image.into());

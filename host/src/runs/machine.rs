@@ -1,8 +1,8 @@
-//! The machine that a cell was trained on, for its record, and the memory that
-//! the process has taken.
+//! The machine that a cell was trained on, for its record.
 
 use std::fs;
 
+use host_engine::machine;
 use serde::{Deserialize, Serialize};
 
 use super::words;
@@ -13,6 +13,9 @@ pub struct Machine {
     pub host: String,
     pub system: String,
     pub processor: String,
+    /// Instruction sets beyond the baseline that kernels use.
+    #[serde(default)]
+    pub instruction_sets: Vec<String>,
     /// Cores that the process may use.
     pub cores: usize,
     pub memory_bytes: u64,
@@ -33,8 +36,9 @@ impl Machine {
             host: read("/proc/sys/kernel/hostname").trim().into(),
             system: format!("{} {} {}", std::env::consts::OS, release.trim(), std::env::consts::ARCH),
             processor: field(&read("/proc/cpuinfo"), "model name"),
+            instruction_sets: machine::instruction_sets(),
             cores: std::thread::available_parallelism().map_or(1, usize::from),
-            memory_bytes: kibibytes(&field(&read("/proc/meminfo"), "MemTotal")).unwrap_or(0),
+            memory_bytes: machine::total_memory().unwrap_or(0),
             slurm_job: std::env::var("SLURM_JOB_ID").ok(),
         }
     }
@@ -42,6 +46,7 @@ impl Machine {
     /// One line that describes it.
     pub fn words(&self) -> String {
         let mut parts = vec![self.host.clone(), self.system.clone(), self.processor.clone()];
+        parts.push(self.instruction_sets.join(" "));
         parts.push(words::plural(self.cores as u64, "core"));
         parts.push(words::bytes(self.memory_bytes as f64));
         parts.extend(self.slurm_job.as_ref().map(|job| format!("Slurm job {job}")));
@@ -50,45 +55,9 @@ impl Machine {
     }
 }
 
-/// `1024 kB` of a file of /proc in bytes.
-fn kibibytes(text: &str) -> Option<u64> {
-    Some(text.split_whitespace().next()?.parse::<u64>().ok()? * 1024)
-}
-
-/// The most memory that this process has held, in bytes.
-///
-/// The kernel's high-water mark of the process's own pages. `getrusage` serves
-/// where there is no /proc, but counts what the parent held before `exec`.
-pub fn peak_memory_bytes() -> u64 {
-    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let mark = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
-    mark.and_then(kibibytes).unwrap_or_else(resource_usage)
-}
-
-fn resource_usage() -> u64 {
-    let mut usage = std::mem::MaybeUninit::<libc::rusage>::zeroed();
-    // SAFETY: the call fills the struct that it is given, which zeros are valid for too.
-    let usage = unsafe {
-        libc::getrusage(libc::RUSAGE_SELF, usage.as_mut_ptr());
-        usage.assume_init()
-    };
-    let unit = if cfg!(target_os = "macos") { 1 } else { 1024 };
-    usage.ru_maxrss as u64 * unit
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn memory_that_is_touched_counts() {
-        let before = peak_memory_bytes();
-        let block = vec![1u8; 64 << 20];
-        let touched: u64 = block.iter().step_by(4096).map(|&byte| u64::from(byte)).sum();
-        assert_eq!(touched, 16384);
-        assert!(peak_memory_bytes() >= before.max(64 << 20));
-        assert!(resource_usage() >= 64 << 20);
-    }
 
     #[test]
     fn the_machine_has_cores() {

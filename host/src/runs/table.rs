@@ -84,7 +84,8 @@ fn footer(comparison: &Comparison) -> String {
     lines.join("\n")
 }
 
-fn draw(style: TableStyle, heads: &[String], rows: &[Vec<String>]) -> String {
+/// A table with its heads, numbers to the right.
+pub fn draw(style: TableStyle, heads: &[String], rows: &[Vec<String>]) -> String {
     let mut table = Table::new();
     // Plain text: neither colours nor the terminal's width change the table.
     table.load_style(style).force_no_tty().set_header(heads).add_rows(rows);

@@ -37,10 +37,10 @@ impl Prepared {
         let virtual_tokens = self.plans.method.virtual_tokens() as u32;
         let mut outputs: Vec<Outputs> = vec![Outputs::new(); total];
         let (mut batch, mut done) = (Batch::default(), 0);
-        for examples in evaluation_batches(&split.dataset, spec.training.per_device_eval_batch_size as usize)
-        {
+        let size = spec.training.per_device_eval_batch_size as usize;
+        for examples in evaluation_batches(&split.dataset, size)? {
             let placed: Vec<(usize, u32)> = examples.iter().copied().zip(0..).collect();
-            split.dataset.pack(&placed, virtual_tokens, noise.as_ref(), &mut batch);
+            split.dataset.pack(&placed, virtual_tokens, noise.as_ref(), &mut batch)?;
             let evaluation = engine.evaluate(&batch)?;
             for (&example, output) in examples.iter().zip(evaluation.outputs) {
                 outputs[example] = output;

@@ -1,6 +1,8 @@
 //! The one place where engine and plugins meet: a cell is planned, trained and
 //! evaluated here.
 
+mod bench;
+mod data;
 mod evaluate;
 mod prepare;
 mod saved;
@@ -21,6 +23,7 @@ use crate::cell::{
 use crate::embedded;
 use crate::plugins::EMBEDDED;
 
+pub use bench::measure;
 pub use saved::merge_cell;
 
 fn described(entry: &Entry) -> Plugin {

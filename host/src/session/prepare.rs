@@ -7,11 +7,12 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::{Context, Result, anyhow, bail};
+use host_engine::backend::Backend;
 use host_engine::backend::cpu::Cpu;
+use host_engine::backend::timed::{Timed, Times};
 use host_engine::compile::{Compiled, Plans};
-use host_engine::data::dataset::{Dataset, Noise};
-use host_engine::data::find::{self, FoundSplit};
-use host_engine::data::records;
+use host_engine::data::dataset::Noise;
+use host_engine::data::find;
 use host_engine::data::sampler::Sampler;
 use host_engine::engine::Engine;
 use host_engine::files::checkpoint::{Checkpoint, read_config};
@@ -25,24 +26,17 @@ use host_engine::train::trainer::{Batches, total_steps};
 use host_ir::method::MethodPlan;
 use host_ir::model::ModelDescription;
 use host_ir::settings::Values;
-use host_ir::task::{Example, Layout, SplitUse, TaskPlan};
+use host_ir::task::{Layout, SplitUse, TaskPlan};
 use host_plugin::{Kind, Limits, Plugin, Task};
 
 use crate::cell::{BestMetric, CellSpec, Origin, PluginSpec, Summary};
 use crate::embedded;
 use crate::plugins::EMBEDDED;
+use crate::session::data::{self, Split};
 use crate::session::saved;
 
 /// Memory that is left to others, in parts of what is free: one of so many.
 const MEMORY_MARGIN: u64 = 16;
-
-/// A split that is ready for the model.
-pub struct Split {
-    pub name: String,
-    pub usage: SplitUse,
-    pub examples: Vec<Example>,
-    pub dataset: Dataset,
-}
 
 /// A cell that is ready to train.
 pub struct Prepared {
@@ -120,19 +114,14 @@ fn prepare_with(spec: &CellSpec, saved: Option<MethodPlan>) -> Result<Prepared> 
             config.vocabulary
         );
     }
-    let data = embedded::data(&spec.data.path)?;
+    let folder = embedded::data(&spec.data.path)?;
     let mut warnings = Vec::new();
-    let found = find::find(&task.layout, &data, &overrides(spec))?;
-    let mut examples = Vec::new();
+    let found = find::find(&task.layout, &folder, &overrides(spec))?;
+    let mut counts = BTreeMap::new();
     for split in &found {
-        examples.push(parse(&task, split, &mut warnings)?);
+        counts.insert(split.name.clone(), data::count(&task, split, &mut warnings)?);
     }
     let planning = Instant::now();
-    let counts = found
-        .iter()
-        .zip(&examples)
-        .map(|(split, examples)| (split.name.clone(), examples.len() as u64))
-        .collect();
     let facts = ModelDescription {
         architecture: config.architecture.clone(),
         facts: config.facts.clone(),
@@ -185,16 +174,11 @@ fn prepare_with(spec: &CellSpec, saved: Option<MethodPlan>) -> Result<Prepared> 
             warnings.push(format!("new, and started at random: {}", shortened(&missing)));
         }
     }
-    let splits = tokenise(
-        &found,
-        examples,
-        &task_plan,
-        &task.layout,
-        &tokenizer,
-        &config,
-        method_plan.virtual_tokens(),
-        &mut warnings,
-    )?;
+    let room = data::room(&task_plan, &config, method_plan.virtual_tokens())?;
+    let mut splits = Vec::new();
+    for split in &found {
+        splits.push(data::tokenise(&task, &task_plan, &tokenizer, room, split, &mut warnings)?);
+    }
     let plans = Plans::new(config, description, task_plan, method_plan);
     let training =
         plans.training().with_context(|| format!("the plan of {} cannot be compiled", spec.method.name))?;
@@ -216,87 +200,6 @@ fn check_task(plan: &TaskPlan, layout: &Layout) -> Result<()> {
         bail!("the task names no metric that chooses the best checkpoint");
     }
     Ok(())
-}
-
-/// Examples of a split, through the task's `parse`.
-fn parse(task: &Task, split: &FoundSplit, warnings: &mut Vec<String>) -> Result<Vec<Example>> {
-    let mut examples = Vec::new();
-    let mut skipped: BTreeMap<String, u64> = BTreeMap::new();
-    for file in &split.files {
-        records::read(file, split.container, |chunk| -> Result<()> {
-            let parsed = task.parse(&split.name, split.container, chunk)?;
-            if let Some(first) = parsed.rejected.first() {
-                let more = parsed.rejected.len() - 1;
-                let rest = if more > 0 {
-                    format!(" ({more} more like this in the same part of the file)")
-                } else {
-                    String::new()
-                };
-                bail!("{first}{rest}");
-            }
-            examples.extend(parsed.examples);
-            parsed
-                .skipped
-                .into_iter()
-                .for_each(|(reason, count)| *skipped.entry(reason).or_default() += count);
-            Ok(())
-        })?;
-    }
-    for (reason, count) in skipped {
-        warnings.push(format!("{count} records of {} were left out: {reason}", split.name));
-    }
-    match examples.is_empty() {
-        true => bail!("{}: the split {} has no example", split.files[0].display(), split.name),
-        false => Ok(examples),
-    }
-}
-
-#[allow(clippy::too_many_arguments)] // One call, of what has just been made.
-fn tokenise(
-    found: &[FoundSplit],
-    examples: Vec<Vec<Example>>,
-    plan: &TaskPlan,
-    layout: &Layout,
-    tokenizer: &Tokenizer,
-    config: &EncoderConfig,
-    virtual_tokens: usize,
-    warnings: &mut Vec<String>,
-) -> Result<Vec<Split>> {
-    let sequence = plan.sequences.first().ok_or_else(|| anyhow!("the task declares no sequence"))?;
-    let wanted = sequence.at_most.map_or(config.positions, |most| most as usize);
-    let room = wanted.min(config.positions.saturating_sub(virtual_tokens));
-    if room < 3 {
-        bail!(
-            "{virtual_tokens} virtual tokens leave no room for text in the model's {} positions",
-            config.positions
-        );
-    }
-    let mut splits = Vec::new();
-    for (split, examples) in found.iter().zip(examples) {
-        let dataset = Dataset::new(&examples, sequence, layout, tokenizer, room)?;
-        if dataset.cut > 0 {
-            warnings.push(format!(
-                "{} of {} sequences of {} were cut to {room} tokens",
-                dataset.cut,
-                dataset.len(),
-                split.name
-            ));
-        }
-        splits.push(Split { name: split.name.clone(), usage: split.usage, examples, dataset });
-    }
-    for field in layout.fields.iter().filter(|field| field.gold) {
-        let train = splits.iter().find(|split| split.usage == SplitUse::Train);
-        let missing = train.and_then(|split| {
-            split.dataset.labels(&field.name).map(|labels| labels.iter().filter(|&&label| label < 0).count())
-        });
-        if let Some(count @ 1..) = missing {
-            bail!(
-                "{count} examples of the training split have no {}; they cannot be learned from",
-                field.name
-            );
-        }
-    }
-    Ok(splits)
 }
 
 impl Prepared {
@@ -386,9 +289,9 @@ impl Prepared {
             examples: self
                 .splits
                 .iter()
-                .map(|split| (split.name.clone(), split.examples.len() as u64))
+                .map(|split| (split.name.clone(), split.dataset.len() as u64))
                 .collect(),
-            steps: total_steps(&spec.training, self.sampler(spec)?.steps_of_epoch(0)),
+            steps: total_steps(&spec.training, self.sampler(spec)?.steps_of_epoch(0)?),
             estimated_memory_bytes: memory.total(),
             plugin_seconds: self.load_seconds + self.plan_seconds,
             best_metric: self.best_metric(),
@@ -398,6 +301,15 @@ impl Prepared {
 
     /// The engine with all parameters at their start.
     pub fn engine(&mut self, spec: &CellSpec) -> Result<Engine> {
+        self.engine_on(spec, Box::new(Cpu::new(spec.threads)?))
+    }
+
+    /// The engine on a backend that notes how long each instruction takes.
+    pub fn timed_engine(&mut self, spec: &CellSpec, times: Times) -> Result<Engine> {
+        self.engine_on(spec, Box::new(Timed::new(Box::new(Cpu::new(spec.threads)?), times)))
+    }
+
+    fn engine_on(&mut self, spec: &CellSpec, backend: Box<dyn Backend>) -> Result<Engine> {
         let blocks = match spec.model.reinitialise {
             true => initial_blocks(&self.plans, &Reinitialised, true, spec.seed)?,
             false => initial_blocks(
@@ -407,7 +319,7 @@ impl Prepared {
                 spec.seed,
             )?,
         };
-        Ok(Engine::new(self.plans.clone(), blocks, Box::new(Cpu::new(spec.threads)?))?)
+        Ok(Engine::new(self.plans.clone(), blocks, backend)?)
     }
 
     /// The folder of the model.

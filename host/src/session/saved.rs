@@ -16,7 +16,8 @@ use host_ir::task::{FieldValue, PredictionValue};
 use serde_json::{Map, Value, json};
 
 use crate::cell::CellSpec;
-use crate::session::prepare::{Prepared, Split, prepare_saved};
+use crate::session::data::Split;
+use crate::session::prepare::{Prepared, prepare_saved};
 
 const PLAN: &str = "plan.json";
 const ADAPTER: &str = "adapter.safetensors";

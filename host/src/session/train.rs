@@ -162,7 +162,7 @@ pub fn train(spec: &CellSpec, directory: &Path, progress: &mut dyn Progress) -> 
         started: Instant::now(),
         evaluating: Duration::ZERO,
         tokens: 0,
-        steps_per_epoch: trainer::Batches::steps_of_epoch(&mut sampler, 0),
+        steps_per_epoch: trainer::Batches::steps_of_epoch(&mut sampler, 0)?,
         evaluated: Vec::new(),
         best: Vec::new(),
         epochs: Vec::new(),

@@ -3,6 +3,7 @@
 
 pub mod candle;
 pub mod cpu;
+pub mod timed;
 
 use crate::batch::Batch;
 use crate::compile::Compiled;
@@ -84,6 +85,14 @@ pub trait Backend {
 
     /// Euclidean norm of all gradients together.
     fn gradient_norm(&self) -> Result<f64, BackendError>;
+
+    /// Whether every element of a parameter's gradient is exactly zero.
+    fn gradient_is_zero(
+        &self,
+        parameters: &Parameters,
+        block: usize,
+        part: usize,
+    ) -> Result<bool, BackendError>;
 
     /// Updates a parameter and its state, and clears its gradient.
     fn update(

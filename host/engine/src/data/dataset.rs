@@ -1,12 +1,13 @@
-//! A split as tokens: compact columns, from which batches are packed.
+//! A split as tokens: a record for each example, from which batches are packed.
 
-use std::collections::BTreeMap;
+use std::io;
 
 use host_ir::random::Stream;
 use host_ir::task::{Example, FieldType, Layout, Sequence};
 use rayon::prelude::*;
 
 use crate::batch::Batch;
+use crate::data::store::Store;
 use crate::text::{Encoded, Tokenizer};
 
 /// Why examples cannot become input of the model.
@@ -14,19 +15,47 @@ use crate::text::{Encoded, Tokenizer};
 #[error("{0}")]
 pub struct DatasetError(pub String);
 
-/// A tokenised split.
-#[derive(Clone, Debug, Default, PartialEq)]
+impl From<io::Error> for DatasetError {
+    fn from(cause: io::Error) -> DatasetError {
+        let folder = std::env::temp_dir();
+        DatasetError(format!(
+            "the tokenised data cannot be kept in {}: {cause}; TMPDIR names another folder",
+            folder.display()
+        ))
+    }
+}
+
+/// How examples become tokens.
+pub struct Reading<'a> {
+    pub sequence: &'a Sequence,
+    pub layout: &'a Layout,
+    pub tokenizer: &'a Tokenizer,
+    /// The most tokens, special ones included and virtual ones not.
+    pub at_most: usize,
+}
+
+/// A tokenised split. Its memory does not grow with the number of examples:
+/// what is much lies in a temporary file.
+#[derive(Debug, Default)]
 pub struct Dataset {
-    /// The first token of each example, and their number.
-    starts: Vec<u32>,
-    ids: Vec<u32>,
-    token_types: Vec<u8>,
-    special: Vec<bool>,
-    /// By label field, `[examples]`; -1 where there is none.
-    labels: BTreeMap<String, Vec<i32>>,
+    /// Of each example `[tokens]` ids in four bytes, `[tokens]` segments and
+    /// `[tokens]` marks of special tokens in one, and the labels in four.
+    records: Store,
+    /// Of each example the start of its record and the number of its tokens.
+    index: Store,
+    examples: usize,
+    tokens: u64,
+    longest: usize,
+    /// Fields with labels; -1 stands where an example has none.
+    labels: Vec<String>,
+    /// Examples without a label, by field.
+    unlabelled: Vec<usize>,
     /// Examples whose text was longer than the model reads.
     pub cut: usize,
 }
+
+/// Bytes of an entry of the index.
+const ENTRY: usize = 12;
 
 /// Masked-language-model noise (Devlin et al. 2019, section 3.1) and shifted
 /// positions; a function of seed, epoch and example alone.
@@ -45,18 +74,19 @@ pub struct Noise {
 }
 
 impl Dataset {
-    /// Tokenises examples, in parallel, in their order. `at_most` counts special
-    /// tokens and no virtual ones.
+    /// A split without examples.
+    pub fn new(layout: &Layout) -> Dataset {
+        let labels = layout.fields.iter().filter(|field| matches!(field.kind, FieldType::Label(_)));
+        let labels: Vec<String> = labels.map(|field| field.name.clone()).collect();
+        Dataset { unlabelled: vec![0; labels.len()], labels, ..Dataset::default() }
+    }
+
+    /// Tokenises examples, in parallel, and adds them in their order.
     ///
     /// # Errors
-    /// An example without a text that the sequence reads.
-    pub fn new(
-        examples: &[Example],
-        sequence: &Sequence,
-        layout: &Layout,
-        tokenizer: &Tokenizer,
-        at_most: usize,
-    ) -> Result<Dataset, DatasetError> {
+    /// An example without a text that the sequence reads; a full disk.
+    pub fn add(&mut self, examples: &[Example], reading: &Reading<'_>) -> Result<(), DatasetError> {
+        let Reading { sequence, layout, tokenizer, at_most } = *reading;
         let fields: Vec<usize> = sequence.texts.iter().filter_map(|name| layout.field(name)).collect();
         let encode = |example: &Example| -> Result<Encoded, DatasetError> {
             let mut texts = Vec::with_capacity(fields.len());
@@ -70,62 +100,127 @@ impl Dataset {
                 .map_err(|sentence| DatasetError(format!("{}: {sentence}", example.origin)))
         };
         let encoded: Vec<Encoded> = examples.par_iter().map(encode).collect::<Result<_, _>>()?;
-        let mut dataset = Dataset { starts: vec![0], ..Dataset::default() };
-        for example in encoded {
-            dataset.cut += usize::from(example.cut);
-            dataset.ids.extend(example.ids);
-            dataset.token_types.extend(example.token_types.iter().map(|&segment| segment as u8));
-            dataset.special.extend(example.special);
-            dataset.starts.push(dataset.ids.len() as u32);
+        let places: Vec<usize> = self.labels.iter().filter_map(|name| layout.field(name)).collect();
+        for (example, tokens) in examples.iter().zip(encoded) {
+            let labels: Vec<i32> =
+                places.iter().map(|&place| example.label(place).map_or(-1, |label| label as i32)).collect();
+            self.cut += usize::from(tokens.cut);
+            self.append(&tokens, &labels)?;
         }
-        for (place, field) in layout.fields.iter().enumerate() {
-            if matches!(field.kind, FieldType::Label(_)) {
-                let labels =
-                    examples.iter().map(|example| example.label(place).map_or(-1, |label| label as i32));
-                dataset.labels.insert(field.name.clone(), labels.collect());
-            }
+        Ok(())
+    }
+
+    fn append(&mut self, tokens: &Encoded, labels: &[i32]) -> io::Result<()> {
+        let count = tokens.ids.len();
+        let mut record = Vec::with_capacity(6 * count + 4 * labels.len());
+        record.extend(tokens.ids.iter().flat_map(|id| id.to_le_bytes()));
+        record.extend(tokens.token_types.iter().map(|&segment| segment as u8));
+        record.extend(tokens.special.iter().map(|&special| u8::from(special)));
+        record.extend(labels.iter().flat_map(|label| label.to_le_bytes()));
+        let mut entry = [0; ENTRY];
+        entry[..8].copy_from_slice(&self.records.len().to_le_bytes());
+        entry[8..].copy_from_slice(&(count as u32).to_le_bytes());
+        self.records.append(&record)?;
+        self.index.append(&entry)?;
+        self.examples += 1;
+        self.tokens += count as u64;
+        self.longest = self.longest.max(count);
+        for (missing, &label) in self.unlabelled.iter_mut().zip(labels) {
+            *missing += usize::from(label < 0);
         }
-        Ok(dataset)
+        Ok(())
     }
 
     /// Number of examples.
     pub fn len(&self) -> usize {
-        self.starts.len() - 1
+        self.examples
     }
 
     pub fn is_empty(&self) -> bool {
-        self.len() == 0
+        self.examples == 0
+    }
+
+    /// Where an example's record starts, and its tokens.
+    fn entry(&self, example: usize) -> io::Result<(u64, usize)> {
+        let mut entry = [0; ENTRY];
+        self.index.read((example * ENTRY) as u64, &mut entry)?;
+        let [start @ .., a, b, c, d] = entry;
+        Ok((u64::from_le_bytes(start), u32::from_le_bytes([a, b, c, d]) as usize))
     }
 
     /// Tokens of an example.
-    pub fn length(&self, example: usize) -> usize {
-        (self.starts[example + 1] - self.starts[example]) as usize
+    ///
+    /// # Errors
+    /// Reading from the temporary file.
+    pub fn length(&self, example: usize) -> Result<usize, DatasetError> {
+        Ok(self.entry(example)?.1)
     }
 
     /// Tokens of the longest example.
     pub fn longest(&self) -> usize {
-        (0..self.len()).map(|example| self.length(example)).max().unwrap_or(0)
+        self.longest
     }
 
     /// Tokens of all examples.
-    pub fn tokens(&self) -> usize {
-        self.ids.len()
+    pub fn tokens(&self) -> u64 {
+        self.tokens
     }
 
-    /// Labels of a field, -1 where there is none.
-    pub fn labels(&self, field: &str) -> Option<&[i32]> {
-        self.labels.get(field).map(Vec::as_slice)
+    /// Examples that have no label of a field; none where it is no label's.
+    pub fn unlabelled(&self, field: &str) -> usize {
+        self.labels.iter().position(|name| name == field).map_or(0, |place| self.unlabelled[place])
+    }
+
+    /// An example's tokens and its labels, in the order of the fields.
+    fn example(&self, example: usize) -> io::Result<(Encoded, Vec<i32>)> {
+        let (start, count) = self.entry(example)?;
+        let mut record = vec![0; 6 * count + 4 * self.labels.len()];
+        self.records.read(start, &mut record)?;
+        let (ids, rest) = record.split_at(4 * count);
+        let (token_types, rest) = rest.split_at(count);
+        let (special, labels) = rest.split_at(count);
+        let encoded = Encoded {
+            ids: ids.as_chunks().0.iter().map(|&bytes| u32::from_le_bytes(bytes)).collect(),
+            token_types: token_types.iter().map(|&segment| u32::from(segment)).collect(),
+            special: special.iter().map(|&special| special != 0).collect(),
+            cut: false,
+        };
+        Ok((encoded, labels.as_chunks().0.iter().map(|&bytes| i32::from_le_bytes(bytes)).collect()))
+    }
+
+    /// The same examples, each cut to so many tokens or repeated until it has
+    /// them, for measuring.
+    ///
+    /// # Errors
+    /// Reading from the temporary file, and writing to another.
+    pub fn of_length(&self, length: usize) -> Result<Dataset, DatasetError> {
+        let unlabelled = vec![0; self.labels.len()];
+        let mut dataset = Dataset { labels: self.labels.clone(), unlabelled, ..Dataset::default() };
+        for example in 0..self.examples {
+            let (tokens, labels) = self.example(example)?;
+            let mut longer = Encoded::default();
+            for token in (0..tokens.ids.len()).cycle().take(length) {
+                longer.ids.push(tokens.ids[token]);
+                longer.token_types.push(tokens.token_types[token]);
+                longer.special.push(tokens.special[token]);
+            }
+            dataset.append(&longer, &labels)?;
+        }
+        Ok(dataset)
     }
 
     /// Packs examples, given with their places in the effective batch, into a
     /// batch, whose memory is used again.
+    ///
+    /// # Errors
+    /// Reading from the temporary file.
     pub fn pack(
         &self,
         examples: &[(usize, u32)],
         virtual_tokens: u32,
         noise: Option<&Noise>,
         batch: &mut Batch,
-    ) {
+    ) -> Result<(), DatasetError> {
         batch.starts.clear();
         batch.starts.push(0);
         batch.virtual_tokens = virtual_tokens;
@@ -141,8 +236,8 @@ impl Dataset {
         batch.masked_tokens.clear();
         batch.labels.values_mut().for_each(Vec::clear);
         for &(example, place) in examples {
-            let range = self.starts[example] as usize..self.starts[example + 1] as usize;
-            let rows = virtual_tokens + range.len() as u32;
+            let (tokens, labels) = self.example(example)?;
+            let rows = virtual_tokens + tokens.ids.len() as u32;
             let mut draw = noise.map(|noise| {
                 (
                     noise,
@@ -153,10 +248,10 @@ impl Dataset {
             batch.ids.extend(0..virtual_tokens);
             batch.token_types.extend((0..virtual_tokens).map(|_| 0));
             batch.positions.extend((0..rows).map(|row| row + shift));
-            for token in range {
-                let mut id = self.ids[token];
+            for (token, &original) in tokens.ids.iter().enumerate() {
+                let mut id = original;
                 if let Some((noise, stream)) = &mut draw
-                    && !self.special[token]
+                    && !tokens.special[token]
                     && stream.unit() < noise.probability
                 {
                     batch.masked_rows.push(batch.ids.len() as u32);
@@ -168,19 +263,20 @@ impl Dataset {
                     };
                 }
                 batch.ids.push(id);
-                batch.token_types.push(u32::from(self.token_types[token]));
+                batch.token_types.push(tokens.token_types[token]);
             }
             batch.starts.push(batch.ids.len() as u32);
             batch.places.push(place);
-            for (field, labels) in &self.labels {
+            for (field, label) in self.labels.iter().zip(labels) {
                 if !batch.labels.contains_key(field) {
                     batch.labels.insert(field.clone(), Vec::new());
                 }
                 if let Some(column) = batch.labels.get_mut(field) {
-                    column.push(labels[example]);
+                    column.push(label);
                 }
             }
         }
+        Ok(())
     }
 }
 
@@ -238,7 +334,15 @@ pub(crate) mod tests {
                 example(n as u64 + 1, Some(words.join(" ")), label)
             })
             .collect();
-        Dataset::new(&examples, &sequence(), &layout(), &tokenizer(), 512).unwrap()
+        read(&examples, 512).unwrap()
+    }
+
+    fn read(examples: &[Example], at_most: usize) -> Result<Dataset, DatasetError> {
+        let (sequence, layout, tokenizer) = (sequence(), layout(), tokenizer());
+        let mut dataset = Dataset::new(&layout);
+        let reading = Reading { sequence: &sequence, layout: &layout, tokenizer: &tokenizer, at_most };
+        dataset.add(examples, &reading)?;
+        Ok(dataset)
     }
 
     fn noise(probability: f64) -> Noise {
@@ -250,16 +354,16 @@ pub(crate) mod tests {
     fn examples_become_columns() {
         let dataset = dataset(&[4, 3, 6]);
         assert_eq!((dataset.len(), dataset.tokens(), dataset.longest(), dataset.cut), (3, 13, 6, 0));
-        assert_eq!(dataset.labels("label"), Some(&[0, 1, -1][..]));
+        assert_eq!((dataset.unlabelled("label"), dataset.unlabelled("text")), (1, 0));
         let mut batch = Batch::default();
-        dataset.pack(&[(2, 0), (1, 5)], 2, None, &mut batch);
+        dataset.pack(&[(2, 0), (1, 5)], 2, None, &mut batch).unwrap();
         assert_eq!(batch.starts, [0, 8, 13]);
         assert_eq!(batch.ids, [0, 1, 2, 9, 10, 11, 12, 3, 0, 1, 2, 8, 3]);
         assert_eq!(batch.positions, [0, 1, 2, 3, 4, 5, 6, 7, 0, 1, 2, 3, 4]);
         assert_eq!((&batch.places[..], &batch.labels["label"][..]), (&[0, 5][..], &[-1, 1][..]));
         assert!(batch.masked_rows.is_empty());
         // The same batch is filled again.
-        dataset.pack(&[(0, 1)], 0, None, &mut batch);
+        dataset.pack(&[(0, 1)], 0, None, &mut batch).unwrap();
         assert_eq!((&batch.starts[..], &batch.ids[..]), (&[0, 4][..], &[2, 7, 8, 3][..]));
         assert_eq!(batch.labels["label"], [0]);
     }
@@ -267,15 +371,22 @@ pub(crate) mod tests {
     #[test]
     fn long_texts_are_counted_and_missing_ones_named() {
         let examples = [example(1, Some("w0 w1 w2 w3".into()), None), example(2, Some("w0".into()), None)];
-        let new = |examples: &[Example], at_most| {
-            Dataset::new(examples, &sequence(), &layout(), &tokenizer(), at_most)
-        };
-        let dataset = new(&examples, 5).unwrap();
-        assert_eq!((dataset.cut, dataset.length(0), dataset.length(1)), (1, 5, 3));
-        let error = new(&[example(7, None, None)], 5).unwrap_err().to_string();
+        let dataset = read(&examples, 5).unwrap();
+        assert_eq!((dataset.cut, dataset.length(0), dataset.length(1)), (1, Ok(5), Ok(3)));
+        let error = read(&[example(7, None, None)], 5).unwrap_err().to_string();
         assert_eq!(error, "data:7: the example has no text \"text\"");
-        let error = new(&examples, 2).unwrap_err().to_string();
+        let error = read(&examples, 2).unwrap_err().to_string();
         assert!(error.starts_with("data:1: at most 2 tokens leave no room"), "{error}");
+    }
+
+    #[test]
+    fn another_length_repeats_or_cuts() {
+        let dataset = dataset(&[4, 6]).of_length(5).unwrap();
+        assert_eq!((dataset.len(), dataset.tokens(), dataset.longest()), (2, 10, 5));
+        let mut batch = Batch::default();
+        dataset.pack(&[(0, 0), (1, 1)], 0, None, &mut batch).unwrap();
+        assert_eq!(batch.ids, [2, 7, 8, 3, 2, 2, 8, 9, 10, 11]);
+        assert_eq!(batch.labels["label"], [0, -1]);
     }
 
     #[test]
@@ -284,7 +395,7 @@ pub(crate) mod tests {
         let masked = |examples: &[usize], noise: &Noise| -> Vec<(Vec<u32>, Vec<i32>)> {
             let placed: Vec<(usize, u32)> = examples.iter().map(|&example| (example, 0)).collect();
             let mut batch = Batch::default();
-            dataset.pack(&placed, 1, Some(noise), &mut batch);
+            dataset.pack(&placed, 1, Some(noise), &mut batch).unwrap();
             let originals = |place: usize| -> Vec<i32> {
                 let rows = batch.starts[place]..batch.starts[place + 1];
                 let pairs = batch.masked_rows.iter().zip(&batch.masked_tokens);
@@ -309,7 +420,7 @@ pub(crate) mod tests {
         let dataset = dataset(&[62; 200]);
         let placed: Vec<(usize, u32)> = (0..200).map(|example| (example, 0)).collect();
         let mut batch = Batch::default();
-        dataset.pack(&placed, 0, Some(&noise(0.15)), &mut batch);
+        dataset.pack(&placed, 0, Some(&noise(0.15)), &mut batch).unwrap();
         let (mut mask, mut same) = (0.0, 0.0);
         for (&row, &token) in batch.masked_rows.iter().zip(&batch.masked_tokens) {
             assert!(token >= 5, "a special token was chosen");
@@ -335,7 +446,7 @@ pub(crate) mod tests {
         let placed: Vec<(usize, u32)> = (0..400).map(|example| (example, 0)).collect();
         let mut batch = Batch::default();
         let noise = Noise { shift: 100, positions: 31, ..noise(0.1) };
-        dataset.pack(&placed, 1, Some(&noise), &mut batch);
+        dataset.pack(&placed, 1, Some(&noise), &mut batch).unwrap();
         let firsts: Vec<u32> =
             batch.starts[..400].iter().map(|&start| batch.positions[start as usize]).collect();
         // 31 positions less the 11 rows; of the half that is drawn, 1 in 21 stays at 0.
@@ -343,7 +454,7 @@ pub(crate) mod tests {
         let shifted = firsts.iter().filter(|&&first| first > 0).count() as f64 / 400.0;
         assert!((shifted - 0.5 * 20.0 / 21.0).abs() < 0.1, "{shifted}");
         let moved = Noise { positions: 11, ..noise };
-        dataset.pack(&placed, 1, Some(&moved), &mut batch);
+        dataset.pack(&placed, 1, Some(&moved), &mut batch).unwrap();
         assert_eq!(batch.positions.iter().max(), Some(&10));
     }
 }

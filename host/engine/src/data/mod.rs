@@ -4,3 +4,4 @@ pub mod dataset;
 pub mod find;
 pub mod records;
 pub mod sampler;
+mod store;

@@ -4,7 +4,7 @@
 use host_ir::random::Stream;
 
 use crate::batch::Batch;
-use crate::data::dataset::{Dataset, Noise};
+use crate::data::dataset::{Dataset, DatasetError, Noise};
 use crate::train::settings::TrainingSettings;
 use crate::train::trainer::Batches;
 
@@ -24,9 +24,10 @@ pub struct Sampler<'a> {
     noise: Option<Noise>,
     seed: u64,
     epoch: Option<u64>,
-    /// The epoch's order, and the first of each effective batch in it.
-    order: Vec<usize>,
-    starts: Vec<usize>,
+    /// The epoch's order, and the first of each effective batch of so many tokens
+    /// in it. Four bytes an example are all that grows with the data.
+    order: Vec<u32>,
+    starts: Vec<u32>,
 }
 
 impl<'a> Sampler<'a> {
@@ -66,65 +67,91 @@ impl<'a> Sampler<'a> {
     }
 
     /// The order of the examples in an epoch.
-    pub fn order(&mut self, epoch: u64) -> &[usize] {
-        self.draw(epoch);
-        &self.order
+    ///
+    /// # Errors
+    /// Reading the data.
+    pub fn order(&mut self, epoch: u64) -> Result<&[u32], DatasetError> {
+        self.draw(epoch)?;
+        Ok(&self.order)
     }
 
-    fn draw(&mut self, epoch: u64) {
+    fn draw(&mut self, epoch: u64) -> Result<(), DatasetError> {
         if self.epoch == Some(epoch) {
-            return;
+            return Ok(());
         }
-        self.epoch = Some(epoch);
         self.order.clear();
-        self.order.extend(0..self.dataset.len());
+        self.order.extend(0..self.dataset.len() as u32);
         Stream::new(self.seed, &format!("order of epoch {epoch}")).shuffle(&mut self.order);
         self.starts.clear();
-        match self.size {
-            Size::Examples(examples) => self.starts.extend((0..self.order.len()).step_by(examples)),
-            Size::Tokens(most) => {
-                let mut rows = usize::MAX;
-                for (place, &example) in self.order.iter().enumerate() {
-                    let own = self.dataset.length(example) + self.virtual_tokens as usize;
-                    if rows.saturating_add(own) > most {
-                        self.starts.push(place);
-                        rows = 0;
-                    }
-                    rows += own;
+        if let Size::Tokens(most) = self.size {
+            let mut rows = usize::MAX;
+            for (place, &example) in self.order.iter().enumerate() {
+                let own = self.dataset.length(example as usize)? + self.virtual_tokens as usize;
+                if rows.saturating_add(own) > most {
+                    self.starts.push(place as u32);
+                    rows = 0;
                 }
+                rows += own;
             }
         }
+        self.epoch = Some(epoch);
+        Ok(())
+    }
+
+    /// The examples of an effective batch of the epoch that is drawn.
+    fn examples(&self, number: usize) -> &[u32] {
+        let (start, end) = match self.size {
+            Size::Examples(examples) => (number * examples, (number + 1) * examples),
+            Size::Tokens(_) => {
+                let start =
+                    |number: usize| self.starts.get(number).map_or(self.order.len(), |&start| start as usize);
+                (start(number), start(number + 1))
+            }
+        };
+        &self.order[start.min(self.order.len())..end.min(self.order.len())]
     }
 }
 
 impl Batches for Sampler<'_> {
-    fn steps_of_epoch(&mut self, epoch: u64) -> u64 {
-        self.draw(epoch);
-        self.starts.len() as u64
+    fn steps_of_epoch(&mut self, epoch: u64) -> Result<u64, DatasetError> {
+        self.draw(epoch)?;
+        Ok(match self.size {
+            Size::Examples(examples) => self.order.len().div_ceil(examples) as u64,
+            Size::Tokens(_) => self.starts.len() as u64,
+        })
     }
 
-    fn effective_batch(&mut self, epoch: u64, number: u64, micro_batch: usize) -> Vec<Batch> {
-        self.draw(epoch);
-        let Some(&start) = self.starts.get(number as usize) else { return Vec::new() };
-        let end = self.starts.get(number as usize + 1).copied().unwrap_or(self.order.len());
-        let placed: Vec<(usize, u32)> = self.order[start..end].iter().copied().zip(0..).collect();
+    fn effective_batch(
+        &mut self,
+        epoch: u64,
+        number: u64,
+        micro_batch: usize,
+    ) -> Result<Vec<Batch>, DatasetError> {
+        self.draw(epoch)?;
+        let examples = self.examples(number as usize).iter().map(|&example| example as usize);
+        let placed: Vec<(usize, u32)> = examples.zip(0..).collect();
         let noise = self.noise.map(|noise| Noise { epoch: epoch + 1, ..noise });
         let mut batches = Vec::new();
         for part in placed.chunks(micro_batch.max(1)) {
             let mut batch = Batch::default();
-            self.dataset.pack(part, self.virtual_tokens, noise.as_ref(), &mut batch);
+            self.dataset.pack(part, self.virtual_tokens, noise.as_ref(), &mut batch)?;
             batches.push(batch);
         }
-        batches
+        Ok(batches)
     }
 }
 
 /// Batches of an evaluation: examples by length, so that batches are even, at
 /// most so many in one; and the examples of each batch.
-pub fn evaluation_batches(dataset: &Dataset, size: usize) -> Vec<Vec<usize>> {
+///
+/// # Errors
+/// Reading the data.
+pub fn evaluation_batches(dataset: &Dataset, size: usize) -> Result<Vec<Vec<usize>>, DatasetError> {
+    let lengths = (0..dataset.len()).map(|example| dataset.length(example));
+    let lengths = lengths.collect::<Result<Vec<usize>, DatasetError>>()?;
     let mut order: Vec<usize> = (0..dataset.len()).collect();
-    order.sort_by_key(|&example| std::cmp::Reverse(dataset.length(example)));
-    order.chunks(size.max(1)).map(<[usize]>::to_vec).collect()
+    order.sort_by_key(|&example| std::cmp::Reverse(lengths[example]));
+    Ok(order.chunks(size.max(1)).map(<[usize]>::to_vec).collect())
 }
 
 #[cfg(test)]
@@ -143,9 +170,9 @@ mod tests {
 
     /// Rows of each micro-batch of each effective batch of an epoch.
     fn rows(sampler: &mut Sampler<'_>, epoch: u64, micro_batch: usize) -> Vec<Vec<usize>> {
-        (0..sampler.steps_of_epoch(epoch))
+        (0..sampler.steps_of_epoch(epoch).unwrap())
             .map(|step| {
-                let batches = sampler.effective_batch(epoch, step, micro_batch);
+                let batches = sampler.effective_batch(epoch, step, micro_batch).unwrap();
                 let places: Vec<u32> = batches.iter().flat_map(|batch| batch.places.clone()).collect();
                 assert_eq!(places, (0..places.len() as u32).collect::<Vec<_>>());
                 batches.iter().map(Batch::sequences).collect()
@@ -159,14 +186,14 @@ mod tests {
         let mut sampler = Sampler::new(&dataset, &settings(4, 2, None), 0, None, 7);
         // 21 examples in effective batches of 4 * 2, these in parts of at most 3.
         assert_eq!(rows(&mut sampler, 0, 3), [vec![3, 3, 2], vec![3, 3, 2], vec![3, 2]]);
-        let first = sampler.order(0).to_vec();
-        let second = sampler.order(1).to_vec();
+        let first = sampler.order(0).unwrap().to_vec();
+        let second = sampler.order(1).unwrap().to_vec();
         let mut sorted = first.clone();
         sorted.sort_unstable();
         assert_eq!(sorted, (0..21).collect::<Vec<_>>());
         assert_ne!(first, second);
-        assert_eq!(Sampler::new(&dataset, &settings(4, 2, None), 0, None, 7).order(0), first);
-        assert_ne!(Sampler::new(&dataset, &settings(4, 2, None), 0, None, 8).order(0), first);
+        assert_eq!(Sampler::new(&dataset, &settings(4, 2, None), 0, None, 7).order(0).unwrap(), first);
+        assert_ne!(Sampler::new(&dataset, &settings(4, 2, None), 0, None, 8).order(0).unwrap(), first);
     }
 
     #[test]
@@ -178,8 +205,8 @@ mod tests {
             let mut sampler = Sampler::new(&dataset, &settings(8, steps, Some(24)), 2, None, 7);
             let mut seen = 0;
             let mut before = None;
-            for step in 0..sampler.steps_of_epoch(0) {
-                let batches = sampler.effective_batch(0, step, usize::MAX);
+            for step in 0..sampler.steps_of_epoch(0).unwrap() {
+                let batches = sampler.effective_batch(0, step, usize::MAX).unwrap();
                 let first = batches[0].starts[1] as usize;
                 assert!(batches[0].rows() <= 24);
                 // The first of this batch did not fit into the one before.
@@ -191,13 +218,13 @@ mod tests {
         }
         // What is longer than the limit is a batch by itself.
         let mut sampler = Sampler::new(&dataset, &settings(8, 1, Some(2)), 0, None, 7);
-        assert_eq!(sampler.steps_of_epoch(0), 40);
+        assert_eq!(sampler.steps_of_epoch(0), Ok(40));
     }
 
     #[test]
     fn an_evaluation_takes_every_example_once() {
         let dataset = dataset(&[3, 9, 5, 7, 4]);
-        let batches = evaluation_batches(&dataset, 2);
+        let batches = evaluation_batches(&dataset, 2).unwrap();
         assert_eq!(batches, [vec![1, 3], vec![2, 4], vec![0]]);
     }
 }

@@ -72,7 +72,7 @@ pub enum Scalar {
 }
 
 /// One operation. Shapes are those of the values.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, strum::IntoStaticStr)]
 pub enum Instruction {
     /// `out[row]` = `word[id]` + `position[position]` + `token_type[type]`; virtual
     /// rows take the prompt's instead of the word's.

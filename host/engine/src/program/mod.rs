@@ -6,6 +6,7 @@
 
 pub mod backward;
 pub mod build;
+pub mod cost;
 pub mod hooks;
 pub mod instruction;
 pub mod layout;

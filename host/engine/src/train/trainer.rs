@@ -3,19 +3,34 @@
 
 use crate::backend::BackendError;
 use crate::batch::Batch;
+use crate::data::dataset::DatasetError;
 use crate::engine::{Engine, EngineError, NamedTensor};
 use crate::train::schedule::LearningRate;
 use crate::train::settings::TrainingSettings;
+
+/// Parameters without a gradient that a warning names.
+const SILENT_NAMED: usize = 4;
 
 /// Where effective batches come from.
 pub trait Batches {
     /// Effective batches of an epoch, counted from 0. Batches of so many tokens
     /// may be more or fewer from one epoch to the next.
-    fn steps_of_epoch(&mut self, epoch: u64) -> u64;
+    ///
+    /// # Errors
+    /// Reading the data.
+    fn steps_of_epoch(&mut self, epoch: u64) -> Result<u64, DatasetError>;
 
     /// The effective batch with this number of an epoch, both counted from 0,
     /// in micro-batches of at most so many examples.
-    fn effective_batch(&mut self, epoch: u64, number: u64, micro_batch: usize) -> Vec<Batch>;
+    ///
+    /// # Errors
+    /// Reading the data.
+    fn effective_batch(
+        &mut self,
+        epoch: u64,
+        number: u64,
+        micro_batch: usize,
+    ) -> Result<Vec<Batch>, DatasetError>;
 }
 
 /// What a step came to, for progress.
@@ -87,6 +102,11 @@ pub struct Ending {
 pub enum TrainError {
     #[error(transparent)]
     Engine(#[from] EngineError),
+    #[error(transparent)]
+    Data(#[from] DatasetError),
+    /// A loss or a norm that is no number, with its batch, both counted from 1.
+    #[error("batch {batch} of epoch {epoch}: {error}")]
+    NotFinite { epoch: u64, batch: u64, error: EngineError },
     #[error("{0}")]
     Observer(String),
     #[error("there is nothing to train on: no step in {0} epochs")]
@@ -110,7 +130,7 @@ pub fn train(
     seed: u64,
     observer: &mut dyn Observer,
 ) -> Result<Ending, TrainError> {
-    let steps_per_epoch = batches.steps_of_epoch(0);
+    let steps_per_epoch = batches.steps_of_epoch(0)?;
     let steps = total_steps(settings, steps_per_epoch);
     if steps == 0 || steps_per_epoch == 0 {
         return Err(TrainError::NoSteps(settings.num_train_epochs));
@@ -119,10 +139,11 @@ pub fn train(
     let mut ending = Ending { micro_batch: micro_batch.max(1), ..Ending::default() };
     let mut best: Option<(f64, Vec<NamedTensor>)> = None;
     let mut without_better = 0;
+    let mut warned = false;
     for epoch in 0.. {
         let mut loss_sum = 0.0;
         let first = ending.steps;
-        let in_epoch = batches.steps_of_epoch(epoch).min(steps - ending.steps);
+        let in_epoch = batches.steps_of_epoch(epoch)?.min(steps - ending.steps);
         for number in 0..in_epoch {
             let learning_rate = rates.at(ending.steps);
             let (result, tokens) =
@@ -142,6 +163,11 @@ pub fn train(
                 ending.stopped = true;
                 return Ok(ending);
             }
+        }
+        let silent = engine.take_silent();
+        if !silent.is_empty() && !warned {
+            warn_of_silent(&silent, epoch + 1, observer);
+            warned = true;
         }
         let done = ending.steps - first;
         let last = ending.steps >= steps;
@@ -189,7 +215,7 @@ fn step(
     observer: &mut dyn Observer,
 ) -> Result<(crate::engine::StepResult, usize), TrainError> {
     loop {
-        let effective = batches.effective_batch(epoch, number, ending.micro_batch);
+        let effective = batches.effective_batch(epoch, number, ending.micro_batch)?;
         let tokens = effective.iter().map(Batch::rows).sum();
         match engine.step(&effective, settings, learning_rate, seed) {
             Ok(result) => return Ok((result, tokens)),
@@ -202,7 +228,22 @@ fn step(
                     ending.micro_batch
                 ));
             }
+            Err(error @ EngineError::NotFinite { .. }) => {
+                return Err(TrainError::NotFinite { epoch: epoch + 1, batch: number + 1, error });
+            }
             Err(error) => return Err(error.into()),
         }
     }
+}
+
+/// Says which parameters have had no gradient in an epoch.
+fn warn_of_silent(silent: &[String], epoch: u64, observer: &mut dyn Observer) {
+    let named = silent.iter().take(SILENT_NAMED).cloned().collect::<Vec<_>>().join(", ");
+    let more = match silent.len().saturating_sub(SILENT_NAMED) {
+        0 => String::new(),
+        more => format!(" and {more} more"),
+    };
+    observer.message(format!(
+        "the gradient was exactly zero in the whole of epoch {epoch}: {named}{more}; what trains there learns nothing"
+    ));
 }

@@ -153,6 +153,17 @@ impl Backend for Candle {
         Ok(squares.sqrt())
     }
 
+    fn gradient_is_zero(
+        &self,
+        parameters: &Parameters,
+        block: usize,
+        part: usize,
+    ) -> Result<bool, BackendError> {
+        let part = &parameters.blocks[block].parts[part];
+        let gradient = self.gradient(block, part.offset, part.elements)?;
+        Ok(gradient.abs()?.max_all()?.to_scalar::<f32>()? == 0.0)
+    }
+
     fn update(
         &mut self,
         parameters: &Parameters,

@@ -164,6 +164,17 @@ impl Backend for Cpu {
         Ok(squares.sum::<f64>().sqrt())
     }
 
+    fn gradient_is_zero(
+        &self,
+        parameters: &Parameters,
+        block: usize,
+        part: usize,
+    ) -> Result<bool, BackendError> {
+        let part = &parameters.blocks[block].parts[part];
+        let gradient = &self.memory.gradients[block][part.offset..part.offset + part.elements];
+        Ok(gradient.iter().all(|&element| element == 0.0))
+    }
+
     fn update(
         &mut self,
         parameters: &Parameters,

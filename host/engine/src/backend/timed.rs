@@ -1,0 +1,120 @@
+//! A backend that notes how long each kind of instruction takes.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use crate::backend::{AdamW, Backend, BackendError, Step};
+use crate::batch::Batch;
+use crate::compile::Compiled;
+use crate::parameters::Parameters;
+use crate::program::build::Program;
+use crate::program::instruction::Instruction;
+use crate::program::value::ValueId;
+
+/// Time by kind of instruction; shared with the backend that adds to it.
+#[derive(Clone, Debug, Default)]
+pub struct Times(Arc<Mutex<BTreeMap<&'static str, Duration>>>);
+
+impl Times {
+    /// Forgets what was noted.
+    pub fn clear(&self) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+
+    /// What was noted, the longest first.
+    pub fn sorted(&self) -> Vec<(&'static str, Duration)> {
+        let times = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut sorted: Vec<_> = times.iter().map(|(&kind, &time)| (kind, time)).collect();
+        sorted.sort_by_key(|&(_, time)| std::cmp::Reverse(time));
+        sorted
+    }
+
+    fn noted<T>(&self, kind: &'static str, work: impl FnOnce() -> T) -> T {
+        let start = Instant::now();
+        let result = work();
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner).entry(kind).or_default() += start.elapsed();
+        result
+    }
+}
+
+/// Another backend, with a clock beside it. Its times are true where the other
+/// one is done when a call returns, as the CPU's is.
+pub struct Timed {
+    inner: Box<dyn Backend>,
+    times: Times,
+}
+
+impl Timed {
+    pub fn new(inner: Box<dyn Backend>, times: Times) -> Timed {
+        Timed { inner, times }
+    }
+}
+
+impl Backend for Timed {
+    fn set_parameters(&mut self, parameters: &Parameters, blocks: Vec<Vec<f32>>) -> Result<(), BackendError> {
+        self.inner.set_parameters(parameters, blocks)
+    }
+
+    fn read_block(&self, block: usize) -> Result<Vec<f32>, BackendError> {
+        self.inner.read_block(block)
+    }
+
+    fn write_block(&mut self, block: usize, elements: &[f32]) -> Result<(), BackendError> {
+        self.inner.write_block(block, elements)
+    }
+
+    fn read_gradient(&self, block: usize) -> Result<Vec<f32>, BackendError> {
+        self.inner.read_gradient(block)
+    }
+
+    fn begin(&mut self, compiled: &Compiled, batch: &Batch, step: &Step) -> Result<(), BackendError> {
+        let Timed { inner, times } = self;
+        times.noted("batch", || inner.begin(compiled, batch, step))
+    }
+
+    fn execute(&mut self, program: &Program, instruction: &Instruction) -> Result<(), BackendError> {
+        let Timed { inner, times } = self;
+        times.noted(instruction.into(), || inner.execute(program, instruction))
+    }
+
+    fn read(&self, program: &Program, value: ValueId) -> Result<Vec<f32>, BackendError> {
+        self.inner.read(program, value)
+    }
+
+    fn losses(&self) -> Result<Vec<f64>, BackendError> {
+        self.inner.losses()
+    }
+
+    fn gradient_norm(&self) -> Result<f64, BackendError> {
+        self.times.noted("gradient norm", || self.inner.gradient_norm())
+    }
+
+    fn gradient_is_zero(
+        &self,
+        parameters: &Parameters,
+        block: usize,
+        part: usize,
+    ) -> Result<bool, BackendError> {
+        self.inner.gradient_is_zero(parameters, block, part)
+    }
+
+    fn update(
+        &mut self,
+        parameters: &Parameters,
+        block: usize,
+        part: usize,
+        rule: &AdamW,
+    ) -> Result<(), BackendError> {
+        let Timed { inner, times } = self;
+        times.noted("AdamW", || inner.update(parameters, block, part, rule))
+    }
+
+    fn clear_gradients(&mut self) -> Result<(), BackendError> {
+        self.inner.clear_gradients()
+    }
+
+    fn clear_state(&mut self) -> Result<(), BackendError> {
+        self.inner.clear_state()
+    }
+}

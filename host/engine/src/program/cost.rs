@@ -1,0 +1,54 @@
+//! What a program costs: floating-point operations of its matrix products.
+
+use crate::batch::Batch;
+use crate::program::build::Program;
+use crate::program::instruction::Instruction;
+use crate::program::value::{Sizes, ValueId};
+
+/// Floating-point operations of the matrix products of a batch, a multiplication
+/// and an addition counted as two. Probabilities of attention that the backward
+/// pass computes again are counted again; everything that is no product is not
+/// counted.
+pub fn product_operations(program: &Program, batch: &Batch) -> u64 {
+    let sizes = Sizes::of(batch);
+    let squares: u64 = batch.starts.windows(2).map(|range| u64::from(range[1] - range[0]).pow(2)).sum();
+    let elements = |value: ValueId| program.value(value).elements(&sizes) as u64;
+    let columns = |value: ValueId| program.value(value).columns(&sizes) as u64;
+    let instructions = program.instructions();
+    let operations = instructions.map(|instruction| match *instruction {
+        Instruction::Linear { x, weight, .. } => 2 * rows(elements(x), columns(x)) * elements(weight),
+        Instruction::LinearInputGradient { dx, weight, .. } => {
+            2 * rows(elements(dx), columns(dx)) * elements(weight)
+        }
+        Instruction::LinearWeightGradient { x, dweight, .. } => {
+            2 * rows(elements(x), columns(x)) * elements(dweight)
+        }
+        Instruction::LowRank { x, a, b, .. } => {
+            2 * rows(elements(x), columns(x)) * (elements(a) + elements(b))
+        }
+        Instruction::LowRankBackward { a, b, hidden, da, db, dx, .. } => {
+            let products = [
+                elements(b),
+                da.map_or(0, |_| elements(a)),
+                db.map_or(0, |_| elements(b)),
+                dx.map_or(0, |_| elements(a)),
+            ];
+            2 * rows(elements(hidden), columns(hidden)) * products.iter().sum::<u64>()
+        }
+        // Scores and their product with the values; backward, scores once more
+        // and a product for each of four gradients.
+        Instruction::Attention { out, .. } => 2 * 2 * squares * columns(out),
+        Instruction::AttentionBackward { out, .. } => 5 * 2 * squares * columns(out),
+        Instruction::Matmul { a, out, transpose, .. } => {
+            let extents = &program.value(a).extents;
+            let inner = extents.len() - if transpose.0 { 2 } else { 1 };
+            2 * elements(out) * sizes.resolve(extents[inner]) as u64
+        }
+        _ => 0,
+    });
+    operations.sum()
+}
+
+fn rows(elements: u64, columns: u64) -> u64 {
+    elements / columns.max(1)
+}

@@ -1,0 +1,119 @@
+//! Measuring a cell: some steps as training makes them, and nothing written.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use host_engine::backend::timed::Times;
+use host_engine::batch::Batch;
+use host_engine::kernels::matmul::peak_operations_per_second;
+use host_engine::kernels::parallel::Threads;
+use host_engine::machine;
+use host_engine::program::cost::product_operations;
+use host_engine::train::trainer::Batches;
+use host_ir::task::SplitUse;
+
+use crate::benchmark::{BenchmarkSpec, Measured};
+use crate::runs::machine::Machine;
+use crate::session::prepare::{Prepared, prepare};
+
+/// Prepares the cell, makes its steps and measures them. `started` is when the
+/// process was.
+pub fn measure(spec: &BenchmarkSpec, started: Instant) -> Result<Measured> {
+    let cell = &spec.cell;
+    let mut prepared = prepare(cell)?;
+    if let Some(length) = spec.length {
+        lengthen(&mut prepared, length)?;
+    }
+    let (micro_batch, memory) = prepared.micro_batch(cell)?;
+    let times = Times::default();
+    let mut engine = prepared.timed_engine(cell, times.clone())?;
+    let prepared = prepared;
+    let mut sampler = prepared.sampler(cell)?;
+    let steps_per_epoch = sampler.steps_of_epoch(0)?;
+    if steps_per_epoch == 0 {
+        bail!("the training split gives no batch");
+    }
+    let mut effective = |step: usize| {
+        let step = step as u64;
+        sampler.effective_batch(step / steps_per_epoch, step % steps_per_epoch, micro_batch)
+    };
+    let mut seconds_to_first_step = 0.0;
+    let mut step_seconds = Vec::new();
+    let mut batches: Vec<Batch> = Vec::new();
+    for step in 0..spec.warmup_steps + spec.steps {
+        if step == spec.warmup_steps {
+            times.clear();
+        }
+        let start = Instant::now();
+        let effective = effective(step)?;
+        engine
+            .step(&effective, &cell.training, cell.training.learning_rate, cell.seed)
+            .with_context(|| format!("{} cannot be measured", cell.title()))?;
+        if step == 0 {
+            seconds_to_first_step = started.elapsed().as_secs_f64();
+        }
+        if step >= spec.warmup_steps {
+            step_seconds.push(start.elapsed().as_secs_f64());
+            batches.extend(effective);
+        }
+    }
+    let steps = step_seconds.len().max(1) as f64;
+    let per_step = |time: Duration| time.as_secs_f64() / steps;
+    let profile = times.sorted().into_iter().map(|(kind, time)| (kind.to_string(), per_step(time))).collect();
+
+    let program = &engine.training_program().program;
+    let operations: u64 = batches.iter().map(|batch| product_operations(program, batch)).sum();
+    let (tokens, examples) = totals(&batches);
+    let start = Instant::now();
+    for batch in &batches {
+        engine.evaluate(batch)?;
+    }
+    let evaluation = start.elapsed().as_secs_f64();
+    // Before the matrices of the peak take memory of their own.
+    let peak_memory_bytes = machine::peak_memory();
+    let peak = peak_operations_per_second(&Threads::new(cell.threads)?);
+    let total: f64 = step_seconds.iter().sum();
+    let mut sorted = step_seconds.clone();
+    sorted.sort_by(f64::total_cmp);
+    Ok(Measured {
+        label: cell.label.clone(),
+        precision: "fp32".into(),
+        device: "cpu".into(),
+        threads: cell.threads,
+        trained_parameters: prepared.plans.method.counts(&prepared.plans.model).trained as u64,
+        examples_per_step: examples / steps,
+        tokens_per_step: tokens / steps,
+        steps_per_epoch,
+        seconds_per_step: sorted[sorted.len() / 2],
+        tokens_per_second: tokens / total,
+        examples_per_second: examples / total,
+        evaluation_tokens_per_second: tokens / evaluation,
+        product_operations_per_step: operations as f64 / steps,
+        peak_operations_per_second: peak,
+        share_of_peak: operations as f64 / total / peak,
+        seconds_to_first_step,
+        peak_memory_bytes,
+        estimated_memory_bytes: memory.total(),
+        step_seconds,
+        profile,
+        machine: Machine::this(),
+    })
+}
+
+/// Rows and sequences of batches.
+fn totals(batches: &[Batch]) -> (f64, f64) {
+    let count = |of: fn(&Batch) -> usize| batches.iter().map(of).sum::<usize>() as f64;
+    (count(Batch::rows), count(Batch::sequences))
+}
+
+/// Brings every sequence of the training split to one length.
+fn lengthen(prepared: &mut Prepared, length: usize) -> Result<()> {
+    let most = prepared.plans.config.positions.saturating_sub(prepared.plans.method.virtual_tokens());
+    if length == 0 || length > most {
+        bail!("a length of {length} tokens does not lie between 1 and the model's {most}");
+    }
+    for split in prepared.splits.iter_mut().filter(|split| split.usage == SplitUse::Train) {
+        split.dataset = split.dataset.of_length(length)?;
+    }
+    Ok(())
+}
