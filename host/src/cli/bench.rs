@@ -81,7 +81,7 @@ fn child(spec: &BenchmarkSpec) -> Result<Measured> {
     serde_json::from_slice(&output.stdout).context("the child process gave no result")
 }
 
-/// The child process of [`bench`].
+/// The child process of `host bench`.
 pub fn cell() -> ExitCode {
     let started = Instant::now();
     let result = serde_json::from_reader(std::io::stdin().lock())
