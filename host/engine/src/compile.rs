@@ -14,6 +14,7 @@ use crate::program::backward;
 use crate::program::build::{Builder, CompileError, Loss, Output, Program};
 use crate::program::instruction::Instruction;
 use crate::program::layout::{Lifetimes, prune};
+use crate::program::narrow::narrow;
 use crate::program::value::Sizes;
 
 /// All that a program is compiled from.
@@ -85,6 +86,7 @@ impl Plans {
         }
         let mut program = builder.program;
         prune(&mut program);
+        narrow(&mut program);
         Ok(program)
     }
 }

@@ -174,6 +174,28 @@ fn nothing_is_computed_for_what_is_frozen() {
     assert_eq!(count("prompt"), 1);
 }
 
+/// Below a head that reads a row of each sequence, or the masked rows, the last
+/// block works on those rows alone.
+#[test]
+fn rows_that_nobody_reads_are_not_computed() {
+    use host_engine::program::instruction::Instruction;
+    use host_engine::program::value::Extent;
+    for (head, rows) in HEADS.into_iter().zip([Extent::Sequences, Extent::Masked]) {
+        let by_row = ["everything", "biases", "low rank", "prompt"];
+        for (name, method) in methods().into_iter().filter(|(name, _)| by_row.contains(name)) {
+            let compiled = plans(head, method).training().unwrap();
+            let linears = compiled.program.forward.iter().filter_map(|instruction| match *instruction {
+                Instruction::Linear { y, .. } => Some(compiled.program.value(y).extents[0]),
+                _ => None,
+            });
+            // Two blocks of a product for query, key and value and three more, and
+            // two of the head.
+            let linears: Vec<Extent> = linears.collect();
+            assert_eq!(linears, [[Extent::Tokens; 5], [rows; 5]].concat(), "{name}");
+        }
+    }
+}
+
 #[test]
 fn what_trains_without_a_path_to_the_loss_is_refused() {
     let plans = plans(HEADS[0], |recorder| {

@@ -1,7 +1,6 @@
 //! Activation functions with the bias before them: forward, and backward from
 //! what went into them, so that one matrix is saved at the most.
 
-use super::elementwise::add_row;
 use super::parallel::{Threads, take};
 use super::simd::{normal, sigmoid, tanh, vectorize};
 
@@ -161,57 +160,6 @@ pub fn activate(
     });
 }
 
-/// `x = activation(x + bias)`, [rows, width].
-pub fn activate_in_place(
-    threads: &Threads,
-    activation: Activation,
-    mut x: &mut [f32],
-    bias: Option<&[f32]>,
-    width: usize,
-) {
-    with_function!(activation, function => {
-        threads.run(threads.row_ranges(x.len() / width, width).map(|rows| {
-            let x = take(&mut x, rows.len() * width);
-            move || vectorize(
-                #[inline(always)]
-                || x.chunks_exact_mut(width).for_each(
-                    #[inline(always)]
-                    |x| activate_row(function, x, bias),
-                ),
-            )
-        }));
-    });
-}
-
-/// `u = u + bias; out = activation(u)`, both [rows, width]: keeps what the
-/// backward pass needs and gives what the next operation needs.
-pub fn activate_and_keep(
-    threads: &Threads,
-    activation: Activation,
-    mut out: &mut [f32],
-    mut u: &mut [f32],
-    bias: &[f32],
-) {
-    let width = bias.len();
-    assert_eq!(out.len(), u.len());
-    with_function!(activation, function => {
-        threads.run(threads.row_ranges(u.len() / width, width).map(|rows| {
-            let out = take(&mut out, rows.len() * width);
-            let u = take(&mut u, rows.len() * width);
-            move || vectorize(
-                #[inline(always)]
-                || {
-                    for (out, u) in out.chunks_exact_mut(width).zip(u.chunks_exact_mut(width)) {
-                        add_row(u, bias);
-                        out.copy_from_slice(u);
-                        activate_row(function, out, None);
-                    }
-                },
-            )
-        }));
-    });
-}
-
 /// `d = d * activation'(x + bias)`, [rows, width]: the gradient of the output
 /// becomes that of the input. `x` is what went into the forward pass, or its sum
 /// with the bias and no bias.
@@ -324,16 +272,10 @@ mod tests {
                 let threads = Threads::new(count).unwrap();
                 let mut out = vec![0.0; x.len()];
                 activate(&threads, activation, &mut out, &x, Some(&bias), width);
-                let mut in_place = x.clone();
-                activate_in_place(&threads, activation, &mut in_place, Some(&bias), width);
-                let (mut kept, mut u) = (vec![0.0; x.len()], x.clone());
-                activate_and_keep(&threads, activation, &mut kept, &mut u, &bias);
-                assert_eq!(u, sums);
-                assert_eq!((&out, &out), (&in_place, &kept));
                 let mut d = dy.clone();
                 backward(&threads, activation, &mut d, &x, Some(&bias), width);
                 let mut from_sum = dy.clone();
-                backward(&threads, activation, &mut from_sum, &u, None, width);
+                backward(&threads, activation, &mut from_sum, &sums, None, width);
                 assert_eq!(d, from_sum);
                 (out, d)
             };
@@ -348,9 +290,9 @@ mod tests {
     fn far_from_zero_nothing_overflows() {
         let threads = Threads::new(1).unwrap();
         for activation in ALL {
-            let mut x = vec![-1e4, -50.0, 50.0, 1e4];
-            let (mut d, inputs) = (vec![1.0; 4], x.clone());
-            activate_in_place(&threads, activation, &mut x, None, 4);
+            let inputs = [-1e4, -50.0, 50.0, 1e4];
+            let (mut x, mut d) = ([0.0; 4], [1.0; 4]);
+            activate(&threads, activation, &mut x, &inputs, None, 4);
             backward(&threads, activation, &mut d, &inputs, None, 4);
             let (low, slope) = if activation == Activation::Tanh { (-1.0, 0.0) } else { (0.0, 1.0) };
             assert!((x[0] - low).abs() < 1e-12 && (d[0]).abs() < 1e-12, "{activation:?}: {x:?} {d:?}");
@@ -366,8 +308,8 @@ mod tests {
         backward(&threads, Activation::Relu, &mut d, &[0.0], None, 1);
         assert_eq!(d, [0.0]);
         for activation in ALL {
-            let mut x = [f32::NAN];
-            activate_in_place(&threads, activation, &mut x, None, 1);
+            let mut x = [0.0];
+            activate(&threads, activation, &mut x, &[f32::NAN], None, 1);
             assert!(x[0].is_nan(), "{activation:?}");
         }
     }

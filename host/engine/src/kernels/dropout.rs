@@ -189,52 +189,6 @@ pub fn dropout(
     }));
 }
 
-/// `x = mask * x`, [rows, width]: dropout in place, and its backward pass.
-pub fn dropout_in_place(threads: &Threads, mut x: &mut [f32], width: usize, dropout: Option<RowDropout<'_>>) {
-    let Some(dropout) = dropout else { return };
-    threads.run(threads.row_ranges(x.len() / width, width).map(|rows| {
-        let x = take(&mut x, rows.len() * width);
-        move || {
-            let mut masks = dropout.rows(rows.start);
-            vectorize(
-                #[inline(always)]
-                || {
-                    for x in x.chunks_exact_mut(width) {
-                        masks.advance().apply(x, 0);
-                    }
-                },
-            );
-        }
-    }));
-}
-
-/// `out += mask * x`, both [rows, width].
-pub fn dropout_add(
-    threads: &Threads,
-    mut out: &mut [f32],
-    x: &[f32],
-    width: usize,
-    dropout: Option<RowDropout<'_>>,
-) {
-    assert_eq!(out.len(), x.len());
-    let Some(dropout) = dropout else { return super::elementwise::add(threads, out, x) };
-    threads.run(threads.row_ranges(x.len() / width, width).map(|rows| {
-        let out = take(&mut out, rows.len() * width);
-        move || {
-            let x = &x[rows.start * width..rows.end * width];
-            let mut masks = dropout.rows(rows.start);
-            vectorize(
-                #[inline(always)]
-                || {
-                    for (out, x) in out.chunks_exact_mut(width).zip(x.chunks_exact(width)) {
-                        masks.advance().add(out, x, 0);
-                    }
-                },
-            );
-        }
-    }));
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -328,26 +282,5 @@ mod tests {
         let two = masked(2, repacked, 597);
         assert_eq!(one[10 * width..], two[..590 * width]);
         assert_eq!(one[3 * width..10 * width], two[590 * width..]);
-    }
-
-    #[test]
-    fn the_three_forms_agree() {
-        let threads = Threads::new(2).unwrap();
-        let (starts, places, width) = ([0, 1, 513], [1, 0], 100);
-        let dropout = RowDropout::new(KEY, 0.25, &starts, &places);
-        let x = super::super::reference::random(513 * width, 1);
-        let mut written = vec![0.0; x.len()];
-        super::dropout(&threads, &mut written, &x, width, dropout);
-        let mut in_place = x.clone();
-        dropout_in_place(&threads, &mut in_place, width, dropout);
-        assert_eq!(written, in_place);
-        let mut added = x.clone();
-        dropout_add(&threads, &mut added, &x, width, dropout);
-        for ((added, x), written) in added.iter().zip(&x).zip(&written) {
-            assert_eq!(*added, x + written);
-        }
-        let mut copied = vec![0.0; x.len()];
-        super::dropout(&threads, &mut copied, &x, width, None);
-        assert_eq!(copied, x);
     }
 }

@@ -8,29 +8,6 @@ pub fn add(threads: &Threads, a: &mut [f32], x: &[f32]) {
     pairs(threads, a, x, |a, x| a + x);
 }
 
-/// `a += alpha * x`.
-pub fn axpy(threads: &Threads, a: &mut [f32], alpha: f32, x: &[f32]) {
-    pairs(threads, a, x, move |a, x| alpha.mul_add(x, a));
-}
-
-/// `a *= x`.
-pub fn multiply(threads: &Threads, a: &mut [f32], x: &[f32]) {
-    pairs(threads, a, x, |a, x| a * x);
-}
-
-/// `a *= factor`.
-pub fn scale(threads: &Threads, mut a: &mut [f32], factor: f32) {
-    threads.run(threads.row_ranges(a.len(), 1).map(|range| {
-        let a = take(&mut a, range.len());
-        move || {
-            vectorize(
-                #[inline(always)]
-                || a.iter_mut().for_each(|a| *a *= factor),
-            )
-        }
-    }));
-}
-
 /// `a = value`.
 pub fn fill(threads: &Threads, mut a: &mut [f32], value: f32) {
     threads.run(threads.row_ranges(a.len(), 1).map(|range| {
@@ -71,27 +48,6 @@ pub fn add_bias(threads: &Threads, mut x: &mut [f32], bias: &[f32]) {
 #[inline(always)]
 pub(super) fn add_row(a: &mut [f32], x: &[f32]) {
     a.iter_mut().zip(x).for_each(|(a, x)| *a += x);
-}
-
-/// Copies `width` elements of each row between matrices with row strides; the
-/// slices start at the first column that is meant.
-pub fn copy_rows(
-    threads: &Threads,
-    mut out: &mut [f32],
-    out_stride: usize,
-    x: &[f32],
-    x_stride: usize,
-    width: usize,
-) {
-    assert!(width <= out_stride && width <= x_stride);
-    let rows = out.len().div_ceil(out_stride);
-    threads.run(threads.row_ranges(rows, width).map(|rows| {
-        let out = take(&mut out, rows.len() * out_stride);
-        move || {
-            let x = x[rows.start * x_stride..].chunks(x_stride);
-            out.chunks_mut(out_stride).zip(x).for_each(|(out, x)| out[..width].copy_from_slice(&x[..width]));
-        }
-    }));
 }
 
 /// `out[row] = table[indices[row]]`, rows of `width` elements.
@@ -146,9 +102,6 @@ mod tests {
                 }
             };
             check(&|a| add(&threads, a, &x), &|a, x| a + x);
-            check(&|a| multiply(&threads, a, &x), &|a, x| a * x);
-            check(&|a| axpy(&threads, a, 0.3, &x), &|a, x| 0.3f32.mul_add(x, a));
-            check(&|a| scale(&threads, a, 0.3), &|a, _| a * 0.3);
             check(&|a| fill(&threads, a, 7.0), &|_, _| 7.0);
         }
     }
@@ -171,13 +124,6 @@ mod tests {
             gather_rows(&threads, &mut gathered, &table, &indices, width);
             for (row, &index) in indices.iter().enumerate() {
                 assert_eq!(gathered[row * width..][..width], table[index as usize * width..][..width]);
-            }
-            // Columns 30..130 into columns 5..105 of a wider matrix.
-            let mut wider = vec![-1.0; rows * 200];
-            copy_rows(&threads, &mut wider[5..], 200, &x[30..], width, 100);
-            for row in 0..rows {
-                assert_eq!(wider[row * 200 + 5..][..100], x[row * width + 30..][..100]);
-                assert_eq!(wider[row * 200 + 105], -1.0);
             }
             let mut biased = x.clone();
             add_bias(&threads, &mut biased, &x[..width]);

@@ -9,7 +9,7 @@
 //!
 //! Only x̂ and rstd are saved; `recover` computes out from them again.
 
-use super::dropout::RowDropout;
+use super::dropout::{RowDropout, dropout};
 use super::elementwise::add_row;
 use super::parallel::{Threads, take};
 use super::reduce::{column_products, column_sums};
@@ -22,34 +22,22 @@ pub struct Affine<'a> {
     pub shift: &'a [f32],
 }
 
-/// What is added before the norm.
-#[derive(Clone, Copy, Debug, Default)]
-pub enum Residual<'a> {
-    #[default]
-    None,
-    /// [rows, width].
-    From(&'a [f32]),
-    /// What stands in the output, which is then overwritten.
-    InOutput,
-}
-
 /// What goes into the forward pass.
 #[derive(Clone, Copy, Debug)]
 pub struct Forward<'a> {
-    /// y, [rows, width]; `None` where it stands in `normalized`.
-    pub input: Option<&'a [f32]>,
     /// `[width]`.
     pub bias: Option<&'a [f32]>,
     pub dropout: Option<RowDropout<'a>>,
-    pub residual: Residual<'a>,
+    /// [rows, width].
+    pub residual: Option<&'a [f32]>,
     pub affine: Affine<'a>,
     pub epsilon: f32,
     /// Dropout of the norm's output, as after embeddings.
     pub dropout_after: Option<RowDropout<'a>>,
 }
 
-/// The forward pass: fills `out` and `normalized` (x̂), both [rows, width], and
-/// `rstd` `[rows]`.
+/// The forward pass: `normalized`, [rows, width], holds y and then x̂; fills `out`,
+/// [rows, width], and `rstd` `[rows]`.
 pub fn forward(
     threads: &Threads,
     mut out: &mut [f32],
@@ -87,19 +75,14 @@ fn forward_rows(
         let here = index * width..(index + 1) * width;
         let there = (first + index) * width..(first + index + 1) * width;
         let (out, value) = (&mut out[here.clone()], &mut normalized[here]);
-        if let Some(input) = terms.input {
-            value.copy_from_slice(&input[there.clone()]);
-        }
         if let Some(bias) = terms.bias {
             add_row(value, bias);
         }
         if let Some(masks) = &mut masks {
             masks.advance().apply(value, 0);
         }
-        match terms.residual {
-            Residual::None => {}
-            Residual::From(residual) => add_row(value, &residual[there]),
-            Residual::InOutput => add_row(value, out),
+        if let Some(residual) = terms.residual {
+            add_row(value, &residual[there]);
         }
         let mean = sum_of(value, |v| v) / width as f32;
         let variance = sum_of(value, |v| (v - mean) * (v - mean)) / width as f32;
@@ -159,8 +142,8 @@ pub fn recover(
 /// What goes into the backward pass.
 #[derive(Clone, Copy, Debug)]
 pub struct Backward<'a> {
-    /// The gradient of the output, [rows, width]; `None` where it stands in `dv`.
-    pub dout: Option<&'a [f32]>,
+    /// The gradient of the output, [rows, width].
+    pub dout: &'a [f32],
     /// x̂ and rstd as the forward pass has saved them.
     pub normalized: &'a [f32],
     pub rstd: &'a [f32],
@@ -195,11 +178,7 @@ pub fn backward(
         gradients.bias.is_none() || terms.dropout.is_none() || dy.is_some(),
         "the gradient of a bias below dropout needs `dy`"
     );
-    if let Some(dout) = terms.dout {
-        super::dropout::dropout(threads, dv, dout, width, terms.dropout_after);
-    } else {
-        super::dropout::dropout_in_place(threads, dv, width, terms.dropout_after);
-    }
+    dropout(threads, dv, terms.dout, width, terms.dropout_after);
     if let Some(gain) = gradients.gain {
         column_products(threads, gain, dv, terms.normalized);
     }
@@ -258,7 +237,7 @@ fn project(d: &mut [f32], x: &[f32], mean: f32, mean_product: f32, rstd: f32) {
 mod tests {
     use proptest::prelude::*;
 
-    use super::super::dropout::{DropoutKey, dropout};
+    use super::super::dropout::DropoutKey;
     use super::super::reference::{assert_close, gradient, random, weighted, wide};
     use super::*;
 
@@ -307,16 +286,15 @@ mod tests {
         });
         let masks = [&masks[0][..], &masks[1][..]];
         let affine = Affine { gain: &gain, shift: &shift };
-        let mut terms = Forward {
-            input: Some(&y),
+        let terms = Forward {
             bias: Some(&bias),
             dropout: before,
-            residual: Residual::From(&residual),
+            residual: Some(&residual),
             affine,
             epsilon: EPSILON as f32,
             dropout_after: after,
         };
-        let (mut out, mut normalized, mut rstd) = (vec![0.0; size], vec![0.0; size], vec![0.0; rows]);
+        let (mut out, mut normalized, mut rstd) = (vec![0.0; size], y.clone(), vec![0.0; rows]);
         forward(&threads, &mut out, &mut normalized, &mut rstd, terms);
         let parameters = [wide(&bias), wide(&gain), wide(&shift)];
         let [wide_bias, wide_gain, wide_shift] = &parameters;
@@ -324,17 +302,12 @@ mod tests {
         let exact = reference(&wide_y, &wide_residual, [wide_bias, wide_gain, wide_shift], masks);
         assert_close(&out, &exact, 2e-6);
 
-        // In place: y in `normalized`, the residual in the output.
-        let (mut again, mut in_place, mut rstd_again) = (residual.clone(), y.clone(), vec![0.0; rows]);
-        terms.input = None;
-        terms.residual = Residual::InOutput;
-        forward(&threads, &mut again, &mut in_place, &mut rstd_again, terms);
-        assert_eq!((&again, &in_place, &rstd_again), (&out, &normalized, &rstd));
+        let mut again = vec![0.0; size];
         recover(&threads, &mut again, &normalized, affine, after);
         assert_eq!(again, out);
 
-        let mut terms = Backward {
-            dout: Some(&weights),
+        let terms = Backward {
+            dout: &weights,
             normalized: &normalized,
             rstd: &rstd,
             gain: &gain,
@@ -346,10 +319,6 @@ mod tests {
         let [dgain, dshift, dbias] = &mut sums;
         let gradients = Gradients { gain: Some(dgain), shift: Some(dshift), bias: Some(dbias) };
         backward(&threads, &mut dv, Some(&mut dy), terms, gradients);
-        let mut dv_in_place = weights.clone();
-        terms.dout = None;
-        backward(&threads, &mut dv_in_place, None, terms, Gradients::default());
-        assert_eq!(dv, dv_in_place);
         if !differences {
             return;
         }
@@ -388,10 +357,9 @@ mod tests {
         let affine = Affine { gain: &gain, shift: &shift };
         let (mut out, mut normalized, mut rstd) = (vec![0.0; 80], y.clone(), vec![0.0; rows]);
         let terms = Forward {
-            input: None,
             bias: None,
             dropout: None,
-            residual: Residual::None,
+            residual: None,
             affine,
             epsilon: EPSILON as f32,
             dropout_after: None,
@@ -409,15 +377,14 @@ mod tests {
         y.iter_mut().for_each(|y| *y += offset);
         let (gain, shift) = (vec![1.0; width], vec![0.0; width]);
         let terms = Forward {
-            input: Some(&y),
             bias: None,
             dropout: None,
-            residual: Residual::None,
+            residual: None,
             affine: Affine { gain: &gain, shift: &shift },
             epsilon: EPSILON as f32,
             dropout_after: None,
         };
-        let (mut out, mut normalized, mut rstd) = (vec![0.0; width], vec![0.0; width], vec![0.0]);
+        let (mut out, mut normalized, mut rstd) = (vec![0.0; width], y.clone(), vec![0.0]);
         forward(&Threads::new(1).unwrap(), &mut out, &mut normalized, &mut rstd, terms);
         let (zeros, ones) = (vec![0.0; width], vec![1.0; width]);
         let parameters = [&zeros[..], &wide(&gain), &zeros];
@@ -433,12 +400,11 @@ mod tests {
         let dropout = RowDropout::new(DropoutKey { seed: 5, step: 1, site: 9 }, 0.1, &starts, &places);
         let run = |count| {
             let threads = Threads::new(count).unwrap();
-            let (mut out, mut normalized, mut rstd) = (y.clone(), y.clone(), vec![0.0; rows]);
+            let (mut out, mut normalized, mut rstd) = (vec![0.0; y.len()], y.clone(), vec![0.0; rows]);
             let terms = Forward {
-                input: None,
                 bias: Some(&shift),
                 dropout,
-                residual: Residual::InOutput,
+                residual: Some(&dout),
                 affine: Affine { gain: &gain, shift: &shift },
                 epsilon: 1e-12,
                 dropout_after: None,
@@ -449,7 +415,7 @@ mod tests {
             let [dgain, dshift, dbias] = &mut sums;
             let gradients = Gradients { gain: Some(dgain), shift: Some(dshift), bias: Some(dbias) };
             let terms = Backward {
-                dout: Some(&dout),
+                dout: &dout,
                 normalized: &normalized,
                 rstd: &rstd,
                 gain: &gain,

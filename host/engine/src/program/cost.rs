@@ -38,7 +38,7 @@ pub fn product_operations(program: &Program, batch: &Batch) -> u64 {
         // Scores and their product with the values; backward, scores once more
         // and a product for each of four gradients.
         Instruction::Attention { out, .. } => 2 * 2 * squares * columns(out),
-        Instruction::AttentionBackward { out, .. } => 5 * 2 * squares * columns(out),
+        Instruction::AttentionBackward { dout, .. } => 5 * 2 * squares * columns(dout),
         Instruction::Matmul { a, out, transpose, .. } => {
             let extents = &program.value(a).extents;
             let inner = extents.len() - if transpose.0 { 2 } else { 1 };

@@ -226,7 +226,6 @@ pub enum Instruction {
         dout: ValueId,
         qkv: ValueId,
         log_sums: ValueId,
-        out: ValueId,
         heads: usize,
         dqkv: ValueId,
         dropout: Option<Dropout>,
@@ -460,8 +459,8 @@ impl Instruction {
                     note(Read, &[Some(qkv)]);
                     note(Write, &[Some(out), Some(log_sums)]);
                 }
-                I::AttentionBackward { dout, qkv, log_sums, out, dqkv, .. } => {
-                    note(Read, &[Some(dout), Some(qkv), Some(log_sums), Some(out)]);
+                I::AttentionBackward { dout, qkv, log_sums, dqkv, .. } => {
+                    note(Read, &[Some(dout), Some(qkv), Some(log_sums)]);
                     note(Write, &[Some(dqkv)]);
                 }
                 I::TakeRows { x, out, .. } | I::Dropout { x, out, .. } => {

@@ -11,5 +11,6 @@ pub mod hooks;
 pub mod instruction;
 pub mod layout;
 pub mod lower;
+pub mod narrow;
 mod rules;
 pub mod value;

@@ -148,7 +148,7 @@ impl Reverse<'_> {
             Instruction::Attention { qkv, heads, out, log_sums, dropout } => {
                 let Some(dout) = self.gradient(out) else { return };
                 let dqkv = self.like(qkv);
-                self.push(Instruction::AttentionBackward { dout, qkv, log_sums, out, heads, dqkv, dropout });
+                self.push(Instruction::AttentionBackward { dout, qkv, log_sums, heads, dqkv, dropout });
                 self.hand_over(qkv, dqkv);
             }
             Instruction::TakeRows { x, out, choice } => {

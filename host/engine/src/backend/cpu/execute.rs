@@ -6,7 +6,7 @@ use crate::batch::Batch;
 use crate::kernels::attention::Attention;
 use crate::kernels::dropout::{DropoutKey, RowDropout};
 use crate::kernels::embedding::{Lookup, Tables};
-use crate::kernels::layer_norm::{Affine, Residual};
+use crate::kernels::layer_norm::Affine;
 use crate::kernels::low_rank::LowRank;
 use crate::kernels::matmul::{Matrix, MatrixMut, nn, nt, tn};
 use crate::kernels::parallel::Threads;
@@ -270,10 +270,9 @@ impl<'a> Context<'a> {
                 ..
             } => {
                 let terms = layer_norm::Forward {
-                    input: None,
                     bias: bias.map(|bias| self.read(bias)),
                     dropout: self.mask(dropout, out),
-                    residual: residual.map_or(Residual::None, |residual| Residual::From(self.read(residual))),
+                    residual: residual.map(|residual| self.read(residual)),
                     affine: Affine { gain: self.read(gain), shift: self.read(shift) },
                     epsilon,
                     dropout_after: self.mask(after, out),
@@ -310,7 +309,7 @@ impl<'a> Context<'a> {
                 dbias,
             } => {
                 let terms = layer_norm::Backward {
-                    dout: Some(self.read(dout)),
+                    dout: self.read(dout),
                     normalized: self.read(normalized),
                     rstd: self.read(scale),
                     gain: self.read(gain),

@@ -3,24 +3,65 @@
 
 use std::marker::PhantomData;
 
+use memmap2::MmapMut;
+
 use crate::backend::BackendError;
 use crate::compile::Compiled;
 use crate::parameters::Parameters;
 use crate::program::build::Program;
 use crate::program::value::{Sizes, Storage, ValueId};
 
-/// Elements that start at a cache line.
-#[derive(Clone, Copy)]
-#[repr(C, align(64))]
-struct Line([f32; 16]);
+/// Times the memory of a first batch for which addresses are reserved, so that
+/// longer batches seldom need another arena. What is never touched is never there.
+const RESERVED: usize = 4;
 
-/// Elements of a [`Line`].
-const LINE: usize = 16;
+/// Working memory in pages of its own: zeros until they are written, and not
+/// there until they are touched.
+#[derive(Default)]
+struct Arena {
+    pages: Option<MmapMut>,
+}
+
+impl Arena {
+    /// Number of elements.
+    fn len(&self) -> usize {
+        self.pages.as_ref().map_or(0, |pages| pages.len() / size_of::<f32>())
+    }
+
+    /// The first element, at the start of a page.
+    fn start(&mut self) -> *mut f32 {
+        self.pages.as_mut().map_or(std::ptr::NonNull::dangling().as_ptr(), |pages| pages.as_mut_ptr().cast())
+    }
+
+    fn elements(&self) -> &[f32] {
+        let Some(pages) = &self.pages else { return &[] };
+        // SAFETY: pages start at multiples of four, all their bytes are
+        // initialised, and every pattern of bits is a number.
+        unsafe { std::slice::from_raw_parts(pages.as_ptr().cast(), pages.len() / size_of::<f32>()) }
+    }
+
+    /// Makes room for so many elements; what was there is lost.
+    fn grow(&mut self, elements: usize) -> Result<(), BackendError> {
+        if elements <= self.len() {
+            return Ok(());
+        }
+        // It goes first, so that old and new are never there together.
+        self.pages = None;
+        let bytes = elements * size_of::<f32>();
+        let pages = MmapMut::map_anon(bytes.saturating_mul(RESERVED)).or_else(|_| MmapMut::map_anon(bytes));
+        let pages = pages.map_err(|_| BackendError::OutOfMemory { bytes })?;
+        // Large pages where the system has them; without, it is only slower.
+        #[cfg(target_os = "linux")]
+        pages.advise(memmap2::Advice::HugePage).ok();
+        self.pages = Some(pages);
+        Ok(())
+    }
+}
 
 /// All memory of a cell on the CPU.
 #[derive(Default)]
 pub struct Memory {
-    arena: Vec<Line>,
+    arena: Arena,
     pub parameters: Vec<Vec<f32>>,
     pub gradients: Vec<Vec<f32>>,
     /// First and second moments of AdamW, by block, of what trains.
@@ -61,19 +102,11 @@ impl Memory {
     }
 
     /// Places the values of a program for a batch of these sizes. The arena
-    /// grows where it has to and never shrinks.
+    /// grows where it has to.
     pub fn place(&mut self, compiled: &Compiled, sizes: Sizes) -> Result<(), BackendError> {
         let program = &compiled.program;
         let elements = compiled.lifetimes.assign(program, &sizes, &mut self.offsets);
-        let lines = elements.div_ceil(LINE);
-        if lines > self.arena.len() {
-            // What was there is not needed any more: it goes first, so that old
-            // and new are never there together.
-            self.arena = Vec::new();
-            let reserved = self.arena.try_reserve_exact(lines);
-            reserved.map_err(|_| BackendError::OutOfMemory { bytes: lines * size_of::<Line>() })?;
-            self.arena.resize(lines, Line([0.0; LINE]));
-        }
+        self.arena.grow(elements)?;
         self.lengths.clear();
         self.lengths.extend(program.values.iter().map(|value| value.elements(&sizes)));
         for (place, value) in program.values.iter().enumerate() {
@@ -92,8 +125,8 @@ impl Memory {
 
     /// A copy of a value in working memory.
     pub fn working(&self, value: ValueId, length: usize) -> Vec<f32> {
-        let lines = self.arena.iter().flat_map(|line| &line.0);
-        lines.skip(self.offsets[value.0 as usize]).take(length).copied().collect()
+        let start = self.offsets[value.0 as usize];
+        self.arena.elements()[start..start + length].to_vec()
     }
 }
 
@@ -123,9 +156,7 @@ impl<'a> Views<'a> {
             Storage::Gradient { block, .. } => {
                 (memory.gradients[block].as_mut_ptr(), memory.gradients[block].len())
             }
-            Storage::Working | Storage::InPlaceOf(_) => {
-                (memory.arena.as_mut_ptr().cast(), memory.arena.len() * LINE)
-            }
+            Storage::Working | Storage::InPlaceOf(_) => (memory.arena.start(), memory.arena.len()),
         };
         let (offset, length) = (memory.offsets[value.0 as usize], memory.lengths[value.0 as usize]);
         assert!(
