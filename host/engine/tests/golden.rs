@@ -203,6 +203,44 @@ fn electra_agrees_with_transformers() {
     check(("electra", "masked"), head, all, &packed(&ALL, 0, true), |name| name.starts_with("generator_"));
 }
 
+/// RoBERTa, with another norm's constant and positions that start at 2.
+#[test]
+fn roberta_agrees_with_transformers() {
+    let all: fn(&mut Recorder) = |recorder| train_role(recorder, "all");
+    let shifted = |masked: bool| {
+        let mut batch = packed(&ALL, 0, masked);
+        batch.positions.iter_mut().for_each(|position| *position += 2);
+        batch
+    };
+    check(("roberta", "classification"), CLASSIFICATION, all, &shifted(false), |_| false);
+    let head = HeadKind::MaskedLanguageModel;
+    check(("roberta", "masked"), head, all, &shifted(true), |name| name.starts_with("lm_head."));
+}
+
+/// What transformers has of them; XLM-R and CamemBERT differ from RoBERTa in
+/// their sizes alone.
+#[test]
+fn families_of_roberta_have_the_parameters_of_transformers() {
+    // roberta-base, xlm-roberta-base and EMBEDDIA/sloberta with two classes.
+    let families = [
+        ("roberta", 50265, 124_647_170),
+        ("xlm-roberta", 250002, 278_045_186),
+        ("camembert", 32005, 110_623_490),
+    ];
+    for (family, vocabulary, parameters) in families {
+        let json = serde_json::json!({
+            "model_type": family, "vocab_size": vocabulary, "hidden_size": 768, "num_hidden_layers": 12,
+            "num_attention_heads": 12, "intermediate_size": 3072, "max_position_embeddings": 514,
+            "type_vocab_size": 1, "layer_norm_eps": 1e-5, "pad_token_id": 1,
+        });
+        let config = EncoderConfig::read(json.as_object().unwrap()).unwrap();
+        assert_eq!((config.positions, config.first_position), (512, 2));
+        let head = HeadKind::Classification { classes: 2 };
+        let plans = plans_of(config, head, |recorder| train_role(recorder, "all"));
+        assert_eq!(plans.method.counts(&plans.model).trained, parameters, "{family}");
+    }
+}
+
 /// The parameters of BERTić (ELECTRA-base with a vocabulary of 32,000) that the
 /// reference trains, with two classes.
 #[test]

@@ -85,15 +85,16 @@ pub fn room(plan: &TaskPlan, config: &EncoderConfig, virtual_tokens: usize) -> R
 pub fn tokenise(
     task: &Task,
     plan: &TaskPlan,
-    tokenizer: &Tokenizer,
+    (tokenizer, config): (&Tokenizer, &EncoderConfig),
     room: usize,
     found: &FoundSplit,
     warnings: &mut Vec<String>,
 ) -> Result<Split> {
     let sequence = plan.sequences.first().ok_or_else(|| anyhow!("the task declares no sequence"))?;
     let layout = &task.layout;
-    let reading = Reading { sequence, layout, tokenizer, at_most: room };
+    let reading = Reading { sequence, layout, tokenizer, at_most: room, segments: config.token_types };
     let (mut dataset, mut kept) = (Dataset::new(layout), Vec::new());
+    dataset.first_position = config.first_position as u32;
     parse(task, found, |examples| {
         dataset.add(&examples, &reading)?;
         if found.usage != SplitUse::Train {

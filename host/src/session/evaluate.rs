@@ -38,7 +38,7 @@ impl Prepared {
         let mut outputs: Vec<Outputs> = vec![Outputs::new(); total];
         let (mut batch, mut done) = (Batch::default(), 0);
         let size = spec.training.per_device_eval_batch_size as usize;
-        for examples in evaluation_batches(&split.dataset, size)? {
+        for examples in evaluation_batches(&split.dataset, size, virtual_tokens as usize)? {
             let placed: Vec<(usize, u32)> = examples.iter().copied().zip(0..).collect();
             split.dataset.pack(&placed, virtual_tokens, noise.as_ref(), &mut batch)?;
             let evaluation = engine.evaluate(&batch)?;

@@ -177,7 +177,7 @@ fn prepare_with(spec: &CellSpec, saved: Option<MethodPlan>) -> Result<Prepared> 
     let room = data::room(&task_plan, &config, method_plan.virtual_tokens())?;
     let mut splits = Vec::new();
     for split in &found {
-        splits.push(data::tokenise(&task, &task_plan, &tokenizer, room, split, &mut warnings)?);
+        splits.push(data::tokenise(&task, &task_plan, (&tokenizer, &config), room, split, &mut warnings)?);
     }
     let plans = Plans::new(config, description, task_plan, method_plan);
     let training =

@@ -32,6 +32,8 @@ pub struct Reading<'a> {
     pub tokenizer: &'a Tokenizer,
     /// The most tokens, special ones included and virtual ones not.
     pub at_most: usize,
+    /// Segments that the model tells apart; further ones are its first.
+    pub segments: usize,
 }
 
 /// A tokenised split. Its memory does not grow with the number of examples:
@@ -50,6 +52,8 @@ pub struct Dataset {
     labels: Vec<String>,
     /// Examples without a label, by field.
     unlabelled: Vec<usize>,
+    /// The position of a sequence's first row.
+    pub first_position: u32,
     /// Examples whose text was longer than the model reads.
     pub cut: usize,
 }
@@ -86,7 +90,7 @@ impl Dataset {
     /// # Errors
     /// An example without a text that the sequence reads; a full disk.
     pub fn add(&mut self, examples: &[Example], reading: &Reading<'_>) -> Result<(), DatasetError> {
-        let Reading { sequence, layout, tokenizer, at_most } = *reading;
+        let Reading { sequence, layout, tokenizer, at_most, segments } = *reading;
         let fields: Vec<usize> = sequence.texts.iter().filter_map(|name| layout.field(name)).collect();
         let encode = |example: &Example| -> Result<Encoded, DatasetError> {
             let mut texts = Vec::with_capacity(fields.len());
@@ -101,7 +105,9 @@ impl Dataset {
         };
         let encoded: Vec<Encoded> = examples.par_iter().map(encode).collect::<Result<_, _>>()?;
         let places: Vec<usize> = self.labels.iter().filter_map(|name| layout.field(name)).collect();
-        for (example, tokens) in examples.iter().zip(encoded) {
+        for (example, mut tokens) in examples.iter().zip(encoded) {
+            let known = |segment: u32| if (segment as usize) < segments { segment } else { 0 };
+            tokens.token_types.iter_mut().for_each(|segment| *segment = known(*segment));
             let labels: Vec<i32> =
                 places.iter().map(|&place| example.label(place).map_or(-1, |label| label as i32)).collect();
             self.cut += usize::from(tokens.cut);
@@ -195,7 +201,8 @@ impl Dataset {
     /// Reading from the temporary file, and writing to another.
     pub fn of_length(&self, length: usize) -> Result<Dataset, DatasetError> {
         let unlabelled = vec![0; self.labels.len()];
-        let mut dataset = Dataset { labels: self.labels.clone(), unlabelled, ..Dataset::default() };
+        let (labels, first_position) = (self.labels.clone(), self.first_position);
+        let mut dataset = Dataset { labels, unlabelled, first_position, ..Dataset::default() };
         for example in 0..self.examples {
             let (tokens, labels) = self.example(example)?;
             let mut longer = Encoded::default();
@@ -247,7 +254,7 @@ impl Dataset {
             let shift = draw.as_mut().map_or(0, |(noise, stream)| shift(noise, stream, rows));
             batch.ids.extend(0..virtual_tokens);
             batch.token_types.extend((0..virtual_tokens).map(|_| 0));
-            batch.positions.extend((0..rows).map(|row| row + shift));
+            batch.positions.extend((0..rows).map(|row| self.first_position + row + shift));
             for (token, &original) in tokens.ids.iter().enumerate() {
                 let mut id = original;
                 if let Some((noise, stream)) = &mut draw
@@ -340,7 +347,8 @@ pub(crate) mod tests {
     fn read(examples: &[Example], at_most: usize) -> Result<Dataset, DatasetError> {
         let (sequence, layout, tokenizer) = (sequence(), layout(), tokenizer());
         let mut dataset = Dataset::new(&layout);
-        let reading = Reading { sequence: &sequence, layout: &layout, tokenizer: &tokenizer, at_most };
+        let reading =
+            Reading { sequence: &sequence, layout: &layout, tokenizer: &tokenizer, at_most, segments: 2 };
         dataset.add(examples, &reading)?;
         Ok(dataset)
     }

@@ -1,10 +1,13 @@
 //! Effective batches of an epoch, as transformers' Trainer draws them: a seeded
 //! uniform permutation, cut into batches; the last one may be smaller.
 
+use std::ops::Range;
+
 use host_ir::random::Stream;
 
 use crate::batch::Batch;
 use crate::data::dataset::{Dataset, DatasetError, Noise};
+use crate::train::memory::MICRO_BATCH_ROWS;
 use crate::train::settings::TrainingSettings;
 use crate::train::trainer::Batches;
 
@@ -131,27 +134,75 @@ impl Batches for Sampler<'_> {
         let examples = self.examples(number as usize).iter().map(|&example| example as usize);
         let placed: Vec<(usize, u32)> = examples.zip(0..).collect();
         let noise = self.noise.map(|noise| Noise { epoch: epoch + 1, ..noise });
+        let lengths = placed.iter().map(|&(example, _)| self.dataset.length(example));
+        let rows: Vec<usize> = lengths
+            .map(|length| Ok(length? + self.virtual_tokens as usize))
+            .collect::<Result<_, DatasetError>>()?;
         let mut batches = Vec::new();
-        for part in placed.chunks(micro_batch.max(1)) {
+        for part in parts(&rows, micro_batch, MICRO_BATCH_ROWS) {
             let mut batch = Batch::default();
-            self.dataset.pack(part, self.virtual_tokens, noise.as_ref(), &mut batch)?;
+            self.dataset.pack(&placed[part], self.virtual_tokens, noise.as_ref(), &mut batch)?;
             batches.push(batch);
         }
         Ok(batches)
     }
 }
 
+/// Cuts sequences of so many rows into parts of at most so many sequences and
+/// rows, as even as their order allows. A longer sequence is a part by itself.
+fn parts(rows: &[usize], sequences: usize, most: usize) -> Vec<Range<usize>> {
+    let total: usize = rows.iter().sum();
+    let even = total.div_ceil(total.div_ceil(most).max(1));
+    let longest = rows.iter().copied().max().unwrap_or(0);
+    // A part ends before it is over what is even by more than a sequence.
+    let most = most.min(even + longest);
+    let mut parts: Vec<Range<usize>> = Vec::new();
+    let mut in_part = 0;
+    for (place, &own) in rows.iter().enumerate() {
+        match parts.last_mut() {
+            Some(part) if part.len() < sequences.max(1) && in_part + own <= most => {
+                part.end += 1;
+                in_part += own;
+            }
+            _ => {
+                parts.push(place..place + 1);
+                in_part = own;
+            }
+        }
+    }
+    parts
+}
+
 /// Batches of an evaluation: examples by length, so that batches are even, at
-/// most so many in one; and the examples of each batch.
+/// most so many in one, and no more rows than a micro-batch has.
 ///
 /// # Errors
 /// Reading the data.
-pub fn evaluation_batches(dataset: &Dataset, size: usize) -> Result<Vec<Vec<usize>>, DatasetError> {
+pub fn evaluation_batches(
+    dataset: &Dataset,
+    size: usize,
+    virtual_tokens: usize,
+) -> Result<Vec<Vec<usize>>, DatasetError> {
     let lengths = (0..dataset.len()).map(|example| dataset.length(example));
     let lengths = lengths.collect::<Result<Vec<usize>, DatasetError>>()?;
     let mut order: Vec<usize> = (0..dataset.len()).collect();
     order.sort_by_key(|&example| std::cmp::Reverse(lengths[example]));
-    Ok(order.chunks(size.max(1)).map(<[usize]>::to_vec).collect())
+    let mut batches: Vec<Vec<usize>> = Vec::new();
+    let mut rows = 0;
+    for example in order {
+        let own = lengths[example] + virtual_tokens;
+        match batches.last_mut() {
+            Some(batch) if batch.len() < size.max(1) && rows + own <= MICRO_BATCH_ROWS => {
+                batch.push(example);
+                rows += own;
+            }
+            _ => {
+                batches.push(vec![example]);
+                rows = own;
+            }
+        }
+    }
+    Ok(batches)
 }
 
 #[cfg(test)]
@@ -224,7 +275,23 @@ mod tests {
     #[test]
     fn an_evaluation_takes_every_example_once() {
         let dataset = dataset(&[3, 9, 5, 7, 4]);
-        let batches = evaluation_batches(&dataset, 2).unwrap();
+        let batches = evaluation_batches(&dataset, 2, 0).unwrap();
         assert_eq!(batches, [vec![1, 3], vec![2, 4], vec![0]]);
+        // Two do not fit into the rows of a micro-batch.
+        let batches = evaluation_batches(&dataset, 2, MICRO_BATCH_ROWS / 2).unwrap();
+        assert_eq!(batches, [vec![1], vec![3], vec![2], vec![4], vec![0]]);
+    }
+
+    #[test]
+    fn parts_are_even_and_hold_what_they_may() {
+        assert_eq!(parts(&[128; 16], 16, 1024), [0..8, 8..16]);
+        assert_eq!(parts(&[148; 16], 16, 1024), [0..6, 6..12, 12..16]);
+        assert_eq!(parts(&[10; 5], 2, 1024), [0..2, 2..4, 4..5]);
+        assert_eq!(parts(&[2000, 10, 10], 16, 1024), [0..1, 1..3]);
+        assert!(parts(&[], 4, 1024).is_empty());
+        let rows: Vec<usize> = (0..100).map(|place| 5 + place * 37 % 61).collect();
+        let parts = parts(&rows, 100, 256);
+        assert!(parts.iter().all(|part| rows[part.clone()].iter().sum::<usize>() <= 256));
+        assert_eq!(parts.iter().map(ExactSizeIterator::len).sum::<usize>(), 100);
     }
 }

@@ -16,10 +16,18 @@ pub struct ConfigError(pub String);
 pub enum Family {
     Bert,
     Electra,
+    /// RoBERTa, and XLM-R and CamemBERT, which compute the same.
+    Roberta,
 }
 
 /// Families by `model_type`.
-const FAMILIES: [(&str, Family); 2] = [("bert", Family::Bert), ("electra", Family::Electra)];
+const FAMILIES: [(&str, Family); 5] = [
+    ("bert", Family::Bert),
+    ("electra", Family::Electra),
+    ("roberta", Family::Roberta),
+    ("xlm-roberta", Family::Roberta),
+    ("camembert", Family::Roberta),
+];
 
 /// An encoder of the BERT kind.
 #[derive(Clone, Debug, PartialEq)]
@@ -34,7 +42,11 @@ pub struct EncoderConfig {
     pub heads: usize,
     pub intermediate_size: usize,
     pub vocabulary: usize,
+    /// Positions that a sequence can have.
     pub positions: usize,
+    /// The position of a sequence's first token: RoBERTa counts from after the
+    /// padding's.
+    pub first_position: usize,
     pub token_types: usize,
     pub activation: Activation,
     pub hidden_dropout: f64,
@@ -91,6 +103,12 @@ impl EncoderConfig {
                 "position_embedding_type is \"{kind}\"; only absolute positions are supported"
             ));
         }
+        let padding = real("pad_token_id", if family == Family::Roberta { 1.0 } else { 0.0 }) as usize;
+        let first_position = if family == Family::Roberta { padding + 1 } else { 0 };
+        let positions = match size("max_position_embeddings")?.checked_sub(first_position) {
+            Some(positions @ 1..) => positions,
+            _ => return error("max_position_embeddings leaves no position after the padding's".into()),
+        };
         let hidden_dropout = real("hidden_dropout_prob", 0.1);
         let hidden_size = size("hidden_size")?;
         let read = EncoderConfig {
@@ -105,15 +123,16 @@ impl EncoderConfig {
             heads: size("num_attention_heads")?,
             intermediate_size: size("intermediate_size")?,
             vocabulary: size("vocab_size")?,
-            positions: size("max_position_embeddings")?,
+            positions,
+            first_position,
             token_types: size("type_vocab_size")?,
             activation,
             hidden_dropout,
             attention_dropout: real("attention_probs_dropout_prob", 0.1),
             classifier_dropout: real("classifier_dropout", hidden_dropout),
-            norm_epsilon: real("layer_norm_eps", 1e-12),
+            norm_epsilon: real("layer_norm_eps", if family == Family::Roberta { 1e-5 } else { 1e-12 }),
             initializer_range: real("initializer_range", 0.02),
-            padding: real("pad_token_id", 0.0) as usize,
+            padding,
             facts: config.iter().filter_map(|(key, value)| Some((key.clone(), value.as_u64()?))).collect(),
         };
         match read.hidden_size.is_multiple_of(read.heads) {
@@ -130,6 +149,7 @@ impl EncoderConfig {
         match self.family {
             Family::Bert => "bert.",
             Family::Electra => "electra.",
+            Family::Roberta => "roberta.",
         }
     }
 

@@ -1,6 +1,7 @@
-//! The encoder that BERT (Devlin et al. 2019) and ELECTRA (Clark et al. 2020)
-//! share, as transformers' BertModel and ElectraModel compute it. ELECTRA's
-//! embeddings may be of another size than its hidden states.
+//! The encoder that BERT (Devlin et al. 2019), RoBERTa (Liu et al. 2019) and
+//! ELECTRA (Clark et al. 2020) share, as transformers' BertModel, RobertaModel and
+//! ElectraModel compute it. ELECTRA's embeddings may be of another size than its
+//! hidden states.
 
 use host_ir::model::{ModelDescription, ParameterId, SiteId, SiteKind};
 
@@ -18,7 +19,8 @@ pub fn describe(describer: &mut Describer<'_>, config: &EncoderConfig) {
     let word =
         describer.embedding(&format!("{prefix}embeddings.word_embeddings"), config.vocabulary, embedded);
     describer.model.word_embeddings = Some(word);
-    describer.embedding(&format!("{prefix}embeddings.position_embeddings"), config.positions, embedded);
+    let positions = config.first_position + config.positions;
+    describer.embedding(&format!("{prefix}embeddings.position_embeddings"), positions, embedded);
     describer.embedding(&format!("{prefix}embeddings.token_type_embeddings"), config.token_types, embedded);
     describer.norm(&format!("{prefix}embeddings.LayerNorm"), None, embedded, false);
     if embedded != hidden {

@@ -6,6 +6,7 @@ pub mod config;
 pub mod describe;
 pub mod electra;
 pub mod encoder;
+pub mod roberta;
 
 use host_ir::graph::Op;
 use host_ir::model::{ModelDescription, ParameterId};
@@ -23,6 +24,7 @@ pub fn describe(config: &EncoderConfig, head: HeadKind, present: &dyn Fn(&str) -
     match config.family {
         Family::Bert => bert::describe(&mut describer, config, head),
         Family::Electra => electra::describe(&mut describer, config, head),
+        Family::Roberta => roberta::describe(&mut describer, config, head),
     }
     describer.model
 }
@@ -46,6 +48,7 @@ pub fn build(builder: &mut Builder<'_>, config: &EncoderConfig) -> Result<(), Co
     let logits = match config.family {
         Family::Bert => bert::build(builder, config, head, x)?,
         Family::Electra => electra::build(builder, config, head, x)?,
+        Family::Roberta => roberta::build(builder, config, head, x)?,
     };
     for node in builder.task_leaves(|op| matches!(op, Op::ClassificationLogits(_) | Op::MaskedLogits(_))) {
         builder.remember(true, node, logits);

@@ -6,6 +6,11 @@ use crate::compile::Compiled;
 use crate::parameters::Parameters;
 use crate::program::value::Sizes;
 
+/// Rows of a micro-batch. More make the products of a processor hardly faster and
+/// take memory in proportion, so that larger batches are taken in parts; what is
+/// longer by itself is a part of its own.
+pub const MICRO_BATCH_ROWS: usize = 1024;
+
 /// What a training needs, in bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MemoryEstimate {
@@ -37,9 +42,12 @@ pub struct LargestBatch {
 }
 
 impl LargestBatch {
-    /// The sizes of so many of the longest sequences.
+    /// The sizes of so many of the longest sequences, or of as many short ones as
+    /// have the rows of a micro-batch.
     pub fn sizes(&self, examples: usize) -> Sizes {
-        Sizes { tokens: examples * self.rows, sequences: examples, masked: examples * self.masked }
+        let tokens = (examples * self.rows).min(MICRO_BATCH_ROWS.max(self.rows));
+        let masked = (examples * self.masked).min(tokens);
+        Sizes { tokens, sequences: examples.min(tokens), masked }
     }
 }
 
