@@ -47,5 +47,6 @@ fn a_hundred_times_as_many_examples_train_in_the_same_memory() {
         record["peak_memory_bytes"].as_u64().unwrap()
     };
     let (few, many) = (peak(4_000), peak(400_000));
+    eprintln!("{few} bytes for few examples, {many} for many");
     assert!(many < few + MORE, "{few} bytes for few examples, {many} for many");
 }

@@ -66,7 +66,7 @@ fn missing_files_are_named() {
         1,
         same,
         |folder| fs::remove_file(folder.join("model/model.safetensors")).unwrap(),
-        &["no model.safetensors"],
+        &["neither model.safetensors nor pytorch_model.bin"],
     );
     complains(
         1,

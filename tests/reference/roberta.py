@@ -49,6 +49,10 @@ def main():
     CONFIG.save_pretrained(folder)
     state = {name: tensor.clone().contiguous() for name, tensor in model.state_dict().items() if "position_ids" not in name}
     save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
+    pickled = bert.OUT / "pickled"
+    pickled.mkdir(exist_ok=True)
+    CONFIG.save_pretrained(pickled)
+    torch.save(model.state_dict(), pickled / "pytorch_model.bin")
     rows, ids, mask, labels = bert.batch()
     ids = padded(ids, mask)
     bert.classification(model, ids, mask, labels)

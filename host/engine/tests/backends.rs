@@ -11,8 +11,10 @@ use host_engine::backend::cpu::Cpu;
 use host_engine::batch::Batch;
 use host_engine::compile::Plans;
 use host_engine::engine::{Engine, NamedTensor};
+use host_engine::models::config::EncoderConfig;
 use host_ir::task::HeadKind;
-use support::{CLASSES, LENGTHS, batch, blocks, methods, plans};
+use proptest::prelude::*;
+use support::{CLASSES, LENGTHS, batch, blocks, methods, plans, plans_of};
 
 const HEADS: [HeadKind; 2] = [HeadKind::Classification { classes: CLASSES }, HeadKind::MaskedLanguageModel];
 
@@ -172,6 +174,39 @@ fn nothing_is_computed_for_what_is_frozen() {
     assert_eq!(count("query biases"), 2 + 1);
     assert_eq!(count("low rank"), 1);
     assert_eq!(count("prompt"), 1);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(12))]
+
+    /// Whatever the sizes: a token alone, one head, widths that fill no vector. Of a
+    /// norm over fewer numbers hardly a gradient is left.
+    #[test]
+    fn any_shape_gives_the_same_on_both_backends(
+        (heads, size) in (1u32..4, 5u32..14),
+        intermediate in 1u32..70,
+        layers in 1u32..3,
+        lengths in prop::collection::vec(1u32..30, 1..5),
+        masked in any::<bool>(),
+        which in 0usize..3,
+    ) {
+        let json = serde_json::json!({
+            "model_type": "bert", "hidden_size": heads * size, "num_hidden_layers": layers,
+            "num_attention_heads": heads, "intermediate_size": intermediate, "vocab_size": 50,
+            "max_position_embeddings": 32, "type_vocab_size": 2,
+        });
+        let config = EncoderConfig::read(json.as_object().unwrap()).unwrap();
+        let kinds = ["everything", "biases", "low rank"];
+        let (_, method) = methods().into_iter().find(|(name, _)| *name == kinds[which]).unwrap();
+        let plans = plans_of(config, HEADS[usize::from(masked)], method);
+        let lengths: Vec<(u32, u32)> = (0..).zip(lengths).collect();
+        let batch = packed(&plans, &lengths);
+        let (our_loss, ours) = gradients(&mut cpu(&plans, 2), std::slice::from_ref(&batch));
+        let mut candle = engine(&plans, Candle::new(Device::Cpu));
+        let (loss, theirs) = gradients(&mut candle, std::slice::from_ref(&batch));
+        prop_assert!((our_loss - loss).abs() < 1e-4 * loss.abs().max(1e-3), "{our_loss} and {loss}");
+        difference(&ours, &theirs);
+    }
 }
 
 /// Below a head that reads a row of each sequence, or the masked rows, the last

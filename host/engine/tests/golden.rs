@@ -217,6 +217,15 @@ fn roberta_agrees_with_transformers() {
     check(("roberta", "masked"), head, all, &shifted(true), |name| name.starts_with("lm_head."));
 }
 
+/// The file that torch.save writes holds the same tensors, bit for bit.
+#[test]
+fn pickled_weights_are_those_of_the_safetensors_file() {
+    let plans = plans_of(config("roberta", "pickled").1, CLASSIFICATION, |_| {});
+    let blocks = ["pickled", "checkpoint"]
+        .map(|name| initial_blocks(&plans, &config("roberta", name).0, false, 0).unwrap());
+    assert_eq!(blocks[0], blocks[1]);
+}
+
 /// What transformers has of them; XLM-R and CamemBERT differ from RoBERTa in
 /// their sizes alone.
 #[test]

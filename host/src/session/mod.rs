@@ -11,6 +11,7 @@ mod train;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
+use host_engine::REVISION;
 use host_engine::data::find;
 use host_engine::files;
 use host_engine::files::checkpoint::weight_files;
@@ -69,7 +70,8 @@ pub fn inspect(file: &Path) -> Result<Plugin> {
 /// A file that is missing or cannot be read.
 pub fn digests(spec: &CellSpec) -> Result<Digests> {
     let model = embedded::model(&spec.model.path)?;
-    let names = ["config.json", "tokenizer.json", "tokenizer_config.json", "vocab.txt"];
+    let names =
+        ["config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt"];
     let mut model_files: Vec<PathBuf> =
         names.iter().map(|name| model.join(name)).filter(|path| path.is_file()).collect();
     if !spec.model.reinitialise {
@@ -85,7 +87,7 @@ pub fn digests(spec: &CellSpec) -> Result<Digests> {
     Ok(Digests {
         model: files::digest(&model_files)?,
         data: data_digest.trim_end().into(),
-        program: format!("contract {CONTRACT}, engine {}", env!("CARGO_PKG_VERSION")),
+        program: format!("contract {CONTRACT}, engine {} revision {}", env!("CARGO_PKG_VERSION"), REVISION),
     })
 }
 

@@ -10,11 +10,11 @@ use host_ir::task::{Container, Origin, Record};
 use crate::files::FileError;
 
 /// Bytes of text after which a chunk is full.
-const CHUNK: usize = 1 << 20;
+const CHUNK: usize = 1 << 18;
 /// The most bytes of one record.
 const LONGEST_RECORD: usize = 64 << 20;
 
-/// Reads a file's records in chunks of about a megabyte and hands each chunk
+/// Reads a file's records in chunks of about a quarter of a megabyte and hands each chunk
 /// to `take`.
 ///
 /// # Errors

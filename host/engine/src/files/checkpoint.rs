@@ -9,8 +9,15 @@ use candle_core::safetensors::MmapedSafetensors;
 use safetensors::Dtype;
 use serde_json::{Map, Value};
 
+use crate::files::pickled::Pickled;
 use crate::files::{FileError, listing};
 use crate::init::Weights;
+
+/// Tensors by their names in the files.
+enum Tensors {
+    Safetensors(MmapedSafetensors),
+    Pickled(Vec<Pickled>),
+}
 
 /// A checkpoint in a folder.
 pub struct Checkpoint {
@@ -20,7 +27,7 @@ pub struct Checkpoint {
     pub config: Map<String, Value>,
     /// Files that hold tensors.
     pub files: Vec<PathBuf>,
-    tensors: Option<MmapedSafetensors>,
+    tensors: Tensors,
     /// Names in the file by the names under which they are wanted.
     names: BTreeMap<String, String>,
 }
@@ -48,23 +55,33 @@ pub fn read_config(folder: &Path) -> Result<Map<String, Value>, FileError> {
 }
 
 impl Checkpoint {
-    /// Opens a folder with config.json and model.safetensors, or its shards.
+    /// Opens a folder with config.json and model.safetensors or, where there is
+    /// none, pytorch_model.bin; or the shards of either.
     ///
     /// # Errors
-    /// A file that is missing, truncated or no safetensors file.
+    /// A file that is missing, truncated, or holds more than tensors.
     pub fn open(folder: &Path, prefix: &'static str) -> Result<Checkpoint, FileError> {
         let config = read_config(folder)?;
         let files = weight_files(folder)?;
-        for file in &files {
-            check_whole(file)?;
-        }
-        // SAFETY: the files are mapped read-only; that nobody changes them while
-        // they are mapped is what every reader of such files relies on.
-        let tensors = unsafe { MmapedSafetensors::multi(&files) };
-        let tensors = tensors.map_err(|error| FileError::new(folder.join("model.safetensors"), error))?;
-        let names =
-            tensors.tensors().into_iter().map(|(name, _)| (wanted_name(&name, prefix), name)).collect();
-        Ok(Checkpoint { folder: folder.into(), prefix, config, files, tensors: Some(tensors), names })
+        let pickled = files.iter().any(|file| file.extension().is_some_and(|ending| ending == "bin"));
+        let tensors = match pickled {
+            true => Tensors::Pickled(files.iter().map(|file| Pickled::open(file)).collect::<Result<_, _>>()?),
+            false => {
+                files.iter().try_for_each(|file| check_whole(file))?;
+                // SAFETY: the files are mapped read-only; that nobody changes them
+                // while they are mapped is what every reader of such files relies on.
+                let mapped = unsafe { MmapedSafetensors::multi(&files) };
+                Tensors::Safetensors(mapped.map_err(|error| FileError::new(folder, error))?)
+            }
+        };
+        let own: Vec<String> = match &tensors {
+            Tensors::Safetensors(mapped) => mapped.tensors().into_iter().map(|(name, _)| name).collect(),
+            Tensors::Pickled(files) => {
+                files.iter().flat_map(|file| file.names().map(String::from).collect::<Vec<_>>()).collect()
+            }
+        };
+        let names = own.into_iter().map(|name| (wanted_name(&name, prefix), name)).collect();
+        Ok(Checkpoint { folder: folder.into(), prefix, config, files, tensors, names })
     }
 
     /// Whether a tensor is there, by the name of transformers.
@@ -87,39 +104,48 @@ impl Checkpoint {
     }
 }
 
-impl Weights for Checkpoint {
-    fn load(&self, name: &str, shape: &[u32]) -> Result<Option<Vec<f32>>, String> {
-        let (Some(own), Some(tensors)) = (self.names.get(name), &self.tensors) else { return Ok(None) };
-        let view = tensors.get(own).map_err(|error| self.error(error.to_string()))?;
-        let wanted: Vec<usize> = shape.iter().map(|&size| size as usize).collect();
-        if view.shape() != wanted {
-            return Err(self.error(format!(
-                "the tensor {own} has the shape {:?}, and config.json makes it {wanted:?}",
-                view.shape()
-            )));
-        }
+impl Checkpoint {
+    /// Shape and elements of a tensor, by its name in the files.
+    fn read(&self, own: &str) -> Result<(Vec<usize>, Vec<f32>), String> {
+        let mapped = match &self.tensors {
+            Tensors::Safetensors(mapped) => mapped,
+            Tensors::Pickled(files) => {
+                let file = files.iter().find(|file| file.names().any(|name| name == own));
+                let file = file.ok_or_else(|| self.error(format!("there is no tensor {own}")))?;
+                return file.load(own).map_err(|error| error.to_string());
+            }
+        };
+        let view = mapped.get(own).map_err(|error| self.error(error.to_string()))?;
         let bytes = view.data();
         let elements = match view.dtype() {
-            Dtype::F32 => bytes.as_chunks::<4>().0.iter().map(|&bytes| f32::from_le_bytes(bytes)).collect(),
-            Dtype::F16 => bytes
-                .as_chunks::<2>()
-                .0
-                .iter()
-                .map(|&bytes| half::f16::from_le_bytes(bytes).to_f32())
-                .collect(),
-            Dtype::BF16 => bytes
-                .as_chunks::<2>()
-                .0
-                .iter()
-                .map(|&bytes| half::bf16::from_le_bytes(bytes).to_f32())
-                .collect(),
+            Dtype::F32 => bytes.as_chunks().0.iter().map(|&bytes| f32::from_le_bytes(bytes)).collect(),
+            Dtype::F16 => {
+                bytes.as_chunks().0.iter().map(|&bytes| half::f16::from_le_bytes(bytes).to_f32()).collect()
+            }
+            Dtype::BF16 => {
+                bytes.as_chunks().0.iter().map(|&bytes| half::bf16::from_le_bytes(bytes).to_f32()).collect()
+            }
             other => {
                 return Err(
                     self.error(format!("the tensor {own} is of type {other:?}; F32, F16 and BF16 are read"))
                 );
             }
         };
-        Ok(Some(elements))
+        Ok((view.shape().to_vec(), elements))
+    }
+}
+
+impl Weights for Checkpoint {
+    fn load(&self, name: &str, shape: &[u32]) -> Result<Option<Vec<f32>>, String> {
+        let Some(own) = self.names.get(name) else { return Ok(None) };
+        let (found, elements) = self.read(own)?;
+        let wanted: Vec<usize> = shape.iter().map(|&size| size as usize).collect();
+        match found == wanted {
+            true => Ok(Some(elements)),
+            false => Err(self.error(format!(
+                "the tensor {own} has the shape {found:?}, and config.json makes it {wanted:?}"
+            ))),
+        }
     }
 
     fn nearest(&self, name: &str) -> String {
@@ -129,29 +155,34 @@ impl Weights for Checkpoint {
     }
 }
 
-/// The files that hold the tensors of a folder: model.safetensors, or its shards.
+/// The files that hold the tensors of a folder: model.safetensors or its shards,
+/// else pytorch_model.bin or its shards.
 ///
 /// # Errors
-/// Neither is there.
+/// None of them is there; a shard is missing.
 pub fn weight_files(folder: &Path) -> Result<Vec<PathBuf>, FileError> {
-    let single = folder.join("model.safetensors");
-    if single.is_file() {
-        return Ok(vec![single]);
+    for name in ["model.safetensors", "pytorch_model.bin"] {
+        let single = folder.join(name);
+        if single.is_file() {
+            return Ok(vec![single]);
+        }
+        let index = folder.join(format!("{name}.index.json"));
+        if let Ok(text) = fs::read_to_string(&index) {
+            return shards(folder, &index, &text);
+        }
     }
-    let index = folder.join("model.safetensors.index.json");
-    let Ok(text) = fs::read_to_string(&index) else {
-        let older = match folder.join("pytorch_model.bin").is_file() {
-            true => {
-                "; pytorch_model.bin is an older format, which `save_pretrained` of transformers converts"
-            }
-            false => "",
-        };
-        let sentence = format!("there is no model.safetensors; the folder has {}{older}", listing(folder, 8));
-        return Err(FileError::new(folder, sentence));
-    };
-    let parsed: Value = serde_json::from_str(&text).map_err(|error| FileError::new(&index, error))?;
+    let sentence = format!(
+        "there is neither model.safetensors nor pytorch_model.bin; the folder has {}",
+        listing(folder, 8)
+    );
+    Err(FileError::new(folder, sentence))
+}
+
+/// The files that an index names.
+fn shards(folder: &Path, index: &Path, text: &str) -> Result<Vec<PathBuf>, FileError> {
+    let parsed: Value = serde_json::from_str(text).map_err(|error| FileError::new(index, error))?;
     let map = parsed.get("weight_map").and_then(Value::as_object);
-    let map = map.ok_or_else(|| FileError::new(&index, "there is no weight_map"))?;
+    let map = map.ok_or_else(|| FileError::new(index, "there is no weight_map"))?;
     let mut files: Vec<PathBuf> =
         map.values().filter_map(Value::as_str).map(|name| folder.join(name)).collect();
     files.sort();
@@ -278,7 +309,8 @@ mod tests {
         );
         fs::remove_file(&path).unwrap();
         let error = Checkpoint::open(folder.path(), "bert.").err().unwrap().to_string();
-        assert!(error.contains("no model.safetensors; the folder has config.json"), "{error}");
+        assert!(error.contains("neither model.safetensors nor pytorch_model.bin"), "{error}");
+        assert!(error.contains("the folder has config.json"), "{error}");
     }
 
     #[test]
@@ -287,7 +319,7 @@ mod tests {
         fs::write(folder.path().join("config.json"), "{}").unwrap();
         fs::write(folder.path().join("pytorch_model.bin"), "").unwrap();
         let error = || Checkpoint::open(folder.path(), "bert.").err().unwrap().to_string();
-        assert!(error().contains("pytorch_model.bin is an older format"), "{}", error());
+        assert!(error().contains("pytorch_model.bin: this is no file of PyTorch 1.6"), "{}", error());
         let pointer = "version https://git-lfs.github.com/spec/v1\n";
         fs::write(folder.path().join("model.safetensors"), pointer).unwrap();
         assert!(error().contains("pointer of Git LFS"), "{}", error());

@@ -2,6 +2,7 @@
 //! writing them without ever leaving half a file.
 
 pub mod checkpoint;
+mod pickled;
 pub mod write;
 
 use std::path::{Path, PathBuf};
