@@ -1,4 +1,6 @@
-"""Writes tests/golden/operations.json: what PyTorch gives for single operations, forward and backward.
+"""Writes tests/golden/operations.json and expressions.json: what PyTorch gives for
+single operations, forward and backward; first for those that models are made of,
+then for those of plugins' expressions.
 
     python tests/reference/operations.py
 
@@ -56,6 +58,8 @@ def summary(tensor):
     }
 
 
+# The order of sums depends on the number of threads.
+torch.set_num_threads(1)
 CASES = []
 
 
@@ -139,5 +143,57 @@ for decay in [0.0, 0.1]:
         optimizer.step()
     case("adamw", [513, int(decay * 10)], parameter=parameter)
 
-path = Path(__file__).parent.parent / "golden" / "operations.json"
-path.write_text(json.dumps(CASES, separators=(",", ":")) + "\n")
+
+def shifted(p):
+    """In (0.1, 2.1), for functions of positive numbers."""
+    return p + 1.1
+
+
+# Expressions of p and, where it is given, of q; of all results together one number.
+EXPRESSIONS = [
+    ("exp", None, lambda p, q: p.exp()),
+    ("log", None, lambda p, q: shifted(p).log()),
+    ("sqrt", None, lambda p, q: shifted(p).sqrt()),
+    ("abs", None, lambda p, q: p.abs()),
+    ("tanh", None, lambda p, q: p.tanh()),
+    ("sigmoid", None, lambda p, q: p.sigmoid()),
+    ("relu", None, lambda p, q: p.relu()),
+    ("gelu", None, lambda p, q: F.gelu(p)),
+    ("silu", None, lambda p, q: F.silu(p)),
+    ("affine", None, lambda p, q: 1.5 * p - 0.5),
+    ("power", None, lambda p, q: shifted(p) ** 2.5),
+    ("add", [7], lambda p, q: p + q),
+    ("subtract", [5, 1], lambda p, q: p - q),
+    ("multiply", [7], lambda p, q: p * q),
+    ("divide", [5, 1], lambda p, q: p / (q + 1.1)),
+    ("maximum", [7], lambda p, q: torch.maximum(p, q)),
+    ("minimum", [5, 1], lambda p, q: torch.minimum(p, q)),
+    ("sum", None, lambda p, q: p.sum(1)),
+    ("mean", None, lambda p, q: p.mean(0)),
+    ("norm", None, lambda p, q: p.norm(dim=1)),
+    ("deviation", None, lambda p, q: p.std(0, correction=0)),
+    ("log_sum_exp", None, lambda p, q: p.logsumexp(1)),
+    ("softmax", None, lambda p, q: p.softmax(1)),
+    ("log_softmax", None, lambda p, q: p.log_softmax(0)),
+    ("permute", None, lambda p, q: p.T),
+    ("reshape", None, lambda p, q: p.reshape(7, 5)),
+    ("slice", None, lambda p, q: p[:, 2:5]),
+    ("concat", [2, 7], lambda p, q: torch.cat([p, q], 0)),
+    ("matmul", [7, 3], lambda p, q: p @ q),
+    ("rows", None, lambda p, q: p[[4, 0, 4]]),
+    ("cross_entropy", None, lambda p, q: F.cross_entropy(p, torch.tensor([6, 0, 3, 3, 1]), reduction="none")),
+]
+
+written = []
+for name, shape, expression in EXPRESSIONS:
+    p, q = leaf("p", 5, 7), leaf("q", *shape) if shape else None
+    out = expression(p, q)
+    loss = (out * drawn("w", *out.shape)).sum()
+    loss.backward()
+    gradients = {"p": p.grad} | ({"q": q.grad} if shape else {})
+    listed = {key: gradient.reshape(-1).tolist() for key, gradient in gradients.items()}
+    written.append({"expression": name, "q": shape, "shape": list(out.shape), "loss": loss.item(), "gradients": listed})
+
+folder = Path(__file__).parent.parent / "golden"
+(folder / "operations.json").write_text(json.dumps(CASES, separators=(",", ":")) + "\n")
+(folder / "expressions.json").write_text(json.dumps(written, separators=(",", ":")) + "\n")

@@ -1,4 +1,4 @@
-"""Writes tests/golden/tokenizer_bert.json: what transformers' BERT tokenizer makes of texts.
+"""Writes tests/golden/tokenizer_bert.json and tokenizer_roberta: what transformers' tokenizers make of texts.
 
     python tests/reference/tokenizer.py [folder of all-MiniLM-L6-v2]
 
@@ -41,10 +41,10 @@ PAIRS = [
 LIMITS = [512, 9, 8, 5]
 
 
-def cases(tokenizer):
+def cases(tokenizer, texts=None):
     tokenizer.backend_tokenizer.no_padding()
     found = []
-    for segments in [(text,) for text in TEXTS] + PAIRS:
+    for segments in texts or [(text,) for text in TEXTS] + PAIRS:
         for at_most in LIMITS:
             encoding = tokenizer(
                 *segments, truncation="longest_first", max_length=at_most, return_special_tokens_mask=True
@@ -55,7 +55,7 @@ def cases(tokenizer):
                     "segments": segments,
                     "at_most": at_most,
                     "ids": encoding["input_ids"],
-                    "token_types": encoding["token_type_ids"],
+                    "token_types": encoding.get("token_type_ids", [0] * len(encoding["input_ids"])),
                     "special": encoding["special_tokens_mask"],
                     "cut": len(uncut) > at_most,
                 }
@@ -84,3 +84,27 @@ if len(sys.argv) > 1:
     golden["model"] = cases(BertTokenizerFast.from_pretrained(sys.argv[1]))
 path = Path(__file__).parent.parent / "golden" / "tokenizer_bert.json"
 path.write_text(json.dumps(golden, ensure_ascii=False, separators=(",", ":")) + "\n", encoding="utf-8")
+
+
+def byte_level():
+    """RoBERTa's tokenizer over a small vocabulary that is trained here."""
+    import tokenizers
+    from transformers import RobertaTokenizerFast
+
+    folder = Path(__file__).parent.parent / "golden" / "tokenizer_roberta"
+    folder.mkdir(exist_ok=True)
+    trained = tokenizers.ByteLevelBPETokenizer()
+    special = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
+    trained.train_from_iterator(TEXTS + [text for pair in PAIRS for text in pair], vocab_size=330, min_frequency=1, special_tokens=special)
+    trained.save_model(str(folder))
+    texts = [text.replace("[MASK]", "<mask>").replace("[SEP]", "</s>") for text in TEXTS]
+    goldens = []
+    for options in [{}, {"add_prefix_space": True}]:
+        (folder / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "RobertaTokenizer", **options}))
+        tokenizer = RobertaTokenizerFast.from_pretrained(folder)
+        goldens.append({"options": options, "cases": cases(tokenizer, [(text,) for text in texts] + PAIRS)})
+    (folder / "tokenizer_config.json").unlink()
+    (folder / "cases.json").write_text(json.dumps(goldens, ensure_ascii=False, separators=(",", ":")) + "\n", encoding="utf-8")
+
+
+byte_level()

@@ -1,26 +1,36 @@
 //! Text to tokens, through the `tokenizers` crate.
 
+mod built;
+
 use std::fs;
 use std::path::Path;
 
 use serde_json::{Map, Value};
-use tokenizers::models::wordpiece::WordPiece;
-use tokenizers::normalizers::bert::BertNormalizer;
-use tokenizers::pre_tokenizers::bert::BertPreTokenizer;
-use tokenizers::processors::bert::BertProcessing;
 use tokenizers::utils::truncation::truncate_encodings;
-use tokenizers::{AddedToken, EncodeInput, PaddingParams, TruncationParams};
+use tokenizers::{EncodeInput, PaddingParams, TruncationParams};
 
 /// Why a tokenizer cannot be had.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum TokenizerError {
-    #[error("{folder} has neither tokenizer.json nor vocab.txt, of which a tokenizer is made")]
+    #[error(
+        "{folder} has neither tokenizer.json nor vocab.txt, nor vocab.json with merges.txt, of which a tokenizer is made"
+    )]
     NoFile { folder: String },
     #[error("{file}: {sentence}")]
     Unreadable { file: String, sentence: String },
     #[error("the tokenizer has no token {token}, which this needs")]
     NoToken { token: &'static str },
 }
+
+/// Files of a folder that make its tokenizer, where they are there.
+pub const FILES: [&str; 6] = [
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "vocab.txt",
+    "vocab.json",
+    "merges.txt",
+];
 
 /// A text as the model reads it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -50,10 +60,10 @@ const SETTINGS: [&str; 2] = ["special_tokens_map.json", "tokenizer_config.json"]
 
 impl Tokenizer {
     /// The tokenizer of a checkpoint: tokenizer.json where there is one, else
-    /// WordPiece from vocab.txt.
+    /// WordPiece from vocab.txt, or byte-level pairs from vocab.json and merges.txt.
     ///
     /// # Errors
-    /// Neither file is there, or one cannot be read.
+    /// None of the files is there, or one cannot be read.
     pub fn open(folder: &Path) -> Result<Tokenizer, TokenizerError> {
         let settings = settings(folder)?;
         let json = folder.join("tokenizer.json");
@@ -63,7 +73,13 @@ impl Tokenizer {
         let vocabulary = folder.join("vocab.txt");
         if vocabulary.is_file() {
             let file = vocabulary.display().to_string();
-            return Tokenizer::from_vocabulary(&read(&vocabulary)?, &settings, &file);
+            let inner = built::word_piece(&read(&vocabulary)?, &settings, &file)?;
+            return Tokenizer::finished(inner, &settings, &file);
+        }
+        let (vocabulary, merges) = (folder.join("vocab.json"), folder.join("merges.txt"));
+        if vocabulary.is_file() && merges.is_file() {
+            let inner = built::byte_level(&vocabulary, &merges, &settings)?;
+            return Tokenizer::finished(inner, &settings, &vocabulary.display().to_string());
         }
         Err(TokenizerError::NoFile { folder: folder.display().to_string() })
     }
@@ -76,49 +92,6 @@ impl Tokenizer {
         let inner = tokenizers::Tokenizer::from_bytes(bytes);
         let inner = inner
             .map_err(|error| TokenizerError::Unreadable { file: file.into(), sentence: error.to_string() })?;
-        Tokenizer::finished(inner, settings, file)
-    }
-
-    /// BERT's tokenizer over a list of pieces, one a line. Where the settings do
-    /// not say `do_lower_case`, text is lowercased unless there are pieces in
-    /// upper case: older checkpoints that keep case do not always say so.
-    fn from_vocabulary(
-        bytes: &[u8],
-        settings: &Map<String, Value>,
-        file: &str,
-    ) -> Result<Tokenizer, TokenizerError> {
-        let unreadable = |sentence: String| TokenizerError::Unreadable { file: file.into(), sentence };
-        let vocabulary = WordPiece::read_bytes(bytes).map_err(|error| unreadable(error.to_string()))?;
-        let token = |role: &str, usual: &str| {
-            let name = special_token(settings, role).unwrap_or(usual);
-            match vocabulary.get(name) {
-                Some(&id) => Ok((name.to_string(), id)),
-                None => Err(unreadable(format!("there is no {name} among its pieces"))),
-            }
-        };
-        let unknown = token("unk_token", "[UNK]")?;
-        let (start, end) = (token("cls_token", "[CLS]")?, token("sep_token", "[SEP]")?);
-        let others = [token("pad_token", "[PAD]").ok(), token("mask_token", "[MASK]").ok()];
-        // They stay whole where a text has them.
-        let special: Vec<AddedToken> = [&unknown, &start, &end]
-            .into_iter()
-            .chain(others.iter().flatten())
-            .map(|(name, _)| AddedToken::from(name.clone(), true))
-            .collect();
-        let cased = vocabulary.keys().any(|piece| {
-            let bracketed = piece.starts_with('[') || special.iter().any(|token| token.content == *piece);
-            !bracketed && piece.chars().any(char::is_uppercase)
-        });
-        let flag = |key: &str| settings.get(key).and_then(Value::as_bool);
-        let chinese = flag("tokenize_chinese_chars").unwrap_or(true);
-        let lowercase = flag("do_lower_case").unwrap_or(!cased);
-        let model = WordPiece::builder().vocab(vocabulary).unk_token(unknown.0).build();
-        let mut inner = tokenizers::Tokenizer::new(model.map_err(|error| unreadable(error.to_string()))?);
-        let normalizer = BertNormalizer::new(true, chinese, flag("strip_accents"), lowercase);
-        inner.with_normalizer(Some(normalizer)).map_err(|error| unreadable(error.to_string()))?;
-        inner.with_pre_tokenizer(Some(BertPreTokenizer));
-        inner.with_post_processor(Some(BertProcessing::new(end, start)));
-        inner.add_special_tokens(special).map_err(|error| unreadable(error.to_string()))?;
         Tokenizer::finished(inner, settings, file)
     }
 

@@ -15,6 +15,7 @@ use host_engine::REVISION;
 use host_engine::data::find;
 use host_engine::files;
 use host_engine::files::checkpoint::weight_files;
+use host_engine::text;
 use host_plugin::plugin::CONTRACT;
 use host_plugin::{Catalogue, Entry, Kind};
 
@@ -70,10 +71,9 @@ pub fn inspect(file: &Path) -> Result<Plugin> {
 /// A file that is missing or cannot be read.
 pub fn digests(spec: &CellSpec) -> Result<Digests> {
     let model = embedded::model(&spec.model.path)?;
-    let names =
-        ["config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt"];
+    let names = ["config.json"].into_iter().chain(text::FILES);
     let mut model_files: Vec<PathBuf> =
-        names.iter().map(|name| model.join(name)).filter(|path| path.is_file()).collect();
+        names.map(|name| model.join(name)).filter(|path| path.is_file()).collect();
     if !spec.model.reinitialise {
         model_files.extend(weight_files(&model)?);
     }

@@ -11,6 +11,7 @@ use host_engine::engine::{Engine, NamedTensor};
 use host_engine::files::write::{Precision, write_safetensors, write_whole};
 use host_engine::merge::merged_tensors;
 use host_engine::parameters::Part;
+use host_engine::text;
 use host_ir::method::{AnyParameter, MethodPlan};
 use host_ir::task::{FieldValue, PredictionValue};
 use serde_json::{Map, Value, json};
@@ -123,9 +124,7 @@ pub fn merge_cell(
         .collect();
     let metadata = BTreeMap::from([("format".to_string(), "pt".to_string())]);
     write_safetensors(&out.join("model.safetensors"), &kept, &metadata, precision)?;
-    for name in
-        ["config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt"]
-    {
+    for name in ["config.json"].into_iter().chain(text::FILES) {
         let from = prepared.model_folder().join(name);
         if from.is_file() {
             write_whole(&out.join(name), &fs::read(&from)?)?;

@@ -5,17 +5,16 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use candle_core::safetensors::MmapedSafetensors;
-use safetensors::Dtype;
 use serde_json::{Map, Value};
 
 use crate::files::pickled::Pickled;
+use crate::files::stored::{self, Stored};
 use crate::files::{FileError, listing};
 use crate::init::Weights;
 
 /// Tensors by their names in the files.
 enum Tensors {
-    Safetensors(MmapedSafetensors),
+    Safetensors(BTreeMap<String, Stored>),
     Pickled(Vec<Pickled>),
 }
 
@@ -67,15 +66,13 @@ impl Checkpoint {
         let tensors = match pickled {
             true => Tensors::Pickled(files.iter().map(|file| Pickled::open(file)).collect::<Result<_, _>>()?),
             false => {
-                files.iter().try_for_each(|file| check_whole(file))?;
-                // SAFETY: the files are mapped read-only; that nobody changes them
-                // while they are mapped is what every reader of such files relies on.
-                let mapped = unsafe { MmapedSafetensors::multi(&files) };
-                Tensors::Safetensors(mapped.map_err(|error| FileError::new(folder, error))?)
+                let listed = files.iter().map(|file| stored::tensors(file));
+                let listed: Vec<_> = listed.collect::<Result<_, _>>()?;
+                Tensors::Safetensors(listed.into_iter().flatten().collect())
             }
         };
         let own: Vec<String> = match &tensors {
-            Tensors::Safetensors(mapped) => mapped.tensors().into_iter().map(|(name, _)| name).collect(),
+            Tensors::Safetensors(stored) => stored.keys().cloned().collect(),
             Tensors::Pickled(files) => {
                 files.iter().flat_map(|file| file.names().map(String::from).collect::<Vec<_>>()).collect()
             }
@@ -107,31 +104,20 @@ impl Checkpoint {
 impl Checkpoint {
     /// Shape and elements of a tensor, by its name in the files.
     fn read(&self, own: &str) -> Result<(Vec<usize>, Vec<f32>), String> {
-        let mapped = match &self.tensors {
-            Tensors::Safetensors(mapped) => mapped,
+        match &self.tensors {
+            Tensors::Safetensors(stored) => {
+                let missing = || self.error(format!("there is no tensor {own}"));
+                let stored = stored.get(own).ok_or_else(missing)?;
+                let elements = stored.load();
+                let elements = elements.map_err(|cause| self.error(format!("the tensor {own} {cause}")))?;
+                Ok((stored.shape.clone(), elements))
+            }
             Tensors::Pickled(files) => {
                 let file = files.iter().find(|file| file.names().any(|name| name == own));
                 let file = file.ok_or_else(|| self.error(format!("there is no tensor {own}")))?;
-                return file.load(own).map_err(|error| error.to_string());
+                file.load(own).map_err(|error| error.to_string())
             }
-        };
-        let view = mapped.get(own).map_err(|error| self.error(error.to_string()))?;
-        let bytes = view.data();
-        let elements = match view.dtype() {
-            Dtype::F32 => bytes.as_chunks().0.iter().map(|&bytes| f32::from_le_bytes(bytes)).collect(),
-            Dtype::F16 => {
-                bytes.as_chunks().0.iter().map(|&bytes| half::f16::from_le_bytes(bytes).to_f32()).collect()
-            }
-            Dtype::BF16 => {
-                bytes.as_chunks().0.iter().map(|&bytes| half::bf16::from_le_bytes(bytes).to_f32()).collect()
-            }
-            other => {
-                return Err(
-                    self.error(format!("the tensor {own} is of type {other:?}; F32, F16 and BF16 are read"))
-                );
-            }
-        };
-        Ok((view.shape().to_vec(), elements))
+        }
     }
 }
 
@@ -192,48 +178,6 @@ fn shards(folder: &Path, index: &Path, text: &str) -> Result<Vec<PathBuf>, FileE
             Err(FileError::new(missing, format!("the shard is missing that {} names", index.display())))
         }
         None => Ok(files),
-    }
-}
-
-/// Refuses a file that is shorter than its own header says.
-fn check_whole(file: &Path) -> Result<(), FileError> {
-    use std::io::Read;
-    let error = |sentence: String| FileError::new(file, sentence);
-    let mut opened = fs::File::open(file).map_err(|cause| error(cause.to_string()))?;
-    let length = opened.metadata().map_err(|cause| error(cause.to_string()))?.len();
-    let mut size = [0; 8];
-    let header = match opened.read_exact(&mut size) {
-        Ok(()) if &size == b"version " => {
-            return Err(error(
-                "this is a pointer of Git LFS and not the file; `git lfs pull` fetches it".into(),
-            ));
-        }
-        Ok(()) => u64::from_le_bytes(size),
-        Err(_) => {
-            return Err(error(format!(
-                "the file has {length} bytes, too few for a safetensors file; fetch it again"
-            )));
-        }
-    };
-    if header > 100_000_000 {
-        return Err(error("this is no safetensors file: its header would have more than 100 MB".into()));
-    }
-    if header + 8 > length {
-        return Err(error(format!(
-            "the file is cut short within its header, at {length} bytes; fetch it again"
-        )));
-    }
-    let mut text = vec![0; header as usize];
-    opened.read_exact(&mut text).map_err(|cause| error(cause.to_string()))?;
-    let parsed: Map<String, Value> = serde_json::from_slice(&text)
-        .map_err(|cause| error(format!("this is no safetensors file: its header is {cause}")))?;
-    let end = |tensor: &Value| tensor.get("data_offsets")?.get(1)?.as_u64();
-    let needed = parsed.values().filter_map(end).max().unwrap_or(0) + header + 8;
-    match needed > length {
-        true => {
-            Err(error(format!("the file is cut short: it has {length} bytes of {needed}; fetch it again")))
-        }
-        false => Ok(()),
     }
 }
 

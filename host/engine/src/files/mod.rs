@@ -2,7 +2,9 @@
 //! writing them without ever leaving half a file.
 
 pub mod checkpoint;
+mod elements;
 mod pickled;
+mod stored;
 pub mod write;
 
 use std::path::{Path, PathBuf};

@@ -11,22 +11,13 @@ use candle_core::pickle::{Object, Stack};
 use zip::ZipArchive;
 
 use crate::files::FileError;
-
-/// How the elements of a storage are written.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Elements {
-    F32,
-    F64,
-    F16,
-    Bf16,
-    /// Numbers that are no weights, as position ids are.
-    Other,
-}
+use crate::files::elements::Elements;
 
 /// Where a tensor lies.
 #[derive(Clone, Debug, PartialEq)]
 struct Entry {
-    elements: Elements,
+    /// None of numbers that are no weights, as position ids are.
+    elements: Option<Elements>,
     /// The storage's name within the archive.
     storage: String,
     /// Elements of the storage before the tensor's first.
@@ -84,12 +75,8 @@ impl Pickled {
     pub fn load(&self, name: &str) -> Result<(Vec<usize>, Vec<f32>), FileError> {
         let error = |sentence: String| FileError::new(&self.path, format!("the tensor {name} {sentence}"));
         let entry = self.entries.get(name).ok_or_else(|| error("is not in the file".into()))?;
-        let width = match entry.elements {
-            Elements::F32 => 4,
-            Elements::F64 => 8,
-            Elements::F16 | Elements::Bf16 => 2,
-            Elements::Other => return Err(error("holds no floating-point numbers".into())),
-        };
+        let elements = entry.elements.ok_or_else(|| error("holds no floating-point numbers".into()))?;
+        let width = elements.width();
         let short = || error("reaches beyond its storage; fetch the file again".into());
         let count = entry.shape.iter().try_fold(1usize, |count, &size| count.checked_mul(size));
         // One more than the last element's place.
@@ -114,7 +101,8 @@ impl Pickled {
         if bytes.len() != reach * width {
             return Err(short());
         }
-        let decoded = decoded(&bytes, entry.elements);
+        let mut decoded = Vec::with_capacity(reach);
+        elements.decode(&bytes, &mut decoded);
         Ok((entry.shape.clone(), in_order(&decoded, entry, count)))
     }
 }
@@ -129,20 +117,6 @@ fn archive(path: &Path) -> Result<Archive, FileError> {
             ),
         )
     })
-}
-
-fn decoded(bytes: &[u8], elements: Elements) -> Vec<f32> {
-    match elements {
-        Elements::F32 => bytes.as_chunks().0.iter().map(|&bytes| f32::from_le_bytes(bytes)).collect(),
-        Elements::F64 => bytes.as_chunks().0.iter().map(|&bytes| f64::from_le_bytes(bytes) as f32).collect(),
-        Elements::F16 => {
-            bytes.as_chunks().0.iter().map(|&bytes| half::f16::from_le_bytes(bytes).to_f32()).collect()
-        }
-        Elements::Bf16 => {
-            bytes.as_chunks().0.iter().map(|&bytes| half::bf16::from_le_bytes(bytes).to_f32()).collect()
-        }
-        Elements::Other => Vec::new(),
-    }
 }
 
 /// Elements row by row, whatever the strides.
@@ -232,11 +206,11 @@ fn tensor(object: &Object, folder: &str) -> Option<Entry> {
         return None;
     }
     let elements = match class_name.as_str() {
-        "FloatStorage" => Elements::F32,
-        "DoubleStorage" => Elements::F64,
-        "HalfStorage" => Elements::F16,
-        "BFloat16Storage" => Elements::Bf16,
-        "LongStorage" | "IntStorage" | "ByteStorage" | "BoolStorage" => Elements::Other,
+        "FloatStorage" => Some(Elements::F32),
+        "DoubleStorage" => Some(Elements::F64),
+        "HalfStorage" => Some(Elements::F16),
+        "BFloat16Storage" => Some(Elements::Bf16),
+        "LongStorage" | "IntStorage" | "ByteStorage" | "BoolStorage" => None,
         _ => return None,
     };
     let (shape, stride) = (sizes(shape)?, sizes(stride)?);

@@ -6,8 +6,8 @@ use host_ir::task::HeadKind;
 
 use crate::models::config::EncoderConfig;
 use crate::models::describe::Describer;
-use crate::models::encoder::norm_parameters;
-use crate::program::build::{Builder, CompileError, Pending};
+use crate::models::heads::{self, MaskedHead};
+use crate::program::build::{Builder, CompileError};
 use crate::program::instruction::{Activation, RowChoice};
 use crate::program::value::ValueId;
 
@@ -52,16 +52,14 @@ pub fn build(
             Ok(builder.settle(pending))
         }
         HeadKind::MaskedLanguageModel => {
-            let chosen = builder.take_rows(x, RowChoice::Masked);
-            let transform = builder.site("cls.predictions.transform.dense")?;
-            let pending = builder.linear(transform, chosen)?;
-            let activated = builder.activate(pending, config.activation);
-            let norm = norm_parameters(builder, "cls.predictions.transform.LayerNorm", config)?;
-            let normed = builder.norm(Pending { y: activated, bias: None }, None, None, norm, None);
-            let word = builder.named("bert.embeddings.word_embeddings.weight")?;
-            let bias = builder.named("cls.predictions.bias")?;
-            let pending = builder.product(normed, word, Some(bias));
-            Ok(builder.settle(pending))
+            let head = MaskedHead {
+                dense: "cls.predictions.transform.dense",
+                norm: "cls.predictions.transform.LayerNorm",
+                activation: config.activation,
+                word: "bert.embeddings.word_embeddings.weight",
+                bias: "cls.predictions.bias",
+            };
+            heads::masked(builder, config, x, &head)
         }
     }
 }

@@ -6,9 +6,9 @@ use host_ir::task::HeadKind;
 
 use crate::models::config::EncoderConfig;
 use crate::models::describe::Describer;
-use crate::models::encoder::norm_parameters;
-use crate::program::build::{Builder, CompileError, Pending};
-use crate::program::instruction::{Activation, RowChoice};
+use crate::models::heads::{self, MaskedHead};
+use crate::program::build::{Builder, CompileError};
+use crate::program::instruction::Activation;
 use crate::program::value::ValueId;
 
 /// Parameters of a head.
@@ -38,31 +38,17 @@ pub fn build(
     x: ValueId,
 ) -> Result<ValueId, CompileError> {
     match head {
-        HeadKind::Classification { .. } => {
-            let first = builder.take_rows(x, RowChoice::FirstToken);
-            let dropout = builder.dropout_site(config.classifier_dropout);
-            let first = builder.dropped(first, dropout);
-            let dense = builder.site("classifier.dense")?;
-            let pending = builder.linear(dense, first)?;
-            // GELU, whatever the encoder's activation is.
-            let hidden = builder.activate(pending, Activation::Gelu);
-            let dropout = builder.dropout_site(config.classifier_dropout);
-            let hidden = builder.dropped(hidden, dropout);
-            let out = builder.site("classifier.out_proj")?;
-            let pending = builder.linear(out, hidden)?;
-            Ok(builder.settle(pending))
-        }
+        // GELU in both, whatever the encoder's activation is.
+        HeadKind::Classification { .. } => heads::classification(builder, config, x, Activation::Gelu),
         HeadKind::MaskedLanguageModel => {
-            let chosen = builder.take_rows(x, RowChoice::Masked);
-            let dense = builder.site("generator_predictions.dense")?;
-            let pending = builder.linear(dense, chosen)?;
-            let activated = builder.activate(pending, Activation::Gelu);
-            let norm = norm_parameters(builder, "generator_predictions.LayerNorm", config)?;
-            let normed = builder.norm(Pending { y: activated, bias: None }, None, None, norm, None);
-            let word = builder.named("electra.embeddings.word_embeddings.weight")?;
-            let bias = builder.named("generator_lm_head.bias")?;
-            let pending = builder.product(normed, word, Some(bias));
-            Ok(builder.settle(pending))
+            let head = MaskedHead {
+                dense: "generator_predictions.dense",
+                norm: "generator_predictions.LayerNorm",
+                activation: Activation::Gelu,
+                word: "electra.embeddings.word_embeddings.weight",
+                bias: "generator_lm_head.bias",
+            };
+            heads::masked(builder, config, x, &head)
         }
     }
 }

@@ -6,6 +6,7 @@ pub mod config;
 pub mod describe;
 pub mod electra;
 pub mod encoder;
+mod heads;
 pub mod roberta;
 
 use host_ir::graph::Op;

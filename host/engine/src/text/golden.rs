@@ -118,6 +118,25 @@ fn a_configuration_that_is_no_json_is_a_sentence() {
     assert!(error.contains("tokenizer_config.json: "), "{error}");
 }
 
+/// vocab.json and merges.txt, as roberta-base ships them.
+#[test]
+fn byte_level_pairs_give_the_ids_of_transformers() {
+    let source = PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/golden/tokenizer_roberta"));
+    let goldens: Vec<Small> = serde_json::from_slice(&fs::read(source.join("cases.json")).unwrap()).unwrap();
+    assert_eq!(goldens.len(), 2);
+    for golden in goldens {
+        let folder = tempfile::tempdir().unwrap();
+        for name in ["vocab.json", "merges.txt"] {
+            fs::copy(source.join(name), folder.path().join(name)).unwrap();
+        }
+        let options = serde_json::to_vec(&golden.options).unwrap();
+        fs::write(folder.path().join("tokenizer_config.json"), options).unwrap();
+        let tokenizer = Tokenizer::open(folder.path()).unwrap();
+        compare(&tokenizer, &golden.cases);
+        assert_eq!(tokenizer.mask_id(), Ok(4));
+    }
+}
+
 /// Runs where HOST_TEST_MODEL names the folder of all-MiniLM-L6-v2.
 #[test]
 fn a_model_gives_the_ids_of_transformers() {

@@ -1,0 +1,125 @@
+//! Tensors of a safetensors file, read a part at a time: neither the file nor a
+//! tensor is in memory twice while a model is loaded.
+
+use std::fs::File;
+use std::io::Read;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+use serde_json::{Map, Value};
+
+use crate::files::FileError;
+use crate::files::elements::Elements;
+
+/// Bytes that are read at a time; a multiple of every element's width.
+const PART: usize = 1 << 20;
+/// The longest header that is taken for one.
+const LONGEST_HEADER: u64 = 100_000_000;
+
+/// A tensor of a file.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Stored {
+    file: PathBuf,
+    /// The type as the file names it.
+    pub dtype: String,
+    pub shape: Vec<usize>,
+    /// Its bytes in the file.
+    start: u64,
+    end: u64,
+}
+
+/// The tensors of a file with their names.
+///
+/// # Errors
+/// A file that is no safetensors file, or shorter than its header says.
+pub fn tensors(file: &Path) -> Result<Vec<(String, Stored)>, FileError> {
+    let error = |sentence: String| FileError::new(file, sentence);
+    let mut opened = File::open(file).map_err(|cause| error(cause.to_string()))?;
+    let length = opened.metadata().map_err(|cause| error(cause.to_string()))?.len();
+    let mut size = [0; 8];
+    let header = match opened.read_exact(&mut size) {
+        Ok(()) if &size == b"version " => {
+            return Err(error(
+                "this is a pointer of Git LFS and not the file; `git lfs pull` fetches it".into(),
+            ));
+        }
+        Ok(()) => u64::from_le_bytes(size),
+        Err(_) => {
+            return Err(error(format!(
+                "the file has {length} bytes, too few for a safetensors file; fetch it again"
+            )));
+        }
+    };
+    if header > LONGEST_HEADER {
+        return Err(error("this is no safetensors file: its header would have more than 100 MB".into()));
+    }
+    if header + 8 > length {
+        return Err(error(format!(
+            "the file is cut short within its header, at {length} bytes; fetch it again"
+        )));
+    }
+    let mut text = vec![0; header as usize];
+    opened.read_exact(&mut text).map_err(|cause| error(cause.to_string()))?;
+    let parsed: Map<String, Value> = serde_json::from_slice(&text)
+        .map_err(|cause| error(format!("this is no safetensors file: its header is {cause}")))?;
+    let mut tensors = Vec::new();
+    for (name, value) in parsed.iter().filter(|(name, _)| *name != "__metadata__") {
+        let stored = stored(file, value, header + 8);
+        let stored = stored.ok_or_else(|| error(format!("the header's entry of {name} is none: {value}")))?;
+        tensors.push((name.clone(), stored));
+    }
+    let needed = tensors.iter().map(|(_, stored)| stored.end).max().unwrap_or(0);
+    match needed > length {
+        true => {
+            Err(error(format!("the file is cut short: it has {length} bytes of {needed}; fetch it again")))
+        }
+        false => Ok(tensors),
+    }
+}
+
+/// An entry of a header whose tensors start at `first`.
+fn stored(file: &Path, value: &Value, first: u64) -> Option<Stored> {
+    let offsets = value.get("data_offsets")?.as_array()?;
+    let [start, end] = &offsets[..] else { return None };
+    let (start, end) = (start.as_u64()?.checked_add(first)?, end.as_u64()?.checked_add(first)?);
+    let sizes = value.get("shape")?.as_array()?.iter();
+    Some(Stored {
+        file: file.into(),
+        dtype: value.get("dtype")?.as_str()?.into(),
+        shape: sizes.map(|size| Some(size.as_u64()? as usize)).collect::<Option<_>>()?,
+        start,
+        end: (end >= start).then_some(end)?,
+    })
+}
+
+impl Stored {
+    /// The elements, row by row.
+    ///
+    /// # Errors
+    /// A type that holds no weights; a size that the shape does not have.
+    pub fn load(&self) -> Result<Vec<f32>, String> {
+        let elements = match self.dtype.as_str() {
+            "F64" => Elements::F64,
+            "F32" => Elements::F32,
+            "F16" => Elements::F16,
+            "BF16" => Elements::Bf16,
+            other => return Err(format!("is of type {other}; F32, F16 and BF16 are read")),
+        };
+        let length = (self.end - self.start) as usize;
+        let count = self.shape.iter().try_fold(1usize, |count, &size| count.checked_mul(size));
+        let count = count.filter(|count| count.checked_mul(elements.width()) == Some(length));
+        let count = count
+            .ok_or_else(|| format!("has {length} bytes, which its shape {:?} does not fill", self.shape))?;
+        let file = File::open(&self.file).map_err(|cause| cause.to_string())?;
+        let (mut out, mut part) = (Vec::with_capacity(count), vec![0; PART.min(length)]);
+        let mut done = 0;
+        while done < length {
+            let bytes = &mut part[..PART.min(length - done)];
+            let read = file.read_exact_at(bytes, self.start + done as u64);
+            read.map_err(|cause| format!("cannot be read: {cause}"))?;
+            elements.decode(bytes, &mut out);
+            done += bytes.len();
+        }
+        Ok(out)
+    }
+}
