@@ -18,6 +18,11 @@ def case(generator, classes, count):
     for average in ["macro", "weighted"]:
         precision, recall, f1, _ = precision_recall_fscore_support(gold, predicted, average=average, zero_division=0)
         metrics |= {f"precision_{average}": precision, f"recall_{average}": recall, f"f1_{average}": f1}
+    of = lambda **choice: precision_recall_fscore_support(gold, predicted, zero_division=0, **choice)[:3]
+    # Each class as the positive one of a binary task, and micro averages over all and over all but the first.
+    metrics["by_class"] = [list(column) for column in zip(*of(average=None, labels=range(classes)), strict=True)]
+    metrics["micro"] = of(average="micro", labels=range(classes))
+    metrics["micro_without_first"] = of(average="micro", labels=range(1, classes))
     return {"classes": classes, "gold": gold.tolist(), "predicted": predicted.tolist(), "metrics": metrics}
 
 

@@ -6,6 +6,7 @@
 //! are the host's own recorder in this thread, so that an author's tests see
 //! the plans, checks and sentences that users will see; see [`testing`].
 
+pub mod conll;
 pub mod kits;
 pub mod method;
 pub mod metrics;
