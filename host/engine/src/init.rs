@@ -145,7 +145,7 @@ fn fresh(plans: &Plans, id: ParameterId, seed: u64) -> Vec<f32> {
             let deviation = plans.config.initializer_range;
             let mut elements: Vec<f32> = (0..count).map(|_| (stream.normal() * deviation) as f32).collect();
             if plans.model.word_embeddings == Some(id) {
-                let row = plans.config.hidden_size;
+                let row = parameter.shape[1] as usize;
                 elements[plans.config.padding * row..][..row].fill(0.0);
             }
             elements

@@ -4,173 +4,17 @@
 
 mod support;
 
-use std::path::{Path, PathBuf};
-
-use candle_core::Device;
-use host_engine::backend::Backend;
-use host_engine::backend::candle::Candle;
 use host_engine::backend::cpu::Cpu;
-use host_engine::batch::Batch;
-use host_engine::compile::Plans;
-use host_engine::engine::{Engine, NamedTensor};
-use host_engine::files::checkpoint::{Checkpoint, read_config};
 use host_engine::init::initial_blocks;
 use host_engine::models::config::EncoderConfig;
 use host_engine::train::schedule::LearningRate;
 use host_engine::train::settings::TrainingSettings;
 use host_ir::record::Recorder;
 use host_ir::task::HeadKind;
+use support::golden::{ALL, check, config, engine, find, folder, golden, norm, packed};
 use support::{low_rank_named, plans_of, train_role};
 
 const CLASSIFICATION: HeadKind = HeadKind::Classification { classes: 5 };
-
-fn folder(family: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden").join(family)
-}
-
-/// All tensors of a golden file.
-fn golden(family: &str, name: &str) -> Vec<NamedTensor> {
-    let bytes = std::fs::read(folder(family).join(format!("{name}.safetensors"))).unwrap();
-    let file = safetensors::SafeTensors::deserialize(&bytes).unwrap();
-    let tensors = file.tensors().into_iter().map(|(name, view)| {
-        let elements =
-            view.data().as_chunks::<4>().0.iter().map(|&bytes| f32::from_le_bytes(bytes)).collect();
-        NamedTensor { name, shape: view.shape().to_vec(), elements }
-    });
-    tensors.collect()
-}
-
-fn find<'a>(tensors: &'a [NamedTensor], name: &str) -> &'a NamedTensor {
-    tensors.iter().find(|tensor| tensor.name == name).unwrap_or_else(|| panic!("there is no {name}"))
-}
-
-fn config(family: &str, checkpoint: &str) -> (Checkpoint, EncoderConfig) {
-    let path = folder(family).join(checkpoint);
-    let config = EncoderConfig::read(&read_config(&path).unwrap()).unwrap();
-    (Checkpoint::open(&path, config.prefix()).unwrap(), config)
-}
-
-struct Sentences {
-    ids: Vec<Vec<u32>>,
-    labels: Vec<i32>,
-}
-
-fn sentences() -> Sentences {
-    let text = std::fs::read_to_string(folder("bert").join("batch.json")).unwrap();
-    let json: serde_json::Value = serde_json::from_str(&text).unwrap();
-    let ids = json["ids"].as_array().unwrap().iter();
-    Sentences {
-        ids: ids
-            .map(|row| row.as_array().unwrap().iter().map(|id| id.as_u64().unwrap() as u32).collect())
-            .collect(),
-        labels: json["labels"]
-            .as_array()
-            .unwrap()
-            .iter()
-            .map(|label| label.as_i64().unwrap() as i32)
-            .collect(),
-    }
-}
-
-/// The sentences with these places, packed; with every third token chosen where
-/// a masked language model wants it, as the script chooses.
-fn packed(places: &[usize], virtual_tokens: u32, masked: bool) -> Batch {
-    let sentences = sentences();
-    let mut batch = Batch { starts: vec![0], virtual_tokens, ..Batch::default() };
-    for (number, &place) in places.iter().enumerate() {
-        let ids = &sentences.ids[place];
-        batch.ids.extend(0..virtual_tokens);
-        for (at, &id) in ids.iter().enumerate() {
-            if masked && at > 0 && at < ids.len() - 1 && at % 3 == 1 {
-                batch.masked_rows.push(batch.ids.len() as u32);
-                batch.masked_tokens.push((id * 7 + 5) as i32 % 96);
-            }
-            batch.ids.push(id);
-        }
-        batch.positions.extend(0..virtual_tokens + ids.len() as u32);
-        batch.starts.push(batch.ids.len() as u32);
-        batch.places.push(number as u32);
-    }
-    batch.token_types = vec![0; batch.ids.len()];
-    batch.labels.insert("label".into(), places.iter().map(|&place| sentences.labels[place]).collect());
-    batch
-}
-
-fn backends() -> [Box<dyn Backend>; 3] {
-    [Box::new(Cpu::new(1).unwrap()), Box::new(Cpu::new(2).unwrap()), Box::new(Candle::new(Device::Cpu))]
-}
-
-fn engine(
-    plans: &Plans,
-    checkpoint: &Checkpoint,
-    start: &[NamedTensor],
-    backend: Box<dyn Backend>,
-) -> Engine {
-    let blocks = initial_blocks(plans, checkpoint, false, 0).unwrap();
-    let mut engine = Engine::new(plans.clone(), blocks, backend).unwrap();
-    engine.restore(start).unwrap();
-    engine
-}
-
-fn norm(elements: &[f32]) -> f64 {
-    elements.iter().map(|&element| f64::from(element) * f64::from(element)).sum::<f64>().sqrt()
-}
-
-/// Logits, losses and all gradients of a case: the norm of each difference is
-/// below 1e-4 of the larger of the tensor's norm and 1e-5 of all gradients'.
-fn check(
-    (family, name): (&str, &str),
-    head: HeadKind,
-    plan: fn(&mut Recorder),
-    batch: &Batch,
-    start_names: fn(&str) -> bool,
-) {
-    let (checkpoint, config) = config(family, "checkpoint");
-    let plans = plans_of(config, head, plan);
-    let expected = golden(family, name);
-    let start: Vec<NamedTensor> =
-        expected.iter().filter(|tensor| start_names(&tensor.name)).cloned().collect();
-    for backend in backends() {
-        let mut engine = engine(&plans, &checkpoint, &start, backend);
-        let evaluation = engine.evaluate(batch).unwrap();
-        let logits: Vec<f32> = evaluation.outputs.iter().flat_map(|outputs| outputs[0].clone()).collect();
-        let losses: Vec<f32> = evaluation.outputs.iter().flat_map(|outputs| outputs[1].clone()).collect();
-        for (found, key) in [(logits, "logits"), (losses, "losses")] {
-            let wanted = &find(&expected, key).elements;
-            assert_eq!(found.len(), wanted.len(), "{name}: {key}");
-            let apart: Vec<f32> = found.iter().zip(wanted).map(|(a, b)| a - b).collect();
-            assert!(
-                norm(&apart) < 1e-5 * norm(wanted),
-                "{name}: {key} are {:e} apart",
-                norm(&apart) / norm(wanted)
-            );
-        }
-        engine.accumulate(std::slice::from_ref(batch), 0).unwrap();
-        let gradients = engine.gradients().unwrap();
-        let all: Vec<f32> = gradients.iter().flat_map(|tensor| tensor.elements.clone()).collect();
-        let global = norm(&all);
-        let listed = expected.iter().filter(|tensor| tensor.name.starts_with("gradient.")).count();
-        assert_eq!(gradients.len(), listed, "{name}: as many gradients as PyTorch has");
-        for gradient in &gradients {
-            let wanted = find(&expected, &format!("gradient.{}", gradient.name));
-            assert_eq!(gradient.shape, wanted.shape, "{}", gradient.name);
-            let apart: Vec<f32> =
-                gradient.elements.iter().zip(&wanted.elements).map(|(a, b)| a - b).collect();
-            // A key's bias has no gradient in exact arithmetic; both programs'
-            // rounding is what is left, to be held against all gradients.
-            let floor = if gradient.name.ends_with("key.bias") { 1e-2 } else { 1e-5 };
-            let scale = norm(&wanted.elements).max(floor * global);
-            assert!(
-                norm(&apart) < 1e-4 * scale,
-                "{name}: {} is {:e} apart",
-                gradient.name,
-                norm(&apart) / scale
-            );
-        }
-    }
-}
-
-const ALL: [usize; 5] = [0, 1, 2, 3, 4];
 
 #[test]
 fn full_fine_tuning_agrees_with_transformers() {
@@ -215,6 +59,22 @@ fn roberta_agrees_with_transformers() {
     check(("roberta", "classification"), CLASSIFICATION, all, &shifted(false), |_| false);
     let head = HeadKind::MaskedLanguageModel;
     check(("roberta", "masked"), head, all, &shifted(true), |name| name.starts_with("lm_head."));
+}
+
+/// Token classification and multiple choice of each family, by squared logits:
+/// those classes of transformers differ in the layers before the classifier.
+#[test]
+fn heads_agree_with_transformers() {
+    let biases: fn(&mut Recorder) = |recorder| train_role(recorder, "bias");
+    for (family, first_position) in [("bert", 0), ("electra", 0), ("roberta", 2)] {
+        let mut batch = packed(&ALL, 0, false);
+        batch.positions.iter_mut().for_each(|position| *position += first_position);
+        let new = |name: &str| {
+            ["classifier.", "sequence_summary.", "roberta.pooler."].iter().any(|part| name.starts_with(part))
+        };
+        check((family, "tokens"), HeadKind::TokenClassification { classes: 5 }, biases, &batch, new);
+        check((family, "choice"), HeadKind::MultipleChoice, biases, &batch, new);
+    }
 }
 
 /// The file that torch.save writes holds the same tensors, bit for bit.

@@ -113,6 +113,8 @@ pub enum Op {
     SiteOutput(SiteId),
     Hidden(SequenceId),
     ClassificationLogits(SequenceId),
+    TokenLogits(SequenceId),
+    ChoiceLogits(SequenceId),
     MaskedLogits(SequenceId),
     MaskedTokens(SequenceId),
     /// The gold label of a field.
@@ -171,6 +173,8 @@ impl Op {
             Op::SiteOutput(_) => "output",
             Op::Hidden(_) => "hidden",
             Op::ClassificationLogits(_) => "classification",
+            Op::TokenLogits(_) => "token-classification",
+            Op::ChoiceLogits(_) => "multiple-choice",
             Op::MaskedLogits(_) => "masked-language-model",
             Op::MaskedTokens(_) => "masked-tokens",
             Op::Label(_) => "label",

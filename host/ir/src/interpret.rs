@@ -192,6 +192,8 @@ pub fn evaluate(graph: &Graph, root: NodeId, leaves: &dyn Leaves) -> Result<Tens
             | Op::SiteOutput(_)
             | Op::Hidden(_)
             | Op::ClassificationLogits(_)
+            | Op::TokenLogits(_)
+            | Op::ChoiceLogits(_)
             | Op::MaskedLogits(_)
             | Op::MaskedTokens(_)
             | Op::Label(_) => Err(format!("{} has no value before a sequence is there", node.op.name())),

@@ -153,6 +153,12 @@ pub enum HeadKind {
     Classification {
         classes: u32,
     },
+    /// The family's token classification head with so many classes.
+    TokenClassification {
+        classes: u32,
+    },
+    /// The family's multiple-choice head: one logit a sequence.
+    MultipleChoice,
     MaskedLanguageModel,
 }
 

@@ -44,6 +44,10 @@ impl Writer<'_> {
             Some(HeadKind::Classification { classes }) => {
                 writeln!(out, "  head: classification, {classes} classes")?
             }
+            Some(HeadKind::TokenClassification { classes }) => {
+                writeln!(out, "  head: token classification, {classes} classes")?
+            }
+            Some(HeadKind::MultipleChoice) => writeln!(out, "  head: multiple choice")?,
             Some(HeadKind::MaskedLanguageModel) => writeln!(out, "  head: masked language model")?,
             None => {}
         }

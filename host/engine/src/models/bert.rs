@@ -1,14 +1,14 @@
-//! The heads of BERT (Devlin et al. 2019), as BertForSequenceClassification and
-//! BertForMaskedLM of transformers have them.
+//! The heads of BERT (Devlin et al. 2019), as transformers' BertFor… classes have
+//! them.
 
 use host_ir::model::Role;
 use host_ir::task::HeadKind;
 
 use crate::models::config::EncoderConfig;
 use crate::models::describe::Describer;
-use crate::models::heads::{self, MaskedHead};
+use crate::models::heads::{self, MaskedHead, PooledHead};
 use crate::program::build::{Builder, CompileError};
-use crate::program::instruction::{Activation, RowChoice};
+use crate::program::instruction::Activation;
 use crate::program::value::ValueId;
 
 /// Parameters of a head. A pooler that the checkpoint lacks is new, and so a
@@ -17,8 +17,10 @@ pub fn describe(describer: &mut Describer<'_>, config: &EncoderConfig, head: Hea
     let hidden = config.hidden_size;
     match head {
         HeadKind::Classification { classes } => {
-            let new = !(describer.present)("bert.pooler.dense.weight");
-            describer.linear("bert.pooler.dense", None, hidden, hidden, new);
+            describe_pooled(describer, hidden, classes as usize);
+        }
+        HeadKind::MultipleChoice => describe_pooled(describer, hidden, 1),
+        HeadKind::TokenClassification { classes } => {
             describer.linear("classifier", None, hidden, classes as usize, true);
         }
         HeadKind::MaskedLanguageModel => {
@@ -27,6 +29,12 @@ pub fn describe(describer: &mut Describer<'_>, config: &EncoderConfig, head: Hea
             describer.norm("cls.predictions.transform.LayerNorm", None, hidden, true);
         }
     }
+}
+
+fn describe_pooled(describer: &mut Describer<'_>, hidden: usize, classes: usize) {
+    let new = !(describer.present)("bert.pooler.dense.weight");
+    describer.linear("bert.pooler.dense", None, hidden, hidden, new);
+    describer.linear("classifier", None, hidden, classes, true);
 }
 
 /// Logits of a head over the last hidden states.
@@ -40,17 +48,16 @@ pub fn build(
     x: ValueId,
 ) -> Result<ValueId, CompileError> {
     match head {
-        HeadKind::Classification { .. } => {
-            let first = builder.take_rows(x, RowChoice::FirstToken);
-            let pooler = builder.site("bert.pooler.dense")?;
-            let pending = builder.linear(pooler, first)?;
-            let pooled = builder.activate(pending, Activation::Tanh);
-            let dropout = builder.dropout_site(config.classifier_dropout);
-            let pooled = builder.dropped(pooled, dropout);
-            let classifier = builder.site("classifier")?;
-            let pending = builder.linear(classifier, pooled)?;
-            Ok(builder.settle(pending))
+        HeadKind::Classification { .. } | HeadKind::MultipleChoice => {
+            let head = PooledHead {
+                before: None,
+                dense: Some(("bert.pooler.dense", Some(Activation::Tanh))),
+                after: config.classifier_dropout,
+                classifier: "classifier",
+            };
+            heads::pooled(builder, x, &head)
         }
+        HeadKind::TokenClassification { .. } => heads::tokens(builder, config.classifier_dropout, x),
         HeadKind::MaskedLanguageModel => {
             let head = MaskedHead {
                 dense: "cls.predictions.transform.dense",

@@ -29,6 +29,16 @@ const FAMILIES: [(&str, Family); 5] = [
     ("camembert", Family::Roberta),
 ];
 
+/// How ELECTRA's multiple-choice head sums a sequence up: a projection of its
+/// first token (`summary_use_proj`), its activation, and dropout before and after.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Summary {
+    pub projects: bool,
+    pub activation: Option<Activation>,
+    pub first_dropout: f64,
+    pub last_dropout: f64,
+}
+
 /// An encoder of the BERT kind.
 #[derive(Clone, Debug, PartialEq)]
 pub struct EncoderConfig {
@@ -53,6 +63,7 @@ pub struct EncoderConfig {
     pub attention_dropout: f64,
     /// `classifier_dropout`, or that of the hidden states.
     pub classifier_dropout: f64,
+    pub summary: Summary,
     pub norm_epsilon: f64,
     /// Deviation of new weights.
     pub initializer_range: f64,
@@ -87,15 +98,7 @@ impl EncoderConfig {
             None => Err(ConfigError(format!("there is no {key}"))),
         };
         let real = |key: &str, default: f64| config.get(key).and_then(Value::as_f64).unwrap_or(default);
-        let activation = match config.get("hidden_act").and_then(Value::as_str).unwrap_or("gelu") {
-            "gelu" => Activation::Gelu,
-            "gelu_new" | "gelu_pytorch_tanh" => Activation::GeluTanh,
-            "relu" => Activation::Relu,
-            "silu" | "swish" => Activation::Silu,
-            other => {
-                return error(format!("hidden_act is \"{other}\"; there are gelu, gelu_new, relu and silu"));
-            }
-        };
+        let activation = activation(config, "hidden_act")?.unwrap_or(Activation::Gelu);
         if let Some(kind) = config.get("position_embedding_type").and_then(Value::as_str)
             && kind != "absolute"
         {
@@ -130,6 +133,7 @@ impl EncoderConfig {
             hidden_dropout,
             attention_dropout: real("attention_probs_dropout_prob", 0.1),
             classifier_dropout: real("classifier_dropout", hidden_dropout),
+            summary: summary(config)?,
             norm_epsilon: real("layer_norm_eps", if family == Family::Roberta { 1e-5 } else { 1e-12 }),
             initializer_range: real("initializer_range", 0.02),
             padding,
@@ -159,7 +163,49 @@ impl EncoderConfig {
             self.hidden_dropout = dropout;
             self.attention_dropout = dropout;
             self.classifier_dropout = dropout;
+            self.summary.first_dropout = dropout;
+            self.summary.last_dropout = dropout;
         }
         self
     }
+}
+
+/// The activation that a key names; `None` where the key is absent or null.
+fn activation(config: &Map<String, Value>, key: &str) -> Result<Option<Activation>, ConfigError> {
+    Ok(Some(match config.get(key) {
+        None | Some(Value::Null) => return Ok(None),
+        Some(Value::String(name)) => match name.as_str() {
+            "gelu" => Activation::Gelu,
+            "gelu_new" | "gelu_pytorch_tanh" => Activation::GeluTanh,
+            "relu" => Activation::Relu,
+            "silu" | "swish" => Activation::Silu,
+            "tanh" => Activation::Tanh,
+            other => {
+                let sentence = format!("{key} is \"{other}\"; there are gelu, gelu_new, relu, silu and tanh");
+                return Err(ConfigError(sentence));
+            }
+        },
+        Some(other) => {
+            return Err(ConfigError(format!("{key} is {other}, and the name of an activation is wanted")));
+        }
+    }))
+}
+
+fn summary(config: &Map<String, Value>) -> Result<Summary, ConfigError> {
+    if let Some(kind) = config.get("summary_type").and_then(Value::as_str)
+        && kind != "first"
+    {
+        let sentence = format!("summary_type is \"{kind}\"; only the first token can sum a sequence up");
+        return Err(ConfigError(sentence));
+    }
+    let real = |key: &str, default: f64| config.get(key).and_then(Value::as_f64).unwrap_or(default);
+    Ok(Summary {
+        projects: config.get("summary_use_proj").and_then(Value::as_bool).unwrap_or(true),
+        activation: match config.contains_key("summary_activation") {
+            true => activation(config, "summary_activation")?,
+            false => Some(Activation::Gelu),
+        },
+        first_dropout: real("summary_first_dropout", 0.0),
+        last_dropout: real("summary_last_dropout", 0.1),
+    })
 }

@@ -1,12 +1,12 @@
-//! The heads of ELECTRA (Clark et al. 2020), as ElectraForSequenceClassification
-//! and ElectraForMaskedLM of transformers have them. BERTić is an ELECTRA.
+//! The heads of ELECTRA (Clark et al. 2020), as transformers' ElectraFor… classes
+//! have them. BERTić is an ELECTRA.
 
 use host_ir::model::Role;
 use host_ir::task::HeadKind;
 
 use crate::models::config::EncoderConfig;
 use crate::models::describe::Describer;
-use crate::models::heads::{self, MaskedHead};
+use crate::models::heads::{self, MaskedHead, PooledHead};
 use crate::program::build::{Builder, CompileError};
 use crate::program::instruction::Activation;
 use crate::program::value::ValueId;
@@ -18,6 +18,15 @@ pub fn describe(describer: &mut Describer<'_>, config: &EncoderConfig, head: Hea
         HeadKind::Classification { classes } => {
             describer.linear("classifier.dense", None, hidden, hidden, true);
             describer.linear("classifier.out_proj", None, hidden, classes as usize, true);
+        }
+        HeadKind::TokenClassification { classes } => {
+            describer.linear("classifier", None, hidden, classes as usize, true);
+        }
+        HeadKind::MultipleChoice => {
+            if config.summary.projects {
+                describer.linear("sequence_summary.summary", None, hidden, hidden, true);
+            }
+            describer.linear("classifier", None, hidden, 1, true);
         }
         HeadKind::MaskedLanguageModel => {
             describer.norm("generator_predictions.LayerNorm", None, embedded, true);
@@ -40,6 +49,17 @@ pub fn build(
     match head {
         // GELU in both, whatever the encoder's activation is.
         HeadKind::Classification { .. } => heads::classification(builder, config, x, Activation::Gelu),
+        HeadKind::TokenClassification { .. } => heads::tokens(builder, config.classifier_dropout, x),
+        HeadKind::MultipleChoice => {
+            let summary = config.summary;
+            let head = PooledHead {
+                before: Some(summary.first_dropout),
+                dense: summary.projects.then_some(("sequence_summary.summary", summary.activation)),
+                after: summary.last_dropout,
+                classifier: "classifier",
+            };
+            heads::pooled(builder, x, &head)
+        }
         HeadKind::MaskedLanguageModel => {
             let head = MaskedHead {
                 dense: "generator_predictions.dense",

@@ -38,6 +38,43 @@ pub fn masked(
     Ok(builder.settle(pending))
 }
 
+/// Parts of a head that reads the first token of each sequence.
+pub struct PooledHead<'a> {
+    /// The probability of the dropout before the dense layer, where there is one.
+    pub before: Option<f64>,
+    /// A dense layer by its name, with what follows it.
+    pub dense: Option<(&'a str, Option<Activation>)>,
+    /// The probability of the dropout before the classifier.
+    pub after: f64,
+    pub classifier: &'a str,
+}
+
+/// Dropout, dense layer, activation, dropout and classifier of the first token of
+/// each sequence, [sequences, classes].
+///
+/// # Errors
+/// As [`masked`].
+pub fn pooled(builder: &mut Builder<'_>, x: ValueId, head: &PooledHead<'_>) -> Result<ValueId, CompileError> {
+    let mut hidden = builder.take_rows(x, RowChoice::FirstToken);
+    if let Some(probability) = head.before {
+        let dropout = builder.dropout_site(probability);
+        hidden = builder.dropped(hidden, dropout);
+    }
+    if let Some((name, activation)) = head.dense {
+        let dense = builder.site(name)?;
+        let pending = builder.linear(dense, hidden)?;
+        hidden = match activation {
+            Some(activation) => builder.activate(pending, activation),
+            None => builder.settle(pending),
+        };
+    }
+    let dropout = builder.dropout_site(head.after);
+    hidden = builder.dropped(hidden, dropout);
+    let classifier = builder.site(head.classifier)?;
+    let pending = builder.linear(classifier, hidden)?;
+    Ok(builder.settle(pending))
+}
+
 /// `classifier.dense` and `classifier.out_proj` over the first token, with dropout
 /// before each.
 ///
@@ -49,15 +86,24 @@ pub fn classification(
     x: ValueId,
     activation: Activation,
 ) -> Result<ValueId, CompileError> {
-    let first = builder.take_rows(x, RowChoice::FirstToken);
-    let dropout = builder.dropout_site(config.classifier_dropout);
-    let first = builder.dropped(first, dropout);
-    let dense = builder.site("classifier.dense")?;
-    let pending = builder.linear(dense, first)?;
-    let hidden = builder.activate(pending, activation);
-    let dropout = builder.dropout_site(config.classifier_dropout);
-    let hidden = builder.dropped(hidden, dropout);
-    let out = builder.site("classifier.out_proj")?;
-    let pending = builder.linear(out, hidden)?;
+    let head = PooledHead {
+        before: Some(config.classifier_dropout),
+        dense: Some(("classifier.dense", Some(activation))),
+        after: config.classifier_dropout,
+        classifier: "classifier.out_proj",
+    };
+    pooled(builder, x, &head)
+}
+
+/// Dropout and `classifier` over each token, [tokens, classes]. Virtual tokens
+/// have rows too.
+///
+/// # Errors
+/// As [`masked`].
+pub fn tokens(builder: &mut Builder<'_>, dropout: f64, x: ValueId) -> Result<ValueId, CompileError> {
+    let dropout = builder.dropout_site(dropout);
+    let hidden = builder.dropped(x, dropout);
+    let classifier = builder.site("classifier")?;
+    let pending = builder.linear(classifier, hidden)?;
     Ok(builder.settle(pending))
 }

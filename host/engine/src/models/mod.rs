@@ -51,7 +51,13 @@ pub fn build(builder: &mut Builder<'_>, config: &EncoderConfig) -> Result<(), Co
         Family::Electra => electra::build(builder, config, head, x)?,
         Family::Roberta => roberta::build(builder, config, head, x)?,
     };
-    for node in builder.task_leaves(|op| matches!(op, Op::ClassificationLogits(_) | Op::MaskedLogits(_))) {
+    let is_logits = |op: &Op| {
+        matches!(
+            op,
+            Op::ClassificationLogits(_) | Op::TokenLogits(_) | Op::ChoiceLogits(_) | Op::MaskedLogits(_)
+        )
+    };
+    for node in builder.task_leaves(is_logits) {
         builder.remember(true, node, logits);
     }
     Ok(())

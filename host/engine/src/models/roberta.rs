@@ -1,25 +1,33 @@
 //! The heads of RoBERTa (Liu et al. 2019), XLM-R (Conneau et al. 2020) and
-//! CamemBERT (Martin et al. 2020), as RobertaForSequenceClassification and
-//! RobertaForMaskedLM of transformers have them. Their encoder is BERT's;
-//! positions are counted from after the padding's.
+//! CamemBERT (Martin et al. 2020), as transformers' RobertaFor… classes have them.
+//! Their encoder is BERT's; positions are counted from after the padding's.
 
 use host_ir::model::Role;
 use host_ir::task::HeadKind;
 
 use crate::models::config::EncoderConfig;
 use crate::models::describe::Describer;
-use crate::models::heads::{self, MaskedHead};
+use crate::models::heads::{self, MaskedHead, PooledHead};
 use crate::program::build::{Builder, CompileError};
 use crate::program::instruction::Activation;
 use crate::program::value::ValueId;
 
-/// Parameters of a head.
+/// Parameters of a head. A pooler that the checkpoint lacks is new, and so a
+/// part of the head.
 pub fn describe(describer: &mut Describer<'_>, config: &EncoderConfig, head: HeadKind) {
     let hidden = config.hidden_size;
     match head {
         HeadKind::Classification { classes } => {
             describer.linear("classifier.dense", None, hidden, hidden, true);
             describer.linear("classifier.out_proj", None, hidden, classes as usize, true);
+        }
+        HeadKind::TokenClassification { classes } => {
+            describer.linear("classifier", None, hidden, classes as usize, true);
+        }
+        HeadKind::MultipleChoice => {
+            let new = !(describer.present)("roberta.pooler.dense.weight");
+            describer.linear("roberta.pooler.dense", None, hidden, hidden, new);
+            describer.linear("classifier", None, hidden, 1, true);
         }
         HeadKind::MaskedLanguageModel => {
             describer.parameter("lm_head.bias".into(), &[config.vocabulary], Role::Bias, true);
@@ -41,6 +49,17 @@ pub fn build(
 ) -> Result<ValueId, CompileError> {
     match head {
         HeadKind::Classification { .. } => heads::classification(builder, config, x, Activation::Tanh),
+        HeadKind::TokenClassification { .. } => heads::tokens(builder, config.classifier_dropout, x),
+        HeadKind::MultipleChoice => {
+            let head = PooledHead {
+                before: None,
+                dense: Some(("roberta.pooler.dense", Some(Activation::Tanh))),
+                // Not the classifier's: transformers reads no classifier_dropout here.
+                after: config.hidden_dropout,
+                classifier: "classifier",
+            };
+            heads::pooled(builder, x, &head)
+        }
         HeadKind::MaskedLanguageModel => {
             let head = MaskedHead {
                 dense: "lm_head.dense",

@@ -213,9 +213,11 @@ impl Builder<'_> {
                 let what = format!("the {name} of {} before it is computed", self.site_name(*site));
                 Err(self.unsupported(what, of_task, id))
             }
-            Op::Hidden(_) | Op::ClassificationLogits(_) | Op::MaskedLogits(_) => {
-                Err(self.unsupported(format!("{name} of this model"), of_task, id))
-            }
+            Op::Hidden(_)
+            | Op::ClassificationLogits(_)
+            | Op::TokenLogits(_)
+            | Op::ChoiceLogits(_)
+            | Op::MaskedLogits(_) => Err(self.unsupported(format!("{name} of this model"), of_task, id)),
         }
     }
 

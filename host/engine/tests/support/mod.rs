@@ -3,6 +3,8 @@
 
 #![allow(dead_code)] // Each test file uses a part of it.
 
+pub mod golden;
+
 use std::sync::Arc;
 
 use host_engine::batch::Batch;
@@ -31,9 +33,19 @@ pub fn describe(head: HeadKind) -> ModelDescription {
     models::describe(&config(), head, &|_| true)
 }
 
-/// Plans for a model of another config.
+/// Plans for a model of another config, whose checkpoint has all parameters.
 pub fn plans_of(config: EncoderConfig, head: HeadKind, plan: impl FnOnce(&mut Recorder)) -> Plans {
-    let model = models::describe(&config, head, &|_| true);
+    plans_present(config, head, &|_| true, plan)
+}
+
+/// Plans for a model whose checkpoint has these parameters.
+pub fn plans_present(
+    config: EncoderConfig,
+    head: HeadKind,
+    present: &dyn Fn(&str) -> bool,
+    plan: impl FnOnce(&mut Recorder),
+) -> Plans {
+    let model = models::describe(&config, head, present);
     let method = method(&model, plan);
     let task = task_of(&model, head);
     Plans::new(config, model, task, method)
@@ -57,11 +69,28 @@ fn task_of(model: &ModelDescription, head: HeadKind) -> TaskPlan {
         HeadKind::Classification { classes } => {
             (recorder.classification(sequence, classes).unwrap(), recorder.objective_label("label").unwrap())
         }
+        HeadKind::TokenClassification { .. } | HeadKind::MultipleChoice => {
+            return logits_alone(recorder, sequence, head);
+        }
         HeadKind::MaskedLanguageModel => {
             (recorder.masked_language_model(sequence).unwrap(), recorder.masked_tokens(sequence).unwrap())
         }
     };
     let loss = recorder.cross_entropy(logits, labels).unwrap();
+    recorder.objective_mean(loss).unwrap();
+    recorder.declare_output("logits", logits).unwrap();
+    recorder.declare_output("loss", loss).unwrap();
+    recorder.task
+}
+
+/// A head whose logits are squared for a loss, whatever its labels would be.
+fn logits_alone(mut recorder: Recorder, sequence: u32, head: HeadKind) -> TaskPlan {
+    let logits = match head {
+        HeadKind::TokenClassification { classes } => recorder.token_classification(sequence, classes),
+        _ => recorder.multiple_choice(sequence),
+    };
+    let logits = logits.unwrap();
+    let loss = recorder.power(logits, 2.0).unwrap();
     recorder.objective_mean(loss).unwrap();
     recorder.declare_output("logits", logits).unwrap();
     recorder.declare_output("loss", loss).unwrap();

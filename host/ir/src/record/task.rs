@@ -244,6 +244,27 @@ impl Recorder {
         ))
     }
 
+    /// A head with logits of so many classes for each token, [tokens, classes].
+    pub fn token_classification(&mut self, sequence: u32, classes: u32) -> Answer<u32> {
+        let function = "head.token-classification";
+        let place = self.sequence_place(function, sequence)?;
+        if classes == 0 {
+            return Err(self.wrong(function, format!("{function}: there are no classes")));
+        }
+        self.take_head(function, HeadKind::TokenClassification { classes })?;
+        let logits = Op::TokenLogits(SequenceId(place as u32));
+        Ok(self.task_leaf(logits, vec![Dim::Tokens, Dim::Fixed(classes)], Kind::Real))
+    }
+
+    /// A head with one logit for each sequence, [1].
+    pub fn multiple_choice(&mut self, sequence: u32) -> Answer<u32> {
+        let function = "head.multiple-choice";
+        let place = self.sequence_place(function, sequence)?;
+        self.take_head(function, HeadKind::MultipleChoice)?;
+        let logits = Op::ChoiceLogits(SequenceId(place as u32));
+        Ok(self.task_leaf(logits, vec![Dim::Fixed(1)], Kind::Real))
+    }
+
     /// `head.masked-language-model`.
     pub fn masked_language_model(&mut self, sequence: u32) -> Answer<u32> {
         let function = "head.masked-language-model";
