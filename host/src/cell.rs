@@ -210,6 +210,25 @@ pub struct SplitMetrics {
     pub metrics: Metrics,
 }
 
+/// A bootstrap interval of 95%.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Interval {
+    pub metric: String,
+    pub low: f64,
+    pub high: f64,
+}
+
+/// How sure the scores of a split are.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Confidence {
+    pub split: String,
+    /// What was drawn: the groups of the split.
+    pub groups: u64,
+    pub intervals: Vec<Interval>,
+    /// The one label that was predicted for everything, if it was one.
+    pub constant: Option<String>,
+}
+
 /// The metric that chooses the best checkpoint.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BestMetric {
@@ -249,6 +268,9 @@ pub struct CellResult {
     pub plugin_plan_seconds: f64,
     /// Of the best checkpoint, in the task's order of splits.
     pub metrics: Vec<SplitMetrics>,
+    /// Of the same splits.
+    #[serde(default)]
+    pub confidence: Vec<Confidence>,
     pub best_metric: Option<BestMetric>,
     pub best_epoch: Option<f64>,
     pub epochs: Vec<EpochRecord>,

@@ -28,6 +28,7 @@ Examples:
   host run configs/quickstart.toml              train every method and compare them
   host plan configs/quickstart.toml             show what would be trained
   host bench configs/quickstart.toml            measure what training costs here
+  host score TASK --gold FILE --pred FILE       score predictions of any system
   host plugin list                              show the methods and tasks that there are
   host run --help                               the keys of a config
 
@@ -42,6 +43,7 @@ pub enum Command {
     Eval(EvalArguments),
     Compare(CompareArguments),
     Merge(MergeArguments),
+    Score(ScoreArguments),
     /// Show the plugins that are installed, or check one
     #[command(subcommand)]
     Plugin(PluginCommand),
@@ -206,6 +208,42 @@ pub struct CompareArguments {
     #[arg(long, value_name = "DIR")]
     pub out: Option<PathBuf>,
 }
+
+/// Score the predictions of any system, without a model
+///
+/// The task's own reading and scoring, as they are used in training: what this
+/// prints for the predictions of a run is what the run has recorded.
+#[derive(Debug, Args)]
+#[command(after_long_help = SCORE_HELP)]
+pub struct ScoreArguments {
+    /// The task's name
+    #[arg(value_name = "TASK")]
+    pub task: String,
+    /// The file with what is right, in one of the task's formats
+    #[arg(long, value_name = "FILE")]
+    pub gold: PathBuf,
+    /// The file with what was predicted
+    #[arg(long, value_name = "FILE")]
+    pub pred: PathBuf,
+    /// A key of the task, e.g. --set max_tokens=64 (repeatable)
+    #[arg(long, value_name = "KEY=VALUE")]
+    pub set: Vec<String>,
+    /// Print JSON instead of a table
+    #[arg(long)]
+    pub json: bool,
+    #[command(flatten)]
+    pub plugins: PluginFolder,
+}
+
+const SCORE_HELP: &str = r#"Predictions, in the order of the gold file's examples:
+  - a run's predictions-SPLIT.jsonl, or any JSON lines with the task's predictions
+    by name: {"label": 3} or {"label": "positive"}; null where there is none
+  - plain lines with one prediction each: the label's number or its name; of a task
+    with several predictions, separated by tabs
+
+Examples:
+  host score TASK --gold data/dev.txt --pred runs/x/cells/CELL/predictions-dev.jsonl
+  host score TASK --gold data/dev.txt --pred answers.txt"#;
 
 #[derive(Debug, Subcommand)]
 pub enum PluginCommand {

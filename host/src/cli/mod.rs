@@ -10,6 +10,7 @@ mod plan;
 mod plugin;
 mod progress;
 mod run;
+mod score;
 pub mod terminal;
 
 use std::process::ExitCode;
@@ -27,6 +28,7 @@ pub fn main() -> ExitCode {
         Command::Eval(arguments) => eval::eval(&arguments),
         Command::Compare(arguments) => compare::compare(&arguments),
         Command::Merge(arguments) => merge::merge(&arguments),
+        Command::Score(arguments) => score::score(&arguments),
         Command::Plugin(command) => plugin::plugin(&command),
         Command::BenchCell => return bench::cell(),
         Command::Cell(arguments) => return cell::train(&arguments),

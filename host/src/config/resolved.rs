@@ -192,7 +192,11 @@ fn data(raw: &Raw) -> Result<DataSpec, ConfigError> {
     Ok(DataSpec { path: source(path)?, files })
 }
 
-fn task(raw: &Raw, catalogue: &[Plugin]) -> Result<PluginSpec, ConfigError> {
+/// The task of a config with its settings.
+///
+/// # Errors
+/// A task that is not there, a key that it does not have.
+pub fn task(raw: &Raw, catalogue: &[Plugin]) -> Result<PluginSpec, ConfigError> {
     let (table, name) = required(raw, "task", "name")?;
     let plugin = find(catalogue, PluginKind::Task, &text(name)?, &name.item.place)?;
     plugin_spec(plugin, table, &["name"])

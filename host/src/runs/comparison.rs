@@ -2,6 +2,7 @@
 
 use serde::Serialize;
 
+use super::confidence::{self, Confident};
 use super::identity::settings_identity;
 use super::record::Finished;
 use super::words;
@@ -78,6 +79,8 @@ pub struct Comparison {
     /// Sentences about what makes the rows hard to compare.
     pub notes: Vec<String>,
     pub cells: Vec<Finished>,
+    /// Where the cells have kept their draws.
+    pub confident: Option<Confident>,
 }
 
 impl Metric {
@@ -116,8 +119,12 @@ impl Comparison {
             };
             row(method, places, &cells, split.as_deref(), &metrics)
         };
-        let rows = groups.iter().map(make_row).collect();
-        Comparison { split, metrics, rows, notes: notes(&cells), cells }
+        let rows: Vec<Row> = groups.iter().map(make_row).collect();
+        let mut notes = notes(&cells);
+        notes.extend(constant(&rows, &cells, split.as_deref()));
+        let mut comparison = Comparison { split, metrics, rows, notes, cells, confident: None };
+        comparison.confident = confidence::of(&comparison);
+        comparison
     }
 
     /// The place of the best row of a column, where its direction is known and
@@ -197,6 +204,27 @@ fn row(method: String, places: &[usize], cells: &[Finished], split: Option<&str>
     }
 }
 
+/// Rows whose cells predict one label for everything.
+fn constant(rows: &[Row], cells: &[Finished], split: Option<&str>) -> Vec<String> {
+    let label = |place: usize| {
+        let mut known = cells[place].record.result.confidence.iter();
+        known.find(|known| Some(known.split.as_str()) == split)?.constant.clone()
+    };
+    let sentence = |row: &Row| {
+        let constant: Vec<String> = row.cells.iter().filter_map(|&place| label(place)).collect();
+        let seeds = match (constant.len(), row.cells.len()) {
+            (0, _) => return None,
+            (some, all) if some == all => String::new(),
+            (some, all) => format!(" with {some} of {all} seeds"),
+        };
+        Some(format!(
+            "{} predicts \"{}\" for every example{seeds}: it has learned nothing, whatever its scores are",
+            row.method, constant[0]
+        ))
+    };
+    rows.iter().filter_map(sentence).collect()
+}
+
 /// Times of different machines or thread counts do not compare.
 fn notes(cells: &[Finished]) -> Vec<String> {
     let distinct = |value: &dyn Fn(&Finished) -> String| {
@@ -270,6 +298,25 @@ pub mod tests {
         assert_eq!(comparison.rows[0].metrics[0].unwrap().mean, 0.25);
         let comparison = Comparison::new(vec![finished("alpha", 1, 0.5)], Some("absent"));
         assert!(comparison.metrics.is_empty());
+    }
+
+    #[test]
+    fn constant_predictors_are_pointed_out() {
+        let mut cells = vec![finished("alpha", 1, 0.5), finished("alpha", 2, 0.5), finished("beta", 1, 0.5)];
+        let constant = |split: &str| crate::cell::Confidence {
+            split: split.into(),
+            constant: Some("good".into()),
+            ..Default::default()
+        };
+        cells[1].record.result.confidence = vec![constant("test")];
+        cells[2].record.result.confidence = vec![constant("dev")];
+        let comparison = Comparison::new(cells, None);
+        assert_eq!(
+            comparison.notes,
+            [
+                "alpha predicts \"good\" for every example with 1 of 2 seeds: it has learned nothing, whatever its scores are"
+            ]
+        );
     }
 
     /// A mean over cells that differ in more than their seed would mean nothing.

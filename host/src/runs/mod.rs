@@ -3,6 +3,7 @@
 
 pub mod chart;
 pub mod comparison;
+pub mod confidence;
 pub mod directory;
 pub mod identity;
 pub mod machine;

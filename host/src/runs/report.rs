@@ -72,12 +72,20 @@ fn page(
             rows,
             notes => comparison.notes.clone(),
             caption => comparison.caption(),
+            confidence => confidence(comparison),
             charts => charts(comparison),
             details => details(comparison),
             version => env!("CARGO_PKG_VERSION"),
             written => words::now(),
         },
     )
+}
+
+/// Intervals and tests, where there are any.
+fn confidence(comparison: &Comparison) -> Option<minijinja::Value> {
+    let confident = comparison.confident.as_ref()?;
+    let (heads, rows) = confident.cells();
+    Some(context! { heads, rows, caption => confident.caption() })
 }
 
 /// The charts that there are data for, each with its heading.

@@ -74,7 +74,14 @@ pub fn for_terminal(comparison: &Comparison, width: Option<usize>) -> String {
         tables.retain(|columns| columns.len() > 1);
     }
     let tables: Vec<String> = tables.iter().map(|columns| of_columns(columns)).collect();
-    format!("{}{}\n", tables.join("\n"), footer(comparison))
+    format!("{}{}\n{}", tables.join("\n"), footer(comparison), intervals(comparison, PLAIN, ""))
+}
+
+/// Intervals and tests as a table of their own, with `gap` before its caption.
+fn intervals(comparison: &Comparison, style: TableStyle, gap: &str) -> String {
+    let Some(confident) = &comparison.confident else { return String::new() };
+    let (heads, rows) = confident.cells();
+    format!("\n{}{gap}{}\n", draw(style, &heads, &rows), confident.caption())
 }
 
 /// The lines under the table.
@@ -101,7 +108,12 @@ pub fn markdown(comparison: &Comparison) -> String {
     let (heads, rows) = cells(comparison);
     let escaped = |cells: &[String]| cells.iter().map(|cell| cell.replace('|', "\\|")).collect::<Vec<_>>();
     let rows: Vec<Vec<String>> = rows.iter().map(|row| escaped(row)).collect();
-    format!("{}\n{}\n", draw(ASCII_MARKDOWN, &escaped(&heads), &rows), footer(comparison))
+    format!(
+        "{}\n{}\n{}",
+        draw(ASCII_MARKDOWN, &escaped(&heads), &rows),
+        footer(comparison),
+        intervals(comparison, ASCII_MARKDOWN, "\n")
+    )
 }
 
 /// A line for each cell, in plain numbers, with the metrics of all splits.
@@ -177,6 +189,7 @@ pub fn write(comparison: &Comparison, directory: &Path) -> Result<()> {
         "metrics": comparison.metrics,
         "rows": comparison.rows,
         "notes": comparison.notes,
+        "confidence": comparison.confident,
         "cells": cells,
     });
     write_json(&directory.join("comparison.json"), &whole)

@@ -26,7 +26,7 @@ pub struct Split {
 
 /// Hands a split's examples to `take`, a part of a file at a time. Answers the
 /// records that the task left out, by reason.
-fn parse(
+pub fn parse(
     task: &Task,
     split: &FoundSplit,
     mut take: impl FnMut(Vec<Example>) -> Result<()>,

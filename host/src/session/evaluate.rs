@@ -4,18 +4,37 @@ use anyhow::{Result, anyhow};
 use host_engine::batch::Batch;
 use host_engine::data::sampler::evaluation_batches;
 use host_engine::engine::Engine;
-use host_ir::task::{Outputs, Prediction, Sums};
+use host_ir::task::{Layout, Outputs, Prediction, PredictionType, PredictionValue};
 
 use crate::cell::{CellSpec, Metrics, Progress, SplitMetrics};
 use crate::session::prepare::Prepared;
+use crate::session::resample::GroupSums;
 
 /// Examples for which the task's plugin is called at a time.
-const CHUNK: usize = 4096;
+pub const CHUNK: usize = 4096;
 
 /// What an evaluation came to.
 pub struct Evaluated {
     pub metrics: SplitMetrics,
     pub predictions: Vec<Prediction>,
+    pub sums: GroupSums,
+}
+
+/// The label that is predicted for every example, where there are several and
+/// one is.
+pub fn constant(layout: &Layout, predictions: &[Prediction]) -> Option<String> {
+    let label = |prediction: &Prediction, column: usize| match prediction[column] {
+        Some(PredictionValue::Label(label)) => Some(label),
+        _ => None,
+    };
+    let mut columns = layout.predictions.iter().enumerate();
+    columns.find_map(|(column, prediction)| {
+        let PredictionType::Label(field) = &prediction.kind else { return None };
+        let first = label(predictions.first()?, column)?;
+        let all =
+            predictions.len() > 1 && predictions.iter().all(|other| label(other, column) == Some(first));
+        all.then(|| layout.labels(field)?.get(first as usize).cloned())?
+    })
 }
 
 impl Prepared {
@@ -49,20 +68,23 @@ impl Prepared {
             progress.evaluated(name, done as u64, total as u64)?;
         }
         let names: Vec<String> = self.plans.task.outputs.iter().map(|(name, _)| name.clone()).collect();
-        let (mut predictions, mut sums) = (Vec::with_capacity(total), Sums::new());
+        let (mut predictions, mut sums) = (Vec::with_capacity(total), GroupSums::default());
         let mut outputs = outputs.into_iter();
         for examples in split.examples.chunks(CHUNK) {
             let outputs: Vec<Outputs> = outputs.by_ref().take(examples.len()).collect();
             let predicted = self.task.predict(names.clone(), examples.to_vec(), outputs)?;
-            for scored in self.task.score(examples.to_vec(), predicted.clone())? {
-                scored.into_iter().for_each(|(key, value)| *sums.entry(key).or_default() += value);
-            }
+            let scored = self.task.score(examples.to_vec(), predicted.clone())?;
+            scored.into_iter().for_each(|group| sums.add(group));
             predictions.extend(predicted);
         }
-        let measured = self.task.measure(vec![sums])?.pop().unwrap_or_default();
+        let measured = self.task.measure(vec![sums.total()])?.pop().unwrap_or_default();
         let ordered = self.task.layout.metrics.iter();
         let metrics =
             ordered.filter_map(|metric| Some((metric.name.clone(), *measured.get(&metric.name)?))).collect();
-        Ok(Evaluated { metrics: SplitMetrics { split: name.into(), metrics: Metrics(metrics) }, predictions })
+        Ok(Evaluated {
+            metrics: SplitMetrics { split: name.into(), metrics: Metrics(metrics) },
+            predictions,
+            sums,
+        })
     }
 }

@@ -5,7 +5,9 @@ mod bench;
 mod data;
 mod evaluate;
 mod prepare;
+mod resample;
 mod saved;
+mod score;
 mod train;
 
 use std::path::{Path, PathBuf};
@@ -27,6 +29,7 @@ use crate::plugins::EMBEDDED;
 
 pub use bench::measure;
 pub use saved::merge_cell;
+pub use score::{Scored, score};
 
 fn described(entry: &Entry) -> Plugin {
     Plugin {

@@ -17,6 +17,7 @@ use host_ir::task::{FieldValue, PredictionValue};
 use serde_json::{Map, Value, json};
 
 use crate::cell::CellSpec;
+use crate::runs::confidence::Resamples;
 use crate::session::data::Split;
 use crate::session::prepare::{Prepared, prepare_saved};
 
@@ -64,6 +65,11 @@ pub fn read_adapter(directory: &Path) -> Result<Vec<NamedTensor>> {
         tensors.push(NamedTensor { name, shape: view.shape().to_vec(), elements });
     }
     Ok(tensors)
+}
+
+/// Writes what was measured on each draw of a split.
+pub fn write_resamples(path: &Path, resamples: &Resamples) -> Result<()> {
+    Ok(write_whole(path, &serde_json::to_vec(resamples)?)?)
 }
 
 /// Writes the predictions of a split, one JSON object a line.

@@ -9,10 +9,19 @@ use host_engine::engine::Engine;
 use host_engine::train::trainer::{self, EpochReport, Observer, StepReport};
 use host_ir::task::SplitUse;
 
-use crate::cell::{BestMetric, CellResult, CellSpec, EpochRecord, Progress, SplitMetrics, Step};
-use crate::session::evaluate::Evaluated;
+use crate::cell::{BestMetric, CellResult, CellSpec, Confidence, EpochRecord, Progress, SplitMetrics, Step};
+use crate::runs::confidence::Resamples;
+use crate::session::evaluate::{Evaluated, constant};
 use crate::session::prepare::Prepared;
+use crate::session::resample::{GroupSums, confidence};
 use crate::session::saved;
+
+/// What the intervals of a split are made of.
+struct Scores {
+    split: String,
+    sums: GroupSums,
+    constant: Option<String>,
+}
 
 struct Watcher<'a> {
     prepared: &'a Prepared,
@@ -29,6 +38,8 @@ struct Watcher<'a> {
     evaluated: Vec<Evaluated>,
     /// Of the best checkpoint.
     best: Vec<SplitMetrics>,
+    /// By split of the best checkpoint.
+    sums: Vec<Scores>,
     epochs: Vec<EpochRecord>,
     warnings: Vec<String>,
     failure: Option<anyhow::Error>,
@@ -50,7 +61,32 @@ impl Watcher<'_> {
             self.write_predictions(evaluated)?;
         }
         self.best = self.evaluated.iter().map(|evaluated| evaluated.metrics.clone()).collect();
+        self.sums = self.evaluated.iter().map(|evaluated| self.scores(evaluated)).collect();
         Ok(())
+    }
+
+    fn scores(&self, evaluated: &Evaluated) -> Scores {
+        Scores {
+            split: evaluated.metrics.split.clone(),
+            sums: evaluated.sums.clone(),
+            constant: constant(&self.prepared.task.layout, &evaluated.predictions),
+        }
+    }
+
+    /// Draws the groups of a split, keeps what was measured, and says where a
+    /// method has learned nothing.
+    fn confidence(&mut self, scores: &Scores) -> Result<Confidence> {
+        let prepared = self.prepared;
+        let task = &prepared.task;
+        let resamples = scores.sums.resample(task, &scores.split)?;
+        saved::write_resamples(&Resamples::path(self.directory, &scores.split), &resamples)?;
+        if let Some(label) = &scores.constant {
+            self.warnings.push(format!(
+                "every example of {} is predicted as \"{label}\": nothing has been learned, whatever the scores are",
+                scores.split
+            ));
+        }
+        Ok(confidence(task, &resamples, scores.constant.clone()))
     }
 
     fn write_predictions(&self, evaluated: &Evaluated) -> Result<()> {
@@ -165,6 +201,7 @@ pub fn train(spec: &CellSpec, directory: &Path, progress: &mut dyn Progress) -> 
         steps_per_epoch: trainer::Batches::steps_of_epoch(&mut sampler, 0)?,
         evaluated: Vec::new(),
         best: Vec::new(),
+        sums: Vec::new(),
         epochs: Vec::new(),
         warnings: summary.warnings.clone(),
         failure: None,
@@ -184,7 +221,13 @@ pub fn train(spec: &CellSpec, directory: &Path, progress: &mut dyn Progress) -> 
     for split in prepared.splits.iter().filter(|split| split.usage == SplitUse::Optional) {
         let evaluated = prepared.evaluate(&mut engine, spec, &split.name, watcher.progress)?;
         watcher.write_predictions(&evaluated)?;
+        let scores = watcher.scores(&evaluated);
+        watcher.sums.push(scores);
         metrics.push(evaluated.metrics);
+    }
+    let mut confidence = Vec::new();
+    for scores in std::mem::take(&mut watcher.sums) {
+        confidence.push(watcher.confidence(&scores)?);
     }
     let order = prepared.evaluated();
     metrics.sort_by_key(|metrics| order.iter().position(|name| *name == metrics.split));
@@ -199,6 +242,7 @@ pub fn train(spec: &CellSpec, directory: &Path, progress: &mut dyn Progress) -> 
         plugin_load_seconds: prepared.load_seconds,
         plugin_plan_seconds: prepared.plan_seconds,
         metrics,
+        confidence,
         best_metric: watcher.best_metric,
         best_epoch,
         epochs: watcher.epochs,

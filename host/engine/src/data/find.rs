@@ -87,7 +87,7 @@ fn files_of(
 
 /// The container of a file that the user gave: by a pattern that it matches,
 /// else by its ending, else the task's first.
-fn container_of(split: &Split, path: &Path) -> Container {
+pub fn container_of(split: &Split, path: &Path) -> Container {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     let by_pattern = split.files.iter().find(|file| matches(&file.pattern, &name)).map(|file| file.container);
     let by_ending = (name.ends_with(".jsonl") || name.ends_with(".json")).then_some(Container::JsonLines);
