@@ -1,5 +1,5 @@
 """Writes what PyTorch makes of token classification and multiple choice over the
-tiny checkpoints of bert.py, electra.py and roberta.py: logits, their squares as
+tiny checkpoints of bert.py, electra.py, roberta.py and deberta.py: logits, their squares as
 losses, and the gradients of all biases and of what is new in the head."""
 
 from pathlib import Path
@@ -11,7 +11,7 @@ from transformers import AutoConfig, AutoModelForMultipleChoice, AutoModelForTok
 import bert
 
 GOLDEN = Path(__file__).parent.parent / "golden"
-FAMILIES = ["bert", "electra", "roberta"]
+FAMILIES = ["bert", "electra", "roberta", "deberta"]
 CASES = {"tokens": AutoModelForTokenClassification, "choice": AutoModelForMultipleChoice}
 
 

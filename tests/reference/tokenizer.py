@@ -29,6 +29,8 @@ TEXTS = [
     "x" * 120,
     "",
     "the 🎬 film",
+    "Življenje v Ljubljani: žganci, čevapčiči",
+    "&quot;it&#39;s&quot; &amp; the film",
 ]
 
 PAIRS = [

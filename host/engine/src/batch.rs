@@ -35,6 +35,11 @@ impl Batch {
         self.ids.len()
     }
 
+    /// Rows of the longest sequence, virtual ones included.
+    pub fn longest(&self) -> usize {
+        self.starts.windows(2).map(|range| (range[1] - range[0]) as usize).max().unwrap_or(0)
+    }
+
     /// Number of sequences.
     pub fn sequences(&self) -> usize {
         self.starts.len().saturating_sub(1)

@@ -1,6 +1,7 @@
 //! Text to tokens, through the `tokenizers` crate.
 
 mod built;
+mod sentencepiece;
 
 use std::fs;
 use std::path::Path;
@@ -13,7 +14,8 @@ use tokenizers::{EncodeInput, PaddingParams, TruncationParams};
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum TokenizerError {
     #[error(
-        "{folder} has neither tokenizer.json nor vocab.txt, nor vocab.json with merges.txt, of which a tokenizer is made"
+        "{folder} has neither tokenizer.json nor vocab.txt, nor vocab.json with merges.txt, nor a SentencePiece model ({}), of which a tokenizer is made",
+        sentencepiece::FILES.join(", ")
     )]
     NoFile { folder: String },
     #[error("{file}: {sentence}")]
@@ -23,13 +25,16 @@ pub enum TokenizerError {
 }
 
 /// Files of a folder that make its tokenizer, where they are there.
-pub const FILES: [&str; 6] = [
+pub const FILES: [&str; 9] = [
     "tokenizer.json",
     "tokenizer_config.json",
     "special_tokens_map.json",
     "vocab.txt",
     "vocab.json",
     "merges.txt",
+    sentencepiece::FILES[0],
+    sentencepiece::FILES[1],
+    sentencepiece::FILES[2],
 ];
 
 /// A text as the model reads it.
@@ -60,7 +65,8 @@ const SETTINGS: [&str; 2] = ["special_tokens_map.json", "tokenizer_config.json"]
 
 impl Tokenizer {
     /// The tokenizer of a checkpoint: tokenizer.json where there is one, else
-    /// WordPiece from vocab.txt, or byte-level pairs from vocab.json and merges.txt.
+    /// WordPiece from vocab.txt, byte-level pairs from vocab.json and merges.txt, or
+    /// what a SentencePiece model says.
     ///
     /// # Errors
     /// None of the files is there, or one cannot be read.
@@ -80,6 +86,12 @@ impl Tokenizer {
         if vocabulary.is_file() && merges.is_file() {
             let inner = built::byte_level(&vocabulary, &merges, &settings)?;
             return Tokenizer::finished(inner, &settings, &vocabulary.display().to_string());
+        }
+        if let Some(path) =
+            sentencepiece::FILES.map(|name| folder.join(name)).iter().find(|path| path.is_file())
+        {
+            let inner = sentencepiece::build(folder, path, &settings)?;
+            return Tokenizer::finished(inner, &settings, &path.display().to_string());
         }
         Err(TokenizerError::NoFile { folder: folder.display().to_string() })
     }
@@ -206,10 +218,11 @@ fn special_token<'a>(settings: &'a Map<String, Value>, role: &str) -> Option<&'a
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, TokenizerError> {
-    fs::read(path).map_err(|error| TokenizerError::Unreadable {
-        file: path.display().to_string(),
-        sentence: error.to_string(),
-    })
+    fs::read(path).map_err(|error| unreadable(&path.display().to_string(), error))
+}
+
+fn unreadable(file: &str, error: impl ToString) -> TokenizerError {
+    TokenizerError::Unreadable { file: file.into(), sentence: error.to_string() }
 }
 
 #[cfg(test)]

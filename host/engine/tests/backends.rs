@@ -18,6 +18,9 @@ use support::{CLASSES, LENGTHS, batch, blocks, methods, plans, plans_of};
 
 const HEADS: [HeadKind; 2] = [HeadKind::Classification { classes: CLASSES }, HeadKind::MaskedLanguageModel];
 
+/// Models whose attention differs.
+const MODELS: [fn() -> EncoderConfig; 2] = [support::config, support::deberta];
+
 fn engine(plans: &Plans, backend: impl Backend + 'static) -> Engine {
     Engine::new(plans.clone(), blocks(plans, 3), Box::new(backend)).unwrap()
 }
@@ -58,12 +61,12 @@ fn gradients(engine: &mut Engine, batches: &[Batch]) -> (f64, Vec<NamedTensor>) 
 
 #[test]
 fn kernels_and_candle_agree_with_dropout() {
-    for head in HEADS {
+    let others = [HeadKind::TokenClassification { classes: CLASSES }, HeadKind::MultipleChoice];
+    for (config, head) in
+        MODELS.iter().flat_map(|config| HEADS.into_iter().chain(others).map(move |head| (config(), head)))
+    {
         for (name, method) in methods() {
-            if head == HeadKind::MaskedLanguageModel && name == "low rank with dropout" {
-                continue; // It targets the pooler, which this head lacks.
-            }
-            let plans = plans(head, method);
+            let plans = plans_of(config.clone(), head, method);
             let batch = packed(&plans, &LENGTHS);
             let (mut ours, mut theirs) = (cpu(&plans, 2), engine(&plans, Candle::new(Device::Cpu)));
             let (loss, own) = gradients(&mut ours, std::slice::from_ref(&batch));
@@ -84,15 +87,12 @@ fn kernels_and_candle_agree_with_dropout() {
 /// The loss moves along each parameter's gradient as the gradient says.
 #[test]
 fn gradients_agree_with_finite_differences() {
-    for head in HEADS {
+    for (config, head) in MODELS.iter().flat_map(|config| HEADS.map(|head| (config(), head))) {
         for (name, method) in methods() {
-            if head == HeadKind::MaskedLanguageModel && name == "low rank with dropout" {
-                continue;
-            }
             if name == "weights" {
                 continue; // Its norm is detached: the slope is another one.
             }
-            let plans = plans(head, method);
+            let plans = plans_of(config.clone(), head, method);
             let batch = packed(&plans, &LENGTHS);
             let (_, gradients) = gradients(&mut cpu(&plans, 1), std::slice::from_ref(&batch));
             let start = cpu(&plans, 1).trained().unwrap();
@@ -130,16 +130,21 @@ fn gradients_agree_with_finite_differences() {
 
 #[test]
 fn packing_order_and_micro_batches_change_nothing() {
-    let plans = plans(HEADS[0], methods()[0].1);
-    let (loss, whole) = gradients(&mut cpu(&plans, 1), &[packed(&plans, &LENGTHS)]);
+    for config in MODELS {
+        unchanged_by_packing(&plans_of(config(), HEADS[0], methods()[0].1));
+    }
+}
+
+fn unchanged_by_packing(plans: &Plans) {
+    let (loss, whole) = gradients(&mut cpu(plans, 1), &[packed(plans, &LENGTHS)]);
     let mut turned = LENGTHS;
     turned.reverse();
-    let (other_loss, other) = gradients(&mut cpu(&plans, 1), &[packed(&plans, &turned)]);
+    let (other_loss, other) = gradients(&mut cpu(plans, 1), &[packed(plans, &turned)]);
     assert!((loss - other_loss).abs() < 1e-6);
     let apart = difference(&whole, &other);
     assert!(apart < 1e-5, "{apart:e}");
-    let parts: Vec<Batch> = LENGTHS.chunks(2).map(|lengths| packed(&plans, lengths)).collect();
-    let (other_loss, other) = gradients(&mut cpu(&plans, 1), &parts);
+    let parts: Vec<Batch> = LENGTHS.chunks(2).map(|lengths| packed(plans, lengths)).collect();
+    let (other_loss, other) = gradients(&mut cpu(plans, 1), &parts);
     assert!((loss - other_loss).abs() < 1e-6);
     let apart = difference(&whole, &other);
     assert!(apart < 1e-5, "{apart:e}");
@@ -147,11 +152,13 @@ fn packing_order_and_micro_batches_change_nothing() {
 
 #[test]
 fn the_same_run_gives_the_same_bits_and_threads_agree() {
-    let plans = plans(HEADS[0], methods()[4].1);
-    let batch = packed(&plans, &LENGTHS);
-    let run = |threads| gradients(&mut cpu(&plans, threads), std::slice::from_ref(&batch));
-    assert_eq!(run(2), run(2));
-    assert!(difference(&run(1).1, &run(2).1) < 1e-5);
+    for config in MODELS {
+        let plans = plans_of(config(), HEADS[0], methods()[4].1);
+        let batch = packed(&plans, &LENGTHS);
+        let run = |threads| gradients(&mut cpu(&plans, threads), std::slice::from_ref(&batch));
+        assert_eq!(run(2), run(2));
+        assert!(difference(&run(1).1, &run(2).1) < 1e-5);
+    }
 }
 
 #[test]

@@ -12,7 +12,7 @@ use host_engine::train::settings::TrainingSettings;
 use host_ir::record::Recorder;
 use host_ir::task::HeadKind;
 use support::golden::{ALL, check, config, engine, find, folder, golden, norm, packed};
-use support::{low_rank_named, plans_of, train_role};
+use support::{low_rank_named, plans_of, select, train_role};
 
 const CLASSIFICATION: HeadKind = HeadKind::Classification { classes: 5 };
 
@@ -66,15 +66,62 @@ fn roberta_agrees_with_transformers() {
 #[test]
 fn heads_agree_with_transformers() {
     let biases: fn(&mut Recorder) = |recorder| train_role(recorder, "bias");
-    for (family, first_position) in [("bert", 0), ("electra", 0), ("roberta", 2)] {
+    for (family, first_position) in [("bert", 0), ("electra", 0), ("roberta", 2), ("deberta", 0)] {
         let mut batch = packed(&ALL, 0, false);
         batch.positions.iter_mut().for_each(|position| *position += first_position);
         let new = |name: &str| {
-            ["classifier.", "sequence_summary.", "roberta.pooler."].iter().any(|part| name.starts_with(part))
+            let parts = ["classifier.", "sequence_summary.", "roberta.pooler.", "pooler."];
+            parts.iter().any(|part| name.starts_with(part))
         };
         check((family, "tokens"), HeadKind::TokenClassification { classes: 5 }, biases, &batch, new);
         check((family, "choice"), HeadKind::MultipleChoice, biases, &batch, new);
     }
+}
+
+/// DeBERTa: as v3 is, and with projections of its own for positions, absolute
+/// positions and a row for each distance.
+#[test]
+fn deberta_agrees_with_transformers() {
+    let all: fn(&mut Recorder) = |recorder| train_role(recorder, "all");
+    for (family, head) in [("deberta", "cls."), ("deberta_own", "lm_predictions.")] {
+        check((family, "classification"), CLASSIFICATION, all, &packed(&ALL, 0, false), |_| false);
+        let own: fn(&str) -> bool = match head {
+            "cls." => |name| name.starts_with("cls."),
+            _ => |name| name.starts_with("lm_predictions."),
+        };
+        check((family, "masked"), HeadKind::MaskedLanguageModel, all, &packed(&ALL, 0, true), own);
+    }
+}
+
+/// DeBERTa's published sizes with two classes, as transformers counts them. There
+/// is no table of positions, and so no limit to them.
+#[test]
+fn debertas_have_the_parameters_of_transformers() {
+    let sizes = [(128_100, 6, 141_896_450), (128_100, 12, 184_423_682), (251_000, 12, 278_810_882)];
+    for (vocabulary, layers, parameters) in sizes {
+        let json = serde_json::json!({
+            "model_type": "deberta-v2", "vocab_size": vocabulary, "hidden_size": 768,
+            "num_hidden_layers": layers, "num_attention_heads": 12, "intermediate_size": 3072,
+            "max_position_embeddings": 512, "type_vocab_size": 0, "relative_attention": true,
+            "max_relative_positions": -1, "position_buckets": 256, "norm_rel_ebd": "layer_norm",
+            "share_att_key": true, "pos_att_type": "p2c|c2p", "position_biased_input": false,
+        });
+        let config = EncoderConfig::read(json.as_object().unwrap()).unwrap();
+        assert!(config.positions > 1_000_000);
+        let head = HeadKind::Classification { classes: 2 };
+        let plans = plans_of(config, head, |recorder| train_role(recorder, "all"));
+        assert_eq!(plans.method.counts(&plans.model).trained, parameters);
+    }
+}
+
+/// A decoder of its own is none that this engine has: it is refused.
+#[test]
+fn a_masked_language_model_that_is_not_tied_is_refused() {
+    let mut config = config("bert", "checkpoint").1;
+    config.tied = false;
+    let plans = plans_of(config, HeadKind::MaskedLanguageModel, |recorder| train_role(recorder, "all"));
+    let error = plans.training().unwrap_err().to_string();
+    assert!(error.contains("tie_word_embeddings = false"), "{error}");
 }
 
 /// The file that torch.save writes holds the same tensors, bit for bit.
@@ -120,16 +167,26 @@ fn counts_are_those_of_the_reference() {
         "max_position_embeddings": 512, "type_vocab_size": 2,
     });
     let config = EncoderConfig::read(json.as_object().unwrap()).unwrap();
-    let count = |plan: fn(&mut Recorder)| {
+    let count = |plan: &dyn Fn(&mut Recorder)| {
         let plans = plans_of(config.clone(), HeadKind::Classification { classes: 2 }, plan);
         plans.method.counts(&plans.model).trained
     };
-    assert_eq!(count(|recorder| train_role(recorder, "all")), 110_618_882);
-    let rank_4 = count(|recorder| low_rank_named(recorder, &["query", "value"], 0.1, 2.0, ("A", "B")));
-    // Of rank 16 there are four times as many in the factors.
-    let factors = 12 * 2 * 2 * 4 * 768;
-    assert_eq!(rank_4 + 3 * factors, 1_200_386);
-    let prompt = count(|recorder| {
+    assert_eq!(count(&|recorder| train_role(recorder, "all")), 110_618_882);
+    // Factors of rank 16 at queries and values, with their biases and without.
+    let factors = |recorder: &mut Recorder, biases: bool| {
+        for site in select(recorder, &["query", "value"]) {
+            for (name, shape) in [("lora_A", [16, 768]), ("lora_B", [768, 16])] {
+                let start = recorder.full(&shape, 0.0).unwrap();
+                recorder.parameter(Some(site), name, start, true).unwrap();
+            }
+            if let (true, Some(bias)) = (biases, recorder.site_bias(site).unwrap()) {
+                recorder.train(bias).unwrap();
+            }
+        }
+    };
+    assert_eq!(count(&|recorder| factors(recorder, true)), 1_200_386);
+    assert_eq!(count(&|recorder| factors(recorder, false)), 1_181_954);
+    let prompt = count(&|recorder| {
         let start = recorder.full(&[20, 768], 0.0).unwrap();
         let prompt = recorder.parameter(None, "prompt", start, true).unwrap();
         recorder.prompt(prompt).unwrap();

@@ -1,5 +1,5 @@
-//! The forward pass against candle_transformers' BERT, an oracle that shares no
-//! code with ours beyond the file.
+//! The forward pass against candle_transformers' BERT and DeBERTa, oracles that
+//! share no code with ours beyond the file.
 
 mod support;
 
@@ -8,6 +8,7 @@ use std::path::Path;
 use candle_core::{DType, Device, Tensor};
 use candle_nn::{Linear, Module, VarBuilder};
 use candle_transformers::models::bert::{BertModel, Config};
+use candle_transformers::models::debertav2;
 use host_engine::backend::cpu::Cpu;
 use host_engine::batch::Batch;
 use host_engine::engine::Engine;
@@ -33,19 +34,39 @@ fn logits_are_those_of_candle_transformers() {
         )
     };
     let (pooler, classifier) = (linear("bert.pooler.dense", 32), linear("classifier", 5));
-    let config = EncoderConfig::read(&read_config(&folder).unwrap()).unwrap();
-    let checkpoint = Checkpoint::open(&folder, config.prefix()).unwrap();
+    check(&folder, 40, |ids, types| {
+        let hidden = bert.forward(ids, types, None).unwrap();
+        let first = hidden.narrow(1, 0, 1).unwrap().squeeze(1).unwrap();
+        classifier.forward(&pooler.forward(&first).unwrap().tanh().unwrap()).unwrap()
+    });
+}
+
+/// Longer than the table of buckets tells distances apart.
+#[test]
+fn debertas_logits_are_those_of_candle_transformers() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden/deberta/checkpoint");
+    let file = std::fs::read(folder.join("model.safetensors")).unwrap();
+    let variables = VarBuilder::from_buffered_safetensors(file, DType::F32, &Device::Cpu).unwrap();
+    let text = std::fs::read_to_string(folder.join("config.json")).unwrap();
+    let theirs: debertav2::Config = serde_json::from_str(&text).unwrap();
+    let deberta = variables.pp("deberta");
+    let model = debertav2::DebertaV2SeqClassificationModel::load(deberta, &theirs, None).unwrap();
+    check(&folder, 40, |ids, _| model.forward(ids, None, None).unwrap());
+}
+
+/// Our logits of sequences up to a length against theirs, [1, classes].
+fn check(folder: &Path, longest: u32, theirs: impl Fn(&Tensor, &Tensor) -> Tensor) {
+    let config = EncoderConfig::read(&read_config(folder).unwrap()).unwrap();
+    let checkpoint = Checkpoint::open(folder, config.prefix()).unwrap();
     let plans = plans_of(config, HeadKind::Classification { classes: 5 }, |_| {});
     let blocks = initial_blocks(&plans, &checkpoint, false, 0).unwrap();
     let mut engine = Engine::new(plans, blocks, Box::new(Cpu::new(1).unwrap())).unwrap();
-    for length in [1, 7, 40] {
+    for length in [1, 7, longest] {
         let ids: Vec<u32> = (0..length).map(|place| (place * 13 + 5) % 96).collect();
         let types: Vec<u32> = (0..length).map(|place| u32::from(place > 3)).collect();
         let tensor = |values: &[u32]| Tensor::new(values, &Device::Cpu).unwrap().unsqueeze(0).unwrap();
-        let hidden = bert.forward(&tensor(&ids), &tensor(&types), None).unwrap();
-        let first = hidden.narrow(1, 0, 1).unwrap().squeeze(1).unwrap();
-        let wanted = classifier.forward(&pooler.forward(&first).unwrap().tanh().unwrap()).unwrap();
-        let wanted: Vec<f32> = wanted.flatten_all().unwrap().to_vec1().unwrap();
+        let wanted: Vec<f32> =
+            theirs(&tensor(&ids), &tensor(&types)).flatten_all().unwrap().to_vec1().unwrap();
         let mut batch =
             Batch { starts: vec![0, length], ids, token_types: types, places: vec![0], ..Batch::default() };
         batch.positions = (0..length).collect();

@@ -189,9 +189,10 @@ fn wanted_name(name: &str, prefix: &str) -> String {
         Some((start, "beta")) => format!("{start}.bias"),
         _ => name.to_string(),
     };
-    let base = ["embeddings.", "embeddings_project.", "encoder.", "pooler."]
-        .iter()
-        .any(|part| renamed.starts_with(part));
+    // DeBERTa's pooler is a part of its head, and has no prefix.
+    let pooler = renamed.starts_with("pooler.") && prefix != "deberta.";
+    let parts = ["embeddings.", "embeddings_project.", "encoder."];
+    let base = pooler || parts.iter().any(|part| renamed.starts_with(part));
     if base { format!("{prefix}{renamed}") } else { renamed }
 }
 

@@ -18,7 +18,7 @@ use super::parallel::{SharedMatrix, Threads, with_scratch};
 use super::simd::{exp, maximum, sum_of_pairs, vectorize};
 
 /// Queries whose probabilities are in memory at a time.
-const QUERY_BLOCK: usize = 128;
+pub(super) const QUERY_BLOCK: usize = 128;
 /// Multiplications below which a share is not worth waking another thread.
 const MINIMUM_PRODUCTS: usize = 1 << 20;
 
@@ -37,25 +37,25 @@ pub struct Attention<'a> {
 
 /// A head of a sequence: the unit of the threads' work.
 #[derive(Clone, Copy)]
-struct Unit {
-    sequence: usize,
-    head: usize,
-    first: usize,
-    length: usize,
+pub(super) struct Unit {
+    pub sequence: usize,
+    pub head: usize,
+    pub first: usize,
+    pub length: usize,
 }
 
 impl Attention<'_> {
-    fn hidden(&self) -> usize {
+    pub(super) fn hidden(&self) -> usize {
         self.heads * self.head_dim
     }
 
-    fn rows(&self) -> usize {
+    pub(super) fn rows(&self) -> usize {
         self.starts.last().map_or(0, |&rows| rows as usize)
     }
 
     /// The work of each thread: units in descending order of their length, each
     /// given to the thread that has least so far (Graham 1969).
-    fn shares(&self, threads: &Threads) -> Vec<Vec<Unit>> {
+    pub(super) fn shares(&self, threads: &Threads) -> Vec<Vec<Unit>> {
         let mut sequences: Vec<usize> = (0..self.starts.len().saturating_sub(1)).collect();
         let length = |sequence: usize| (self.starts[sequence + 1] - self.starts[sequence]) as usize;
         sequences.sort_by_key(|&sequence| Reverse(length(sequence)));
@@ -75,8 +75,23 @@ impl Attention<'_> {
         shares.into_iter().map(|(_, units)| units).collect()
     }
 
+    /// As `shares`, with all sequences of a head on one thread.
+    pub(super) fn shares_by_head(&self, threads: &Threads) -> Vec<Vec<Unit>> {
+        let count = threads.count().clamp(1, self.heads.max(1));
+        let mut shares = vec![Vec::new(); count];
+        for head in 0..self.heads {
+            for (sequence, bounds) in self.starts.windows(2).enumerate() {
+                let (first, length) = (bounds[0] as usize, (bounds[1] - bounds[0]) as usize);
+                if length > 0 {
+                    shares[head % count].push(Unit { sequence, head, first, length });
+                }
+            }
+        }
+        shares
+    }
+
     /// Queries, keys and values of a unit.
-    fn operands<'m>(&self, qkv: &'m [f32], unit: Unit) -> [Matrix<'m>; 3] {
+    pub(super) fn operands<'m>(&self, qkv: &'m [f32], unit: Unit) -> [Matrix<'m>; 3] {
         let hidden = self.hidden();
         [0, 1, 2].map(|part| {
             let start = unit.first * 3 * hidden + part * hidden + unit.head * self.head_dim;
@@ -85,15 +100,73 @@ impl Attention<'_> {
     }
 
     /// Scale times the scores of a block of queries with all keys, [queries, keys].
-    fn scores(&self, out: &mut [f32], queries: Matrix<'_>, keys: Matrix<'_>, size: [usize; 2]) {
+    pub(super) fn scores(&self, out: &mut [f32], queries: Matrix<'_>, keys: Matrix<'_>, size: [usize; 2]) {
         let out = MatrixMut::new(out, size[1]);
         let size = [size[0], size[1], self.head_dim];
         sequential(Form::TransposedB, size, (self.scale, 0.0), queries, keys, out);
     }
+
+    /// Makes scores of a block of a unit's queries probabilities, with dropout;
+    /// `lse` are those of the block.
+    pub(super) fn probabilities(
+        &self,
+        scores: &mut [f32],
+        lse: &mut [f32],
+        unit: Unit,
+        block: &Range<usize>,
+    ) {
+        vectorize(
+            #[inline(always)]
+            || {
+                let queries = block.clone().zip(lse);
+                for (row, (query, lse)) in scores.chunks_exact_mut(unit.length).zip(queries) {
+                    *lse = softmax(row);
+                    if let Some(dropout) = self.dropout {
+                        dropout.query(unit.sequence, unit.head, query).apply(row, 0);
+                    }
+                }
+            },
+        );
+    }
+
+    /// From the scores of a block of a unit's queries: the probabilities, with
+    /// dropout, in their place, and the gradient of the scores before the scale.
+    pub(super) fn score_gradients(
+        &self,
+        [scores, dscores]: [&mut [f32]; 2],
+        saved: Saved<'_>,
+        unit: Unit,
+        block: &Range<usize>,
+    ) {
+        let length = unit.length;
+        let [_, _, values] = self.operands(saved.qkv, unit);
+        let dctx = saved.dctx(self, unit).rows_from(block.start);
+        let size = [block.len(), length, self.head_dim];
+        let out = MatrixMut::new(&mut *dscores, length);
+        sequential(Form::TransposedB, size, (1.0, 0.0), dctx, values, out);
+        vectorize(
+            #[inline(always)]
+            || {
+                let rows = scores.chunks_exact_mut(length).zip(dscores.chunks_exact_mut(length));
+                for ((p, d), query) in rows.zip(block.clone()) {
+                    exponentials(p, saved.lse[query]);
+                    match self.dropout {
+                        Some(dropout) => {
+                            let mask = dropout.query(unit.sequence, unit.head, query);
+                            mask.apply(d, 0);
+                            softmax_backward(d, p, self.scale);
+                            mask.apply(p, 0);
+                        }
+                        None => softmax_backward(d, p, self.scale),
+                    }
+                }
+            },
+        );
+    }
 }
 
 /// The blocks of queries of a sequence.
-fn blocks(length: usize) -> impl Iterator<Item = Range<usize>> {
+pub(super) fn blocks(length: usize) -> impl Iterator<Item = Range<usize>> {
     (0..length).step_by(QUERY_BLOCK).map(move |start| start..length.min(start + QUERY_BLOCK))
 }
 
@@ -133,18 +206,7 @@ fn forward_unit(
         let rows = unit.first + block.start..unit.first + block.end;
         // SAFETY: no other unit has this head and these rows.
         let lse = unsafe { lse.row(unit.head, rows.clone()) };
-        vectorize(
-            #[inline(always)]
-            || {
-                let queries = block.clone().zip(lse);
-                for (row, (query, lse)) in scores.chunks_exact_mut(unit.length).zip(queries) {
-                    *lse = softmax(row);
-                    if let Some(dropout) = attention.dropout {
-                        dropout.query(unit.sequence, unit.head, query).apply(row, 0);
-                    }
-                }
-            },
-        );
+        attention.probabilities(scores, lse, unit, &block);
         let size = [block.len(), width, unit.length];
         let probabilities = Matrix::new(scores, unit.length);
         let out = ctx.pointer(rows.start, unit.head * width, block.len(), width);
@@ -209,10 +271,65 @@ pub fn backward(
 
 /// What the backward pass of a unit reads: whole matrices, and its own `lse`.
 #[derive(Clone, Copy)]
-struct Saved<'a> {
-    dctx: &'a [f32],
-    qkv: &'a [f32],
-    lse: &'a [f32],
+pub(super) struct Saved<'a> {
+    pub dctx: &'a [f32],
+    pub qkv: &'a [f32],
+    pub lse: &'a [f32],
+}
+
+impl<'a> Saved<'a> {
+    fn dctx(&self, attention: &Attention<'_>, unit: Unit) -> Matrix<'a> {
+        let hidden = attention.hidden();
+        Matrix::new(&self.dctx[unit.first * hidden + unit.head * attention.head_dim..], hidden)
+    }
+}
+
+/// Where the gradients of a unit's queries, keys and values go, in rows of
+/// 3 heads head_dim.
+pub(super) struct Gradients {
+    pub queries: *mut f32,
+    pub keys: *mut f32,
+    values: *mut f32,
+}
+
+impl Gradients {
+    pub fn new(dqkv: &SharedMatrix<'_>, attention: &Attention<'_>, unit: Unit) -> Gradients {
+        let (hidden, column) = (attention.hidden(), unit.head * attention.head_dim);
+        let part =
+            |part: usize| dqkv.pointer(unit.first, part * hidden + column, unit.length, attention.head_dim);
+        Gradients { queries: part(0), keys: part(1), values: part(2) }
+    }
+
+    /// Collects from a block of queries, by its probabilities and the gradient of
+    /// its scores.
+    ///
+    /// # Safety
+    /// Nobody else reads or writes the unit's rows and columns meanwhile.
+    pub unsafe fn collect(
+        &self,
+        [probabilities, dscores]: [&[f32]; 2],
+        saved: Saved<'_>,
+        attention: &Attention<'_>,
+        unit: Unit,
+        block: &Range<usize>,
+    ) {
+        let (width, length, count) = (attention.head_dim, unit.length, block.len());
+        let [queries, keys, _] = attention.operands(saved.qkv, unit);
+        let (queries, dctx) =
+            (queries.rows_from(block.start), saved.dctx(attention, unit).rows_from(block.start));
+        // Keys and values collect from all blocks; the first one overwrites.
+        let beta = if block.start == 0 { 0.0 } else { 1.0 };
+        let (probabilities, dscores) = (Matrix::new(probabilities, length), Matrix::new(dscores, length));
+        let (stride, to_keys) = (3 * attention.hidden(), [length, width, count]);
+        // SAFETY: `pointer` has checked the blocks, of which the queries' rows from
+        // `block.start` on are a part; the rest is the caller's promise.
+        unsafe {
+            let dqueries = self.queries.add(block.start * stride);
+            raw(Form::TransposedA, to_keys, (1.0, beta), probabilities, dctx, self.values, stride);
+            raw(Form::TransposedA, to_keys, (1.0, beta), dscores, queries, self.keys, stride);
+            raw(Form::Plain, [count, width, length], (1.0, 0.0), dscores, keys, dqueries, stride);
+        }
+    }
 }
 
 fn backward_unit(
@@ -222,51 +339,16 @@ fn backward_unit(
     unit: Unit,
     [probabilities, dscores]: [&mut [f32]; 2],
 ) {
-    let (width, hidden, length) = (attention.head_dim, attention.hidden(), unit.length);
-    let [queries, keys, values] = attention.operands(saved.qkv, unit);
-    let column = unit.head * width;
-    let [dqueries, dkeys, dvalues] =
-        [0, 1, 2].map(|part| dqkv.pointer(unit.first, part * hidden + column, length, width));
-    let dctx = Matrix::new(&saved.dctx[unit.first * hidden + column..], hidden);
+    let length = unit.length;
+    let [queries, keys, _] = attention.operands(saved.qkv, unit);
+    let gradients = Gradients::new(dqkv, attention, unit);
     for block in blocks(length) {
-        let count = block.len();
-        let probabilities = &mut probabilities[..count * length];
-        let dscores = &mut dscores[..count * length];
-        let (queries, dctx) = (queries.rows_from(block.start), dctx.rows_from(block.start));
-        attention.scores(probabilities, queries, keys, [count, length]);
-        let size = [count, length, width];
-        sequential(Form::TransposedB, size, (1.0, 0.0), dctx, values, MatrixMut::new(dscores, length));
-        vectorize(
-            #[inline(always)]
-            || {
-                let rows = probabilities.chunks_exact_mut(length).zip(dscores.chunks_exact_mut(length));
-                for ((p, d), query) in rows.zip(block.clone()) {
-                    exponentials(p, saved.lse[query]);
-                    match attention.dropout {
-                        Some(dropout) => {
-                            let mask = dropout.query(unit.sequence, unit.head, query);
-                            mask.apply(d, 0);
-                            softmax_backward(d, p, attention.scale);
-                            mask.apply(p, 0);
-                        }
-                        None => softmax_backward(d, p, attention.scale),
-                    }
-                }
-            },
-        );
-        // Keys and values collect from all blocks; the first one overwrites.
-        let beta = if block.start == 0 { 0.0 } else { 1.0 };
-        let (probabilities, dscores) = (Matrix::new(probabilities, length), Matrix::new(dscores, length));
-        let (stride, to_keys) = (3 * hidden, [length, width, count]);
-        // SAFETY: `pointer` has checked the blocks, of which the queries' rows
-        // from `block.start` on are a part; no other unit has these rows and
-        // columns.
-        unsafe {
-            let dqueries = dqueries.add(block.start * stride);
-            raw(Form::TransposedA, to_keys, (1.0, beta), probabilities, dctx, dvalues, stride);
-            raw(Form::TransposedA, to_keys, (1.0, beta), dscores, queries, dkeys, stride);
-            raw(Form::Plain, [count, width, length], (1.0, 0.0), dscores, keys, dqueries, stride);
-        }
+        let probabilities = &mut probabilities[..block.len() * length];
+        let dscores = &mut dscores[..block.len() * length];
+        attention.scores(probabilities, queries.rows_from(block.start), keys, [block.len(), length]);
+        attention.score_gradients([&mut *probabilities, &mut *dscores], saved, unit, &block);
+        // SAFETY: no other unit has these rows and columns.
+        unsafe { gradients.collect([&*probabilities, &*dscores], saved, attention, unit, &block) };
     }
 }
 

@@ -112,6 +112,8 @@ pub struct RowDropout<'a> {
     mask: Mask,
     starts: &'a [u32],
     places: &'a [u32],
+    /// What is added to the number of a row in its sequence.
+    shift: u32,
 }
 
 impl<'a> RowDropout<'a> {
@@ -124,7 +126,13 @@ impl<'a> RowDropout<'a> {
         places: &'a [u32],
     ) -> Option<RowDropout<'a>> {
         assert_eq!(starts.len(), places.len() + 1, "a place for each sequence");
-        Some(RowDropout { mask: Mask::new(key, probability)?, starts, places })
+        Some(RowDropout { mask: Mask::new(key, probability)?, starts, places, shift: 0 })
+    }
+
+    /// For rows of a table, which belong to no sequence: the first has the number
+    /// `shift`.
+    pub fn of_table(key: DropoutKey, probability: f32, shift: u32) -> Option<RowDropout<'a>> {
+        Some(RowDropout { mask: Mask::new(key, probability)?, starts: &[0, u32::MAX], places: &[0], shift })
     }
 
     /// The masks of the rows from `first` on.
@@ -156,7 +164,7 @@ impl RowMasks<'_> {
         while self.row >= starts[self.sequence + 1] {
             self.sequence += 1;
         }
-        let row = self.row - starts[self.sequence];
+        let row = self.row - starts[self.sequence] + self.dropout.shift;
         self.row += 1;
         self.dropout.mask.row(self.dropout.places[self.sequence], row)
     }

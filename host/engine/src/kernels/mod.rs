@@ -15,6 +15,7 @@ pub mod activation;
 pub mod adamw;
 pub mod attention;
 pub mod cross_entropy;
+pub mod disentangled;
 pub mod dropout;
 pub mod elementwise;
 pub mod embedding;

@@ -1,15 +1,25 @@
-//! The encoder that BERT (Devlin et al. 2019), RoBERTa (Liu et al. 2019) and
-//! ELECTRA (Clark et al. 2020) share, as transformers' BertModel, RobertaModel and
-//! ElectraModel compute it. ELECTRA's embeddings may be of another size than its
-//! hidden states.
+//! The encoder that BERT (Devlin et al. 2019), RoBERTa (Liu et al. 2019), ELECTRA
+//! (Clark et al. 2020) and, but for its attention, DeBERTa (He et al. 2021) share,
+//! as transformers' BertModel, RobertaModel, ElectraModel and DebertaV2Model
+//! compute it. ELECTRA's embeddings may be of another size than its hidden states.
 
+use host_ir::method::AnyParameter;
 use host_ir::model::{ModelDescription, ParameterId, SiteId, SiteKind};
 
-use crate::models::config::EncoderConfig;
+use crate::models::config::{EncoderConfig, Family};
+use crate::models::deberta;
 use crate::models::describe::Describer;
 use crate::program::build::{Builder, CompileError, NormParameters, Pending};
 use crate::program::instruction::Instruction;
 use crate::program::value::{Extent, ValueId};
+
+/// Names of the modules that make queries, keys and values, within a layer.
+fn projections(config: &EncoderConfig) -> [&'static str; 3] {
+    match config.family {
+        Family::Deberta => ["query_proj", "key_proj", "value_proj"],
+        Family::Bert | Family::Electra | Family::Roberta => ["query", "key", "value"],
+    }
+}
 
 /// Modules and parameters of the encoder, in the order of computation.
 pub fn describe(describer: &mut Describer<'_>, config: &EncoderConfig) {
@@ -19,16 +29,25 @@ pub fn describe(describer: &mut Describer<'_>, config: &EncoderConfig) {
     let word =
         describer.embedding(&format!("{prefix}embeddings.word_embeddings"), config.vocabulary, embedded);
     describer.model.word_embeddings = Some(word);
-    let positions = config.first_position + config.positions;
-    describer.embedding(&format!("{prefix}embeddings.position_embeddings"), positions, embedded);
-    describer.embedding(&format!("{prefix}embeddings.token_type_embeddings"), config.token_types, embedded);
+    if config.disentangled.is_none_or(|disentangled| disentangled.absolute) {
+        let positions = config.first_position + config.positions;
+        describer.embedding(&format!("{prefix}embeddings.position_embeddings"), positions, embedded);
+    }
+    if config.token_types > 0 {
+        let name = format!("{prefix}embeddings.token_type_embeddings");
+        describer.embedding(&name, config.token_types, embedded);
+    }
     describer.norm(&format!("{prefix}embeddings.LayerNorm"), None, embedded, false);
     if embedded != hidden {
         describer.linear(&format!("{prefix}embeddings_project"), None, embedded, hidden, false);
     }
+    deberta::describe_table(describer, config);
     for number in 0..config.layers as u32 {
         let (layer, name) = (Some(number), format!("{prefix}encoder.layer.{number}"));
-        for part in ["query", "key", "value"] {
+        for part in projections(config) {
+            describer.linear(&format!("{name}.attention.self.{part}"), layer, hidden, hidden, false);
+        }
+        for part in deberta::position_projections(config) {
             describer.linear(&format!("{name}.attention.self.{part}"), layer, hidden, hidden, false);
         }
         describer.linear(&format!("{name}.attention.output.dense"), layer, hidden, hidden, false);
@@ -49,16 +68,20 @@ pub fn describe(describer: &mut Describer<'_>, config: &EncoderConfig) {
 }
 
 /// Parameters that one product reads together.
-pub fn fused(model: &ModelDescription, prefix: &str) -> Vec<Vec<ParameterId>> {
+pub fn fused(config: &EncoderConfig, model: &ModelDescription) -> Vec<Vec<ParameterId>> {
     let mut groups = Vec::new();
-    for layer in 0.. {
-        let group = |kind: &str| -> Option<Vec<ParameterId>> {
-            let name = |part: &str| format!("{prefix}encoder.layer.{layer}.attention.self.{part}.{kind}");
-            ["query", "key", "value"].iter().map(|part| model.find_parameter(&name(part))).collect()
-        };
-        let (Some(weights), Some(biases)) = (group("weight"), group("bias")) else { return groups };
-        groups.extend([weights, biases]);
+    let of_positions = deberta::position_projections(config);
+    for layer in 0..config.layers {
+        for parts in [projections(config).as_slice(), &of_positions] {
+            for kind in ["weight", "bias"] {
+                let prefix = format!("{}encoder.layer.{layer}.attention.self", config.prefix());
+                let ids =
+                    parts.iter().filter_map(|part| model.find_parameter(&format!("{prefix}.{part}.{kind}")));
+                groups.push(ids.collect());
+            }
+        }
     }
+    groups.retain(|group: &Vec<ParameterId>| group.len() > 1);
     groups
 }
 
@@ -68,8 +91,9 @@ pub fn fused(model: &ModelDescription, prefix: &str) -> Vec<Vec<ParameterId>> {
 /// A hook or an expression that this engine cannot run.
 pub fn build(builder: &mut Builder<'_>, config: &EncoderConfig) -> Result<ValueId, CompileError> {
     let mut x = embeddings(builder, config)?;
+    let relative = deberta::table(builder, config)?;
     for layer in 0..config.layers {
-        x = block(builder, config, x, layer)?;
+        x = block(builder, config, (x, relative), layer)?;
     }
     Ok(x)
 }
@@ -93,19 +117,15 @@ pub fn norm_parameters(
 fn embeddings(builder: &mut Builder<'_>, config: &EncoderConfig) -> Result<ValueId, CompileError> {
     let prefix = config.prefix();
     let word = builder.named(&format!("{prefix}embeddings.word_embeddings.weight"))?;
-    let position = builder.named(&format!("{prefix}embeddings.position_embeddings.weight"))?;
-    let token_type = builder.named(&format!("{prefix}embeddings.token_type_embeddings.weight"))?;
+    let mut table = |part: &str| {
+        let id = builder.model.find_parameter(&format!("{prefix}embeddings.{part}_embeddings.weight"))?;
+        Some(builder.parameter(AnyParameter::Base(id)))
+    };
+    let (position, token_type) = (table("position"), table("token_type"));
     let prompt = builder.method.prompt.map(|node| builder.expression(false, node)).transpose()?;
-    let inputs: Vec<ValueId> =
-        [Some(word), Some(position), Some(token_type), prompt].into_iter().flatten().collect();
+    let inputs: Vec<ValueId> = [Some(word), position, token_type, prompt].into_iter().flatten().collect();
     let sum = builder.working(vec![Extent::Tokens, Extent::Fixed(config.embedding_size)], &inputs);
-    builder.push(Instruction::Embed {
-        word,
-        position: Some(position),
-        token_type: Some(token_type),
-        prompt,
-        out: sum,
-    });
+    builder.push(Instruction::Embed { word, position, token_type, prompt, out: sum });
     let norm_name = format!("{prefix}embeddings.LayerNorm");
     let norm = norm_parameters(builder, &norm_name, config)?;
     let after = builder.dropout_site(config.hidden_dropout);
@@ -119,20 +139,26 @@ fn embeddings(builder: &mut Builder<'_>, config: &EncoderConfig) -> Result<Value
     Ok(builder.settle(pending))
 }
 
+/// A layer over the tokens, and the table of relative positions where there is one.
 fn block(
     builder: &mut Builder<'_>,
     config: &EncoderConfig,
-    x: ValueId,
+    (x, relative): (ValueId, Option<ValueId>),
     layer: usize,
 ) -> Result<ValueId, CompileError> {
     let name = format!("{}encoder.layer.{layer}", config.prefix());
     let site = |builder: &Builder<'_>, part: &str| builder.site(&format!("{name}.{part}"));
-    let parts = ["query", "key", "value"].map(|part| site(builder, &format!("attention.self.{part}")));
+    let parts = projections(config).map(|part| site(builder, &format!("attention.self.{part}")));
     let [query, key, value] = parts;
     let sites: [SiteId; 3] = [query?, key?, value?];
     let qkv = builder.linear_group(&sites, x)?;
-    let dropout = builder.dropout_site(config.attention_dropout);
-    let context = builder.attention(qkv, config.heads, config.hidden_size, dropout);
+    let context = match relative {
+        Some(table) => deberta::attention(builder, config, &name, (qkv, table))?,
+        None => {
+            let dropout = builder.dropout_site(config.attention_dropout);
+            builder.attention(qkv, config.heads, config.hidden_size, dropout)
+        }
+    };
     let dense = site(builder, "attention.output.dense")?;
     let pending = builder.linear(dense, context)?;
     let h = residual(builder, config, &format!("{name}.attention"), "output.LayerNorm", x, pending)?;

@@ -26,6 +26,11 @@ pub fn masked(
     x: ValueId,
     head: &MaskedHead<'_>,
 ) -> Result<ValueId, CompileError> {
+    if !config.tied {
+        let sentence = "config.json has tie_word_embeddings = false; a masked-language-model head here shares \
+                        the word embeddings";
+        return Err(CompileError::Wrong(sentence.into()));
+    }
     let chosen = builder.take_rows(x, RowChoice::Masked);
     let dense = builder.site(head.dense)?;
     let pending = builder.linear(dense, chosen)?;

@@ -3,6 +3,7 @@
 
 pub mod bert;
 pub mod config;
+pub mod deberta;
 pub mod describe;
 pub mod electra;
 pub mod encoder;
@@ -26,13 +27,14 @@ pub fn describe(config: &EncoderConfig, head: HeadKind, present: &dyn Fn(&str) -
         Family::Bert => bert::describe(&mut describer, config, head),
         Family::Electra => electra::describe(&mut describer, config, head),
         Family::Roberta => roberta::describe(&mut describer, config, head),
+        Family::Deberta => deberta::describe(&mut describer, config, head),
     }
     describer.model
 }
 
 /// Parameters that one product reads together.
 pub fn fused(config: &EncoderConfig, model: &ModelDescription) -> Vec<Vec<ParameterId>> {
-    encoder::fused(model, config.prefix())
+    encoder::fused(config, model)
 }
 
 /// Builds the model with the task's head, and binds the leaves of the task's
@@ -50,6 +52,7 @@ pub fn build(builder: &mut Builder<'_>, config: &EncoderConfig) -> Result<(), Co
         Family::Bert => bert::build(builder, config, head, x)?,
         Family::Electra => electra::build(builder, config, head, x)?,
         Family::Roberta => roberta::build(builder, config, head, x)?,
+        Family::Deberta => deberta::build(builder, config, head, x)?,
     };
     let is_logits = |op: &Op| {
         matches!(

@@ -90,6 +90,8 @@ pub struct Builder<'a> {
     /// Whether dropout is on.
     pub training: bool,
     pub program: Program,
+    /// What the axis of tokens stands for in an expression.
+    pub(super) rows: Extent,
     dropouts: u32,
     /// Values of the method's expressions that are built already.
     pub(super) method_values: Vec<Option<ValueId>>,
@@ -112,6 +114,7 @@ impl<'a> Builder<'a> {
             parameters,
             training,
             program: Program::default(),
+            rows: Extent::Tokens,
             dropouts: 0,
             method_values: vec![None; method.graph.nodes.len()],
             task_values: vec![None; task.graph.nodes.len()],

@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use host_ir::graph::{Binary, Unary};
 
+use crate::program::relative::{Buckets, Terms};
 use crate::program::value::ValueId;
 
 /// One dropout of the program. Its mask is a function of the seed, the step,
@@ -228,6 +229,45 @@ pub enum Instruction {
         log_sums: ValueId,
         heads: usize,
         dqkv: ValueId,
+        dropout: Option<Dropout>,
+    },
+    /// The rows of a table of relative positions that the batch's longest
+    /// sequence reaches, in the order of key's place minus query's.
+    ReachedRows {
+        table: ValueId,
+        out: ValueId,
+        buckets: Buckets,
+    },
+    /// dtable[reached rows] += dout.
+    ReachedRowsBackward {
+        dout: ValueId,
+        dtable: ValueId,
+        buckets: Buckets,
+    },
+    /// `Attention` with further scores by relative positions (He et al. 2021,
+    /// eq. 4). `positions` [reached rows, parts * heads * size] hold the queries of
+    /// positions before their keys, those that `terms` has.
+    Disentangled {
+        qkv: ValueId,
+        positions: ValueId,
+        heads: usize,
+        buckets: Buckets,
+        terms: Terms,
+        out: ValueId,
+        log_sums: ValueId,
+        dropout: Option<Dropout>,
+    },
+    /// Gradients of `Disentangled`.
+    DisentangledBackward {
+        dout: ValueId,
+        qkv: ValueId,
+        positions: ValueId,
+        log_sums: ValueId,
+        heads: usize,
+        buckets: Buckets,
+        terms: Terms,
+        dqkv: ValueId,
+        dpositions: Option<ValueId>,
         dropout: Option<Dropout>,
     },
     /// Chosen rows of the packed batch.
@@ -462,6 +502,22 @@ impl Instruction {
                 I::AttentionBackward { dout, qkv, log_sums, dqkv, .. } => {
                     note(Read, &[Some(dout), Some(qkv), Some(log_sums)]);
                     note(Write, &[Some(dqkv)]);
+                }
+                I::ReachedRows { table, out, .. } => {
+                    note(Read, &[Some(table)]);
+                    note(Write, &[Some(out)]);
+                }
+                I::ReachedRowsBackward { dout, dtable, .. } => {
+                    note(Read, &[Some(dout)]);
+                    note(Update, &[Some(dtable)]);
+                }
+                I::Disentangled { qkv, positions, out, log_sums, .. } => {
+                    note(Read, &[Some(qkv), Some(positions)]);
+                    note(Write, &[Some(out), Some(log_sums)]);
+                }
+                I::DisentangledBackward { dout, qkv, positions, log_sums, dqkv, dpositions, .. } => {
+                    note(Read, &[Some(dout), Some(qkv), Some(positions), Some(log_sums)]);
+                    note(Write, &[Some(dqkv), dpositions]);
                 }
                 I::TakeRows { x, out, .. } | I::Dropout { x, out, .. } => {
                     note(Read, &[Some(x)]);

@@ -13,8 +13,9 @@ use crate::program::build::{Builder, CompileError};
 use crate::program::instruction::{Fold, Instruction, Integers};
 use crate::program::value::{Extent, Storage, ValueId};
 
-/// What a plan's node is over, with its axes after lowering.
-fn extents_of(scope: Scope, dims: &[Dim]) -> Option<Vec<Extent>> {
+/// What a plan's node is over, with its axes after lowering; `rows` is what the
+/// axis of tokens stands for.
+fn extents_of(scope: Scope, dims: &[Dim], rows: Extent) -> Option<Vec<Extent>> {
     let mut extents = Vec::with_capacity(dims.len() + 1);
     if scope == Scope::Sequence && dims.first().is_none_or(|dim| dim.fixed().is_some()) {
         extents.push(Extent::Sequences);
@@ -22,7 +23,7 @@ fn extents_of(scope: Scope, dims: &[Dim]) -> Option<Vec<Extent>> {
     for (axis, dim) in dims.iter().enumerate() {
         extents.push(match (dim, axis) {
             (Dim::Fixed(size), _) => Extent::Fixed(*size as usize),
-            (Dim::Tokens, 0) => Extent::Tokens,
+            (Dim::Tokens, 0) => rows,
             (Dim::Masked, 0) => Extent::Masked,
             _ => return None,
         });
@@ -75,7 +76,7 @@ impl Builder<'_> {
         let graph = self.graph(of_task);
         let node = graph.node(id);
         let name = node.op.name();
-        let Some(extents) = extents_of(node.scope, &node.shape.0) else {
+        let Some(extents) = extents_of(node.scope, &node.shape.0, self.rows) else {
             return Err(self.unsupported(format!("{name} with the shape {}", node.shape), of_task, id));
         };
         let mut inputs = Vec::new();
@@ -190,7 +191,7 @@ impl Builder<'_> {
             }
             Op::Detach => Ok(self.program.add_value(extents, Storage::InPlaceOf(inputs[0]), false)),
             Op::Dropout(probability) => {
-                if extents.first() != Some(&Extent::Tokens) && *probability > 0.0 {
+                if extents.first() != Some(&self.rows) && *probability > 0.0 {
                     return Err(self.unsupported(
                         "dropout of a value without an axis of tokens",
                         of_task,
@@ -280,7 +281,7 @@ impl Builder<'_> {
         axis: usize,
         log: bool,
     ) -> Result<ValueId, CompileError> {
-        if self.extents(x)[axis] == Extent::Tokens {
+        if self.extents(x)[axis] == self.rows {
             return Err(self.unsupported("a softmax over the axis of tokens", of_task, id));
         }
         let sum = self.reduce(Reduce::LogSumExp, x, &[axis]);

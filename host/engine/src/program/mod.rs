@@ -12,5 +12,6 @@ pub mod instruction;
 pub mod layout;
 pub mod lower;
 pub mod narrow;
+pub mod relative;
 mod rules;
 pub mod value;

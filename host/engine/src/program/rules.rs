@@ -260,13 +260,13 @@ impl Reverse<'_> {
                 let (dtable, accumulate) = self.target(table);
                 self.push(Instruction::RowsBackward { dout, indices: indices.clone(), dtable, accumulate });
             }
-            // These make no gradient, or are made by the reverse pass itself.
-            _ => {}
+            // Others make no gradient, or are made by the reverse pass itself.
+            _ => self.relative(instruction),
         }
     }
 
     /// Makes a fresh gradient that of a value, without a copy where it is the first.
-    fn hand_over(&mut self, value: ValueId, gradient: ValueId) {
+    pub(super) fn hand_over(&mut self, value: ValueId, gradient: ValueId) {
         if !self.wants(value) {
             return;
         }

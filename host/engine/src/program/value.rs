@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::batch::Batch;
+use crate::program::relative::Buckets;
 
 /// A value, by its number in [`super::build::Program::values`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -20,6 +21,8 @@ pub enum Extent {
     Masked,
     /// So many times the rows of the packed batch.
     TokensTimes(usize),
+    /// Rows of a table of relative positions that the longest sequence reaches.
+    Reached(Buckets),
 }
 
 /// The sizes of a batch, by which symbols are resolved.
@@ -28,12 +31,19 @@ pub struct Sizes {
     pub tokens: usize,
     pub sequences: usize,
     pub masked: usize,
+    /// Rows of the longest sequence, virtual ones included.
+    pub longest: usize,
 }
 
 impl Sizes {
     /// The sizes of a packed batch.
     pub fn of(batch: &Batch) -> Sizes {
-        Sizes { tokens: batch.rows(), sequences: batch.sequences(), masked: batch.masked_rows.len() }
+        Sizes {
+            tokens: batch.rows(),
+            sequences: batch.sequences(),
+            masked: batch.masked_rows.len(),
+            longest: batch.longest(),
+        }
     }
 
     /// An axis in elements.
@@ -44,6 +54,7 @@ impl Sizes {
             Extent::Sequences => self.sequences,
             Extent::Masked => self.masked,
             Extent::TokensTimes(times) => self.tokens * times,
+            Extent::Reached(buckets) => buckets.reached(self.longest).count(),
         }
     }
 }

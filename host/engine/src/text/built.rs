@@ -13,11 +13,7 @@ use tokenizers::processors::bert::BertProcessing;
 use tokenizers::processors::roberta::RobertaProcessing;
 use tokenizers::{AddedToken, Model};
 
-use super::{TokenizerError, special_token};
-
-fn unreadable(file: &str, error: impl ToString) -> TokenizerError {
-    TokenizerError::Unreadable { file: file.into(), sentence: error.to_string() }
-}
+use super::{TokenizerError, special_token, unreadable};
 
 /// A special token and its id: that of the settings, or the usual one.
 fn special(

@@ -137,6 +137,93 @@ fn byte_level_pairs_give_the_ids_of_transformers() {
     }
 }
 
+#[derive(Deserialize)]
+struct OfSentencePiece {
+    layout: String,
+    model: String,
+    options: Map<String, Value>,
+    size: usize,
+    cases: Vec<Case>,
+}
+
+fn sentencepiece_source() -> PathBuf {
+    PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/golden/tokenizer_sentencepiece"))
+}
+
+/// A folder with a SentencePiece model under the name that checkpoints give it.
+fn sentencepiece_folder(
+    model: &str,
+    name: &str,
+    model_type: &str,
+    options: &Map<String, Value>,
+) -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    fs::copy(sentencepiece_source().join(model), folder.path().join(name)).unwrap();
+    let config = serde_json::json!({ "model_type": model_type });
+    fs::write(folder.path().join("config.json"), config.to_string()).unwrap();
+    fs::write(folder.path().join("tokenizer_config.json"), serde_json::to_vec(options).unwrap()).unwrap();
+    folder
+}
+
+/// spm.model, sentencepiece.bpe.model and spiece.model, as the families ship them;
+/// the goldens are written by tests/reference/sentencepiece_models.py.
+#[test]
+fn sentencepiece_models_give_the_ids_of_transformers() {
+    let names = ["deberta", "deberta_lower", "xlm_roberta", "camembert", "camembert_pairs", "t5", "t5_newer"];
+    for name in names {
+        let path = sentencepiece_source().join(format!("{name}.json"));
+        let golden: OfSentencePiece = serde_json::from_slice(&fs::read(path).unwrap()).unwrap();
+        let (file, model_type, mask) = match golden.layout.as_str() {
+            "deberta" => ("spm.model", "deberta-v2", Some("[MASK]")),
+            "xlm_roberta" => ("sentencepiece.bpe.model", "xlm-roberta", Some("<mask>")),
+            "camembert" => ("sentencepiece.bpe.model", "camembert", Some("<mask>")),
+            _ => ("spiece.model", "t5", None),
+        };
+        let folder = sentencepiece_folder(&golden.model, file, model_type, &golden.options);
+        let tokenizer = Tokenizer::open(folder.path()).unwrap();
+        compare(&tokenizer, &golden.cases);
+        assert_eq!(tokenizer.vocabulary_size(), golden.size, "{name}");
+        assert_eq!(
+            tokenizer.mask_id().ok(),
+            mask.and_then(|mask| tokenizer.inner.token_to_id(mask)),
+            "{name}"
+        );
+        assert_eq!(tokenizer.mask_id().is_ok(), mask.is_some(), "{name}");
+    }
+}
+
+#[test]
+fn a_sentencepiece_model_of_no_use_is_a_sentence() {
+    let none = Map::new();
+    let error = |folder: &tempfile::TempDir| Tokenizer::open(folder.path()).err().unwrap().to_string();
+    let folder = sentencepiece_folder("fairseq.model", "spiece.model", "gpt2", &none);
+    assert!(
+        error(&folder).contains("says how its pieces are numbered; known are deberta-v2"),
+        "{}",
+        error(&folder)
+    );
+    // The tokenizer's own word goes before the model's.
+    let class = serde_json::json!({ "tokenizer_class": "XLMRobertaTokenizerFast" });
+    let folder = sentencepiece_folder("fairseq.model", "spiece.model", "gpt2", class.as_object().unwrap());
+    assert_eq!(Tokenizer::open(folder.path()).unwrap().encode(&[""], 8).unwrap().ids, [0, 2]);
+    let folder = sentencepiece_folder("fairseq.model", "spiece.model", "t5", &none);
+    let path = folder.path().join("spiece.model");
+    let bytes = fs::read(&path).unwrap();
+    fs::write(&path, &bytes[..bytes.len() / 2]).unwrap();
+    assert!(error(&folder).contains("spiece.model: this is no SentencePiece model"), "{}", error(&folder));
+    fs::write(&path, "").unwrap();
+    assert!(error(&folder).contains("has no pieces"), "{}", error(&folder));
+}
+
+#[test]
+fn special_tokens_that_the_pieces_lack_are_numbered_after_them() {
+    let folder = sentencepiece_folder("t5.model", "spm.model", "deberta-v2", &Map::new());
+    let tokenizer = Tokenizer::open(folder.path()).unwrap();
+    let first = tokenizer.vocabulary_size() as u32 - 5;
+    assert_eq!(tokenizer.encode(&[""], 8).unwrap().ids, [first, first + 1]);
+    assert_eq!(tokenizer.mask_id(), Ok(first + 4));
+}
+
 /// Runs where HOST_TEST_MODEL names the folder of all-MiniLM-L6-v2.
 #[test]
 fn a_model_gives_the_ids_of_transformers() {

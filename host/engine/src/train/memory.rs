@@ -47,7 +47,7 @@ impl LargestBatch {
     pub fn sizes(&self, examples: usize) -> Sizes {
         let tokens = (examples * self.rows).min(MICRO_BATCH_ROWS.max(self.rows));
         let masked = (examples * self.masked).min(tokens);
-        Sizes { tokens, sequences: examples.min(tokens), masked }
+        Sizes { tokens, sequences: examples.min(tokens), masked, longest: self.rows }
     }
 }
 

@@ -29,6 +29,18 @@ pub fn config() -> EncoderConfig {
     EncoderConfig::read(json.as_object().unwrap()).unwrap()
 }
 
+/// A tiny DeBERTa with buckets and shared projections, as DeBERTa-v3 has them.
+pub fn deberta() -> EncoderConfig {
+    let json = serde_json::json!({
+        "model_type": "deberta-v2", "hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 3,
+        "intermediate_size": 40, "vocab_size": 50, "max_position_embeddings": 32, "type_vocab_size": 0,
+        "relative_attention": true, "position_buckets": 8, "norm_rel_ebd": "layer_norm",
+        "share_att_key": true, "pos_att_type": "p2c|c2p", "position_biased_input": false,
+        "pooler_dropout": 0.1,
+    });
+    EncoderConfig::read(json.as_object().unwrap()).unwrap()
+}
+
 pub fn describe(head: HeadKind) -> ModelDescription {
     models::describe(&config(), head, &|_| true)
 }
@@ -168,7 +180,7 @@ pub fn methods() -> Vec<(&'static str, Plan)> {
         ("everything", |recorder| train_role(recorder, "all")),
         ("biases", |recorder| train_role(recorder, "bias")),
         ("query biases", |recorder| {
-            for parameter in recorder.parameters_matching(r".*query\.(bias|weight)").unwrap() {
+            for parameter in recorder.parameters_matching(r".*query(_proj)?\.(bias|weight)").unwrap() {
                 recorder.train(parameter).unwrap();
             }
         }),
@@ -201,8 +213,16 @@ fn targets(names: &[&str]) -> host_ir::record::NamesOrPattern {
     host_ir::record::NamesOrPattern::Names(names.iter().map(|name| name.to_string()).collect())
 }
 
-fn select(recorder: &mut Recorder, names: &[&str]) -> Vec<u32> {
-    recorder.select("linear", &targets(names), &targets(&[]), &[], &[]).unwrap()
+/// Sites by BERT's names, as far as the model has them, or DeBERTa's for them.
+pub fn select(recorder: &mut Recorder, names: &[&str]) -> Vec<u32> {
+    let model = recorder.model.clone().unwrap();
+    let known = |name: &String| {
+        model.modules.iter().any(|module| !module.head && module.name.ends_with(&format!(".{name}")))
+    };
+    let names: Vec<String> =
+        names.iter().flat_map(|name| [name.to_string(), format!("{name}_proj")]).filter(known).collect();
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    recorder.select("linear", &targets(&names), &targets(&[]), &[], &[]).unwrap()
 }
 
 fn low_rank(recorder: &mut Recorder, names: &[&str], dropout: f64) {

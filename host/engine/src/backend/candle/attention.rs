@@ -4,6 +4,7 @@
 use candle_core::{D, Device, Tensor};
 
 use crate::backend::BackendError;
+use crate::backend::candle::relative::Relative;
 
 /// A packing, with the indices that lead from packed rows to padded ones and
 /// back.
@@ -18,6 +19,9 @@ pub struct Padding {
     back: Tensor,
     /// [sequences, 1, 1, longest]: 0 where there is a key, else a large negative number.
     bias: Tensor,
+    scale: f64,
+    /// Scores by relative positions, where there are any.
+    relative: Option<Relative>,
 }
 
 impl Padding {
@@ -44,7 +48,15 @@ impl Padding {
             into: Tensor::from_vec(into, sequences * longest, device)?,
             back: Tensor::from_vec(back, count, device)?,
             bias: Tensor::from_vec(bias, (sequences, 1, 1, longest), device)?,
+            scale: 1.0 / (size as f64).sqrt(),
+            relative: None,
         })
+    }
+
+    /// Gives the scores further ones by relative positions, and another scale.
+    pub fn by_positions(&mut self, relative: Relative, scale: f32) {
+        self.relative = Some(relative);
+        self.scale = f64::from(scale);
     }
 
     /// [rows, heads * size] to [sequences, heads, longest, size].
@@ -71,17 +83,17 @@ impl Padding {
     }
 
     fn probabilities(&self, q: &Tensor, k: &Tensor) -> Result<(Tensor, Tensor), BackendError> {
-        let scores = (q.matmul(&k.transpose(2, 3)?.contiguous()?)? * self.scale())?;
-        let scores = scores.broadcast_add(&self.bias)?;
+        let scores = q.matmul(&k.transpose(2, 3)?.contiguous()?)?;
+        let scores = match &self.relative {
+            Some(relative) => relative.scores(scores, q, k)?,
+            None => scores,
+        };
+        let scores = (scores * self.scale)?.broadcast_add(&self.bias)?;
         let maximum = scores.max_keepdim(D::Minus1)?;
         let exponentials = scores.broadcast_sub(&maximum)?.exp()?;
         let sum = exponentials.sum_keepdim(D::Minus1)?;
         let log_sums = (sum.log()? + maximum)?;
         Ok((exponentials.broadcast_div(&sum)?, log_sums))
-    }
-
-    fn scale(&self) -> f64 {
-        1.0 / (self.size as f64).sqrt()
     }
 
     /// The context, [rows, heads * size], and the scores' log-sum-exp.
@@ -96,13 +108,14 @@ impl Padding {
         Ok((self.unpad(&p.matmul(&v)?)?, rows))
     }
 
-    /// The gradient of queries, keys and values, [rows, 3 * heads * size].
+    /// The gradient of queries, keys and values, [rows, 3 * heads * size], and that
+    /// of positions.
     pub fn backward(
         &self,
         dout: &Tensor,
         qkv: &Tensor,
         mask: Option<&Tensor>,
-    ) -> Result<Tensor, BackendError> {
+    ) -> Result<(Tensor, Option<Tensor>), BackendError> {
         let [q, k, v] = self.parts(qkv)?;
         let dout = self.pad(dout)?;
         let (p, _) = self.probabilities(&q, &k)?;
@@ -113,9 +126,15 @@ impl Padding {
             dp = (dp * mask)?;
         }
         let inner = (&dp * &p)?.sum_keepdim(D::Minus1)?;
-        let ds = ((dp.broadcast_sub(&inner)? * p)? * self.scale())?;
-        let dq = ds.matmul(&k)?;
-        let dk = ds.transpose(2, 3)?.contiguous()?.matmul(&q)?;
-        Ok(Tensor::cat(&[self.unpad(&dq)?, self.unpad(&dk)?, self.unpad(&dv)?], 1)?)
+        let ds = ((dp.broadcast_sub(&inner)? * p)? * self.scale)?;
+        let mut dq = ds.matmul(&k)?;
+        let mut dk = ds.transpose(2, 3)?.contiguous()?.matmul(&q)?;
+        let mut of_positions = None;
+        if let Some(relative) = &self.relative {
+            let [more_q, more_k, positions] = relative.backward(&ds, &q, &k)?;
+            (dq, dk) = ((dq + more_q)?, (dk + more_k)?);
+            of_positions = Some(positions);
+        }
+        Ok((Tensor::cat(&[self.unpad(&dq)?, self.unpad(&dk)?, self.unpad(&dv)?], 1)?, of_positions))
     }
 }

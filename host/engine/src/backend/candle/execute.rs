@@ -60,6 +60,11 @@ impl Candle {
         let Some(dropout) = dropout else { return Ok(None) };
         let extents = &program.value(value).extents;
         let columns = program.value(value).columns(&self.sizes);
+        if let Some(&Extent::Reached(buckets)) = extents.first() {
+            let longest = self.batch.longest();
+            let rows = (buckets.reached(longest).count(), buckets.shift(longest));
+            return Ok(Some(masks::of_table(&self.step, dropout, rows, columns, &self.device)?));
+        }
         let starts: Vec<u32> = match extents.first() {
             Some(Extent::Sequences) => (0..=self.batch.sequences() as u32).collect(),
             Some(Extent::Masked) => {
@@ -84,7 +89,7 @@ impl Candle {
         })
     }
 
-    fn attention_mask(
+    pub(super) fn attention_mask(
         &self,
         dropout: Option<Dropout>,
         heads: usize,
@@ -385,8 +390,8 @@ impl Candle {
                 let size = program.value(dout).columns(&self.sizes) / heads;
                 let padding = Padding::new(&self.batch.starts, heads, size, &self.device)?;
                 let mask = self.attention_mask(dropout, heads, padding.longest)?;
-                let gradient =
-                    padding.backward(&self.get(program, dout)?, &self.get(program, qkv)?, mask.as_ref())?;
+                let (dout, qkv) = (self.get(program, dout)?, self.get(program, qkv)?);
+                let (gradient, _) = padding.backward(&dout, &qkv, mask.as_ref())?;
                 self.set(program, dqkv, gradient, false)
             }
             Instruction::TakeRows { x, out, choice } => {
@@ -444,7 +449,7 @@ impl Candle {
                 let tensor = Tensor::from_vec(values, program.value(out).sizes(&self.sizes), &self.device)?;
                 self.set(program, out, tensor, false)
             }
-            _ => self.fine_grained(program, instruction),
+            _ => self.relative(program, instruction),
         }
     }
 

@@ -39,6 +39,25 @@ pub fn rows(
     Ok(Tensor::from_vec(factors, (total, columns), device)?)
 }
 
+/// As [`rows`], for so many rows of a table, of which the first has the number
+/// `shift`.
+pub fn of_table(
+    step: &Step,
+    dropout: Dropout,
+    (count, shift): (usize, u32),
+    columns: usize,
+    device: &Device,
+) -> Result<Tensor, BackendError> {
+    let mut factors = vec![1.0; count * columns];
+    if let Some(mask) = mask(step, dropout) {
+        for (number, row) in factors.chunks_exact_mut(columns).enumerate() {
+            let keep = mask.row(0, number as u32 + shift);
+            row.iter_mut().enumerate().for_each(|(column, factor)| *factor = keep.factor(column as u32));
+        }
+    }
+    Ok(Tensor::from_vec(factors, (count, columns), device)?)
+}
+
 /// Factors of attention probabilities, [sequences, heads, longest, longest],
 /// padded with zeros.
 pub fn attention(

@@ -6,6 +6,7 @@ mod attention;
 mod execute;
 mod expressions;
 mod masks;
+mod relative;
 
 use std::collections::BTreeMap;
 
@@ -215,6 +216,37 @@ impl Backend for Candle {
 }
 
 impl Candle {
+    /// Puts a gradient at its place in a block. Products read parameters side by
+    /// side or alone, so that pieces may overlap: these become one.
+    fn set_gradient(
+        &mut self,
+        (block, offset): (usize, usize),
+        elements: Tensor,
+        accumulate: bool,
+    ) -> Result<(), BackendError> {
+        let (mut start, mut sum) = (offset, elements);
+        if accumulate {
+            while let Some((other, other_end)) = self.overlapping(block, start, start + sum.elem_count()) {
+                let Some(piece) = self.gradients.remove(&(block, other)) else { break };
+                let end = start + sum.elem_count();
+                let (first, last) = (start.min(other), end.max(other_end));
+                let padded = piece.pad_with_zeros(0, other - first, last - other_end)?;
+                sum = (sum.pad_with_zeros(0, start - first, last - end)? + padded)?;
+                start = first;
+            }
+        }
+        self.gradients.insert((block, start), sum);
+        Ok(())
+    }
+
+    /// A piece of a block's gradient, from its first element to after its last, that
+    /// has elements of a range.
+    fn overlapping(&self, block: usize, start: usize, end: usize) -> Option<(usize, usize)> {
+        let pieces = self.gradients.range((block, 0)..(block, end));
+        let mut ranges = pieces.map(|(&(_, first), piece)| (first, first + piece.elem_count()));
+        ranges.rfind(|&(_, last)| last > start)
+    }
+
     /// The elements of a value as an array of its shape.
     fn get(&self, program: &Program, value: ValueId) -> Result<Tensor, BackendError> {
         let root = layout::root(program, value);
@@ -243,13 +275,7 @@ impl Candle {
     ) -> Result<(), BackendError> {
         let root = layout::root(program, value);
         if let Storage::Gradient { block, offset } = program.value(root).storage {
-            let flat = elements.flatten_all()?;
-            let sum = match self.gradients.remove(&(block, offset)) {
-                Some(known) if accumulate => (known + flat)?,
-                _ => flat,
-            };
-            self.gradients.insert((block, offset), sum);
-            return Ok(());
+            return self.set_gradient((block, offset), elements.flatten_all()?, accumulate);
         }
         let held = self.values[root.0 as usize].take();
         let elements = match held {

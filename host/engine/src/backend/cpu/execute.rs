@@ -73,6 +73,9 @@ impl<'a> Context<'a> {
     fn mask(&self, dropout: Option<Dropout>, value: ValueId) -> Option<RowDropout<'a>> {
         let dropout = dropout?;
         let key = DropoutKey { seed: self.step.seed, step: self.step.number, site: dropout.site };
+        if let Some(Extent::Reached(buckets)) = self.program.value(value).extents.first() {
+            return RowDropout::of_table(key, dropout.probability, buckets.shift(self.batch.longest()));
+        }
         let starts: &'a [u32] = match self.program.value(value).extents.first() {
             Some(Extent::Sequences) => self.sequence_starts,
             Some(Extent::Masked) => self.masked_starts,
@@ -112,7 +115,7 @@ impl<'a> Context<'a> {
         }
     }
 
-    fn attention(&self, qkv: ValueId, heads: usize, dropout: Option<Dropout>) -> Attention<'a> {
+    pub(super) fn attention(&self, qkv: ValueId, heads: usize, dropout: Option<Dropout>) -> Attention<'a> {
         let head_dim = self.columns(qkv) / (3 * heads);
         let scale = 1.0 / (head_dim as f32).sqrt();
         Attention { starts: &self.batch.starts, heads, head_dim, scale, dropout: self.mask(dropout, qkv) }
@@ -355,6 +358,10 @@ impl<'a> Context<'a> {
                 let (dout, qkv, log_sums) = (self.read(dout), self.read(qkv), self.read(log_sums));
                 attention::backward(threads, self.write(dqkv), dout, qkv, log_sums, &settings);
             }
+            Instruction::ReachedRows { .. }
+            | Instruction::ReachedRowsBackward { .. }
+            | Instruction::Disentangled { .. }
+            | Instruction::DisentangledBackward { .. } => self.relative(instruction),
             Instruction::TakeRows { x, out, choice } => {
                 let width = self.columns(out);
                 elementwise::gather_rows(threads, self.write(out), self.read(x), self.chosen(choice), width);

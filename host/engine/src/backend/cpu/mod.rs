@@ -3,6 +3,7 @@
 mod execute;
 mod expressions;
 mod memory;
+mod relative;
 mod tensor;
 
 use crate::backend::{AdamW, Backend, BackendError, Step};
