@@ -5,6 +5,7 @@ mod cell;
 mod cli;
 mod config;
 mod embedded;
+mod hub;
 mod plugins;
 mod runs;
 mod session;

@@ -27,6 +27,7 @@ const EXAMPLES: &str = "\
 Examples:
   host run configs/quickstart.toml              train every method and compare them
   host plan configs/quickstart.toml             show what would be trained
+  host fetch CONFIG                             bring its model and data from the hub
   host bench configs/quickstart.toml            measure what training costs here
   host score TASK --gold FILE --pred FILE       score predictions of any system
   host plugin list                              show the methods and tasks that there are
@@ -40,6 +41,7 @@ pub enum Command {
     Run(RunArguments),
     Plan(PlanArguments),
     Bench(BenchArguments),
+    Fetch(FetchArguments),
     Eval(EvalArguments),
     Compare(CompareArguments),
     Merge(MergeArguments),
@@ -112,6 +114,33 @@ pub struct BenchArguments {
     #[arg(long)]
     pub json: bool,
 }
+
+/// Bring the model and the data that a config names at the hub
+///
+/// For what stands under model.name and data.name: config.json, the tokenizer,
+/// and the weights in one form (safetensors where there are any, else
+/// pytorch_model.bin); of a data set the files in which the task looks for its
+/// splits. `host run` does the same by itself where there is a network; before
+/// a job on a node without one, run this on a machine that has it.
+#[derive(Debug, Args)]
+#[command(after_long_help = HUB_HELP)]
+pub struct FetchArguments {
+    #[command(flatten)]
+    pub config: ConfigArguments,
+}
+
+const HUB_HELP: &str = "\
+The cache is the one that Python's huggingface_hub uses, in the same layout. These
+variables of the environment mean what they mean there:
+  HF_HOME, HF_HUB_CACHE     where the cache is [default: ~/.cache/huggingface/hub]
+  HF_HUB_OFFLINE=1          touch no network, and say what the cache lacks
+  HF_ENDPOINT               the hub's address [default: https://huggingface.co]
+  HF_TOKEN                  for gated and private repositories [default: the token file]
+
+Examples:
+  host fetch x.toml
+  host fetch x.toml --set model.name=classla/bcms-bertic --set model.revision=main
+  HF_HUB_OFFLINE=1 host run x.toml";
 
 #[derive(Debug, Args)]
 pub struct ConfigArguments {
@@ -334,10 +363,14 @@ const CONFIG_HELP: &str = r#"A config:
 
   [model]
   path = "DIR"                   # a checkpoint in the hub's layout, or "embedded"
+  name = "classla/bcms-bertic"   # instead of path: the hub's name; host fetch --help
+  revision = "main"              # with name: a branch, a tag or a commit
   reinitialise = false           # its sizes and tokenizer with random weights
 
   [data]
   path = "DIR"                   # or "embedded:NAME"
+  name = "OWNER/NAME"            # instead of path: a data set of the hub
+  revision = "main"              # with name, as of the model
   files = { train = "a.txt" }    # instead of the task's own file names
 
   [task]
@@ -358,6 +391,7 @@ Examples:
   host run configs/quickstart.toml
   host run configs/quickstart.toml --seed 1 --seed 2 --seed 3 --out runs/seeds
   host run x.toml --set model.path=models/bert --set data.path=data/reviews
+  host run x.toml --set model.name=google/electra-small-discriminator
   host run x.toml --method NAME --set methods.NAME.training.learning_rate=1e-3"#;
 
 #[cfg(test)]

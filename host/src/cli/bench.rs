@@ -8,7 +8,7 @@ use anyhow::{Context, Result, bail};
 
 use super::arguments::BenchArguments;
 use super::run::own_program;
-use super::terminal;
+use super::{sources, terminal};
 use crate::benchmark::{BenchmarkSpec, Measured};
 use crate::runs::table::{PLAIN, draw};
 use crate::runs::words;
@@ -18,7 +18,7 @@ use crate::session;
 const PROFILED: usize = 12;
 
 pub fn bench(arguments: &BenchArguments) -> Result<()> {
-    let config = arguments.config.resolve()?;
+    let config = sources::ready(&arguments.config)?;
     // Time and memory do not depend on the seed: the first stands for all.
     let cells: Vec<_> =
         config.cells().chunks(config.seeds.len()).filter_map(|cells| cells.first().cloned()).collect();

@@ -5,7 +5,7 @@ use comfy_table::{CellAlignment, Table};
 
 use super::arguments::EvalArguments;
 use super::progress::Reporter;
-use super::terminal;
+use super::{sources, terminal};
 use crate::cell::SplitMetrics;
 use crate::runs::directory::finished_cells;
 use crate::runs::table::PLAIN;
@@ -42,6 +42,7 @@ pub fn eval(arguments: &EvalArguments) -> Result<()> {
     for cell in &cells {
         let spec = &cell.record.spec;
         terminal::heading(&spec.title());
+        let spec = &sources::again(spec)?;
         let mut progress = Reporter::showing();
         let again = session::evaluate_cell(spec, &cell.directory, &mut progress);
         progress.finish();

@@ -3,7 +3,7 @@
 use anyhow::{Result, bail};
 
 use super::arguments::{MergeArguments, StoredPrecision};
-use super::terminal;
+use super::{sources, terminal};
 use crate::runs::directory::finished_cells;
 use crate::session;
 
@@ -31,7 +31,7 @@ pub fn merge(arguments: &MergeArguments) -> Result<()> {
         StoredPrecision::F16 => host_engine::files::write::Precision::F16,
         StoredPrecision::Bf16 => host_engine::files::write::Precision::Bf16,
     };
-    let spec = &cell.record.spec;
+    let spec = &sources::again(&cell.record.spec)?;
     session::merge_cell(spec, &cell.directory, &arguments.out, precision, !arguments.without_head)?;
     terminal::print(&format!("{} is in {}\n", spec.title(), arguments.out.display()))
 }

@@ -5,12 +5,14 @@ mod bench;
 mod cell;
 mod compare;
 mod eval;
+mod fetch;
 mod merge;
 mod plan;
 mod plugin;
 mod progress;
 mod run;
 mod score;
+mod sources;
 pub mod terminal;
 
 use std::process::ExitCode;
@@ -25,6 +27,7 @@ pub fn main() -> ExitCode {
         Command::Run(arguments) => run::run(&arguments),
         Command::Plan(arguments) => plan::plan(&arguments),
         Command::Bench(arguments) => bench::bench(&arguments),
+        Command::Fetch(arguments) => fetch::fetch(&arguments),
         Command::Eval(arguments) => eval::eval(&arguments),
         Command::Compare(arguments) => compare::compare(&arguments),
         Command::Merge(arguments) => merge::merge(&arguments),

@@ -4,11 +4,11 @@ use anyhow::{Context, Result};
 
 use super::arguments::PlanArguments;
 use super::progress::summary_lines;
-use super::terminal;
+use super::{sources, terminal};
 use crate::session;
 
 pub fn plan(arguments: &PlanArguments) -> Result<()> {
-    let config = arguments.config.resolve()?;
+    let config = sources::ready(&arguments.config)?;
     let cells = config.cells();
     // A plan does not depend on the seed: the first stands for all.
     for (number, cells) in cells.chunks(config.seeds.len()).enumerate() {

@@ -17,9 +17,16 @@ use crate::runs::record::{EPOCHS, LOG, STEPS, StepRecord};
 use crate::runs::words;
 
 /// The time between two plain lines.
-const INTERVAL: Duration = Duration::from_secs(10);
+pub const INTERVAL: Duration = Duration::from_secs(10);
 /// About so many lines tell the course of the loss.
 const CURVE_POINTS: u64 = 200;
+
+/// A bar on the standard error, in the program's style.
+pub fn bar(template: &str) -> ProgressBar {
+    let bar = ProgressBar::with_draw_target(Some(1), ProgressDrawTarget::stderr());
+    let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
+    bar.with_style(style.progress_chars("━━╌"))
+}
 
 /// Sums since the last line of some kind.
 #[derive(Clone, Copy, Debug, Default)]
@@ -104,14 +111,9 @@ impl Reporter {
     /// For what leaves no records.
     pub fn showing() -> Reporter {
         let now = Instant::now();
-        let bar = || {
-            let bar = ProgressBar::with_draw_target(Some(1), ProgressDrawTarget::stderr());
-            let style = ProgressStyle::with_template("  {bar:28} {pos}/{len} {msg}");
-            bar.with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()).progress_chars("━━╌"))
-        };
         Reporter {
             files: None,
-            bar: std::io::stderr().is_terminal().then(bar),
+            bar: std::io::stderr().is_terminal().then(|| bar("  {bar:28} {pos}/{len} {msg}")),
             best_metric: None,
             started: now,
             heard: now,

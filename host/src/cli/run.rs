@@ -9,7 +9,7 @@ use std::process::{Command, ExitStatus};
 use anyhow::{Context, Result, bail};
 
 use super::arguments::RunArguments;
-use super::terminal;
+use super::{sources, terminal};
 use crate::cell::{CellSpec, Digests};
 use crate::config::write::to_toml;
 use crate::runs::comparison::Comparison;
@@ -20,7 +20,7 @@ use crate::runs::{report, table, words};
 use crate::session;
 
 pub fn run(arguments: &RunArguments) -> Result<()> {
-    let config = arguments.config.resolve()?;
+    let config = sources::ready(&arguments.config)?;
     let cells = config.cells();
     // Model, data and task are the run's, so their digests are every cell's.
     let Some(first) = cells.first() else { bail!("the config has no cell") };

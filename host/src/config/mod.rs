@@ -6,6 +6,7 @@
 
 pub mod raw;
 pub mod resolved;
+mod source;
 pub mod training;
 pub mod write;
 

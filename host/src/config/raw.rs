@@ -237,6 +237,7 @@ impl Raw {
 
     fn insert(&mut self, keys: &[&str], item: Item) -> Result<(), ConfigError> {
         let Some((last, parents)) = keys.split_last() else { return Ok(()) };
+        self.forget_the_other_source(keys);
         if *last == "methods" && parents.is_empty() {
             self.all_methods = false;
         } else if parents.first() == Some(&"methods") {
@@ -274,6 +275,23 @@ impl Raw {
             None => table.entries.push(Entry { key: last.to_string(), place: item.place.clone(), item }),
         }
         Ok(())
+    }
+}
+
+impl Raw {
+    /// A path on the command line takes the place of the file's name, and a name
+    /// that of the file's path and revision. What the command line itself says
+    /// of both stays, and is an error later.
+    fn forget_the_other_source(&mut self, keys: &[&str]) {
+        let (table, others): (_, &[&str]) = match keys {
+            [table @ ("model" | "data"), "path"] => (table, &["name", "revision"]),
+            [table @ ("model" | "data"), "name"] => (table, &["path", "revision"]),
+            _ => return,
+        };
+        if let Some(Value::Table(table)) = self.root.get_mut(table).map(|entry| &mut entry.item.value) {
+            let of_file = |entry: &Entry| entry.place.text.file.is_some();
+            table.entries.retain(|entry| !(of_file(entry) && others.contains(&entry.key.as_str())));
+        }
     }
 }
 
@@ -367,6 +385,23 @@ mod tests {
         assert_eq!(words(&raw, &["seeds"]), "a list");
         raw.set("methods.\"a.b\".r=3").unwrap();
         assert_eq!(words(&raw, &["methods", "a.b", "r"]), "3");
+    }
+
+    #[test]
+    fn a_path_takes_the_place_of_the_files_name_and_a_name_of_its_path() {
+        let keys = |text: &str, arguments: &[&str]| -> Vec<String> {
+            let mut raw = raw(text);
+            arguments.iter().for_each(|argument| raw.set(argument).unwrap());
+            let Value::Table(model) = &raw.root.get("model").unwrap().item.value else { panic!() };
+            model.entries.iter().map(|entry| entry.key.clone()).collect()
+        };
+        let named = "[model]\nname = \"a/b\"\nrevision = \"v1\"\nreinitialise = true\n";
+        assert_eq!(keys(named, &["model.path=x"]), ["reinitialise", "path"]);
+        assert_eq!(keys(named, &["model.revision=v2"]), ["name", "revision", "reinitialise"]);
+        assert_eq!(keys(named, &["model.name=c/d"]), ["name", "reinitialise"]);
+        let by_path = "[model]\npath = \"x\"\n";
+        assert_eq!(keys(by_path, &["model.name=a/b", "model.revision=v1"]), ["name", "revision"]);
+        assert_eq!(keys(by_path, &["model.name=a/b", "model.path=x"]), ["name", "path"]);
     }
 
     #[test]

@@ -5,8 +5,8 @@ use host_engine::train::settings::TrainingSettings;
 use host_ir::settings::{Values, did_you_mean};
 
 use super::raw::{ConfigError, Entry, Item, Place, Raw, Table, Value};
-use super::training;
-use crate::cell::{CellSpec, DataSpec, Device, ModelSpec, Plugin, PluginKind, PluginSpec, Precision, Source};
+use super::{source, training};
+use crate::cell::{CellSpec, DataSpec, Device, ModelSpec, Plugin, PluginKind, PluginSpec, Precision};
 
 const ROOT_KEYS: [&str; 10] =
     ["name", "device", "precision", "threads", "seeds", "methods", "model", "data", "task", "training"];
@@ -123,7 +123,7 @@ fn wrong(entry: &Entry, wanted: &str) -> ConfigError {
     entry.item.error(format!("`{}` takes {wanted}, not {}", entry.key, entry.item.words()))
 }
 
-fn text(entry: &Entry) -> Result<String, ConfigError> {
+pub(super) fn text(entry: &Entry) -> Result<String, ConfigError> {
     match &entry.item.value {
         Value::Text(text) => Ok(text.clone()),
         _ => Err(wrong(entry, "a string, in quotes")),
@@ -144,7 +144,7 @@ fn whole(entry: &Entry, minimum: i64, maximum: i64) -> Result<i64, ConfigError> 
     }
 }
 
-fn table(entry: &Entry) -> Result<&Table, ConfigError> {
+pub(super) fn table(entry: &Entry) -> Result<&Table, ConfigError> {
     match &entry.item.value {
         Value::Table(table) => Ok(table),
         _ => Err(wrong(entry, "a table of keys")),
@@ -164,24 +164,16 @@ fn required<'a>(raw: &'a Raw, named: &str, key: &str) -> Result<(&'a Table, &'a 
     Ok((table, table.get(key).ok_or_else(|| missing(&entry.place))?))
 }
 
-fn source(entry: &Entry) -> Result<Source, ConfigError> {
-    let path = text(entry)?;
-    if path.is_empty() {
-        return Err(entry.item.error("`path` is empty; give a folder, or \"embedded\""));
-    }
-    Ok(Source::from(path))
-}
-
 fn model(raw: &Raw) -> Result<ModelSpec, ConfigError> {
-    let (table, path) = required(raw, "model", "path")?;
-    check_keys(table, &["path", "reinitialise"], "[model]")?;
+    let (table, path) = source::of(raw, "model")?;
+    check_keys(table, &["path", "name", "revision", "reinitialise"], "[model]")?;
     let reinitialise = table.get("reinitialise").map(boolean).transpose()?.unwrap_or(false);
-    Ok(ModelSpec { path: source(path)?, reinitialise })
+    Ok(ModelSpec { path, reinitialise })
 }
 
 fn data(raw: &Raw) -> Result<DataSpec, ConfigError> {
-    let (data, path) = required(raw, "data", "path")?;
-    check_keys(data, &["path", "files"], "[data]")?;
+    let (data, path) = source::of(raw, "data")?;
+    check_keys(data, &["path", "name", "revision", "files"], "[data]")?;
     let files = match data.get("files") {
         Some(entry) => {
             let entries = table(entry)?.entries.iter();
@@ -189,7 +181,7 @@ fn data(raw: &Raw) -> Result<DataSpec, ConfigError> {
         }
         None => Vec::new(),
     };
-    Ok(DataSpec { path: source(path)?, files })
+    Ok(DataSpec { path, files })
 }
 
 /// The task of a config with its settings.

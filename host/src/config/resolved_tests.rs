@@ -3,7 +3,7 @@
 use host_ir::settings::{Declaration, Description, Setting, SettingType};
 
 use super::*;
-use crate::cell::Origin;
+use crate::cell::{Origin, Source};
 use crate::config::write::to_toml;
 
 const MINIMAL: &str = "[model]\npath = \"m\"\n[data]\npath = \"embedded:d\"\n[task]\nname = \"sst5\"\n";
@@ -142,7 +142,8 @@ fn what_cannot_be_meant_is_an_error_with_its_line() {
     assert!(error(&with("training = 3")).contains("`training` takes a table of keys, not 3"));
     assert_eq!(
         error("[model]\nreinitialise = true\n"),
-        "x.toml:1: [model] needs the key `path`, in the config or by --set model.path=…\n  \
+        "x.toml:1: [model] needs the key `path`, or `name` for what the hub has, in the config or by \
+         --set model.path=…\n  \
          1 | [model]\n    |  ^^^^^"
     );
     let set = resolved(MINIMAL, &["training.lr=1"], &[]).unwrap_err();

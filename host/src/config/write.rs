@@ -7,7 +7,7 @@ use serde_json::Value as Json;
 use toml_edit::{Array, DocumentMut, InlineTable, Item, Table, Value};
 
 use super::Config;
-use crate::cell::PluginSpec;
+use crate::cell::{PluginSpec, Source};
 
 /// The config as a file that resolves to it. `command` stands in its first line.
 pub fn to_toml(config: &Config, command: &str) -> String {
@@ -20,12 +20,12 @@ pub fn to_toml(config: &Config, command: &str) -> String {
     root["seeds"] = toml_edit::value(config.seeds.iter().map(|&seed| seed as i64).collect::<Array>());
 
     let mut model = Table::new();
-    model["path"] = toml_edit::value(config.model.path.to_string());
+    insert_source(&mut model, &config.model.path);
     model["reinitialise"] = toml_edit::value(config.model.reinitialise);
     root["model"] = Item::Table(model);
 
     let mut data = Table::new();
-    data["path"] = toml_edit::value(config.data.path.to_string());
+    insert_source(&mut data, &config.data.path);
     if !config.data.files.is_empty() {
         data["files"] = toml_edit::value(config.data.files.iter().cloned().collect::<InlineTable>());
     }
@@ -51,6 +51,20 @@ pub fn to_toml(config: &Config, command: &str) -> String {
     }
     root["methods"] = Item::Table(methods);
     format!("# {command}\n{document}")
+}
+
+/// A path, or a name with the commit that its revision came to, so that the file
+/// means the same files later.
+fn insert_source(table: &mut Table, source: &Source) {
+    let Source::Hub(repository) = source else {
+        table["path"] = toml_edit::value(source.to_string());
+        return;
+    };
+    table["name"] = toml_edit::value(&repository.name);
+    let revision = source.commit().or(repository.revision.as_deref());
+    if let Some(revision) = revision {
+        table["revision"] = toml_edit::value(revision);
+    }
 }
 
 fn insert_settings(table: &mut Table, plugin: &PluginSpec) {

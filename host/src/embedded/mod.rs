@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Result, bail};
 use host_engine::files::write::write_whole;
 
-use crate::cell::Source;
+use crate::cell::{Repository, Source};
 
 const ENCODER: &[(&str, &[u8])] = &[
     ("config.json", include_bytes!("../../assets/encoder/config.json")),
@@ -30,6 +30,7 @@ const QUICKSTART: &[(&str, &[u8])] = &[
 pub fn model(source: &Source) -> Result<PathBuf> {
     match source {
         Source::Path(path) => Ok(path.clone()),
+        Source::Hub(repository) => brought(repository),
         Source::Embedded(None) => written("encoder", ENCODER),
         Source::Embedded(Some(name)) => bail!(
             "there is no embedded model called {name}; model.path = \"embedded\" takes the one there is"
@@ -44,6 +45,7 @@ pub fn model(source: &Source) -> Result<PathBuf> {
 pub fn data(source: &Source) -> Result<PathBuf> {
     match source {
         Source::Path(path) => Ok(path.clone()),
+        Source::Hub(repository) => brought(repository),
         Source::Embedded(Some(name)) if name == "quickstart" => written("quickstart", QUICKSTART),
         Source::Embedded(Some(name)) if name == "reviews" => {
             let texts =
@@ -53,6 +55,14 @@ pub fn data(source: &Source) -> Result<PathBuf> {
             written("reviews", &files)
         }
         Source::Embedded(_) => bail!("embedded data are \"embedded:quickstart\" and \"embedded:reviews\""),
+    }
+}
+
+/// The folder of what the command line has found in the hub's cache.
+fn brought(repository: &Repository) -> Result<PathBuf> {
+    match &repository.snapshot {
+        Some(snapshot) => Ok(snapshot.folder.clone()),
+        None => bail!("{} was not brought from the hub before it was wanted", repository.name),
     }
 }
 

@@ -9,7 +9,7 @@ use crate::cell::{CellSpec, Digests};
 ///
 /// Paths, labels and where a plugin comes from do not count, their contents'
 /// digests do. The number of threads does not either: results agree over it to
-/// rounding.
+/// rounding. Of what the hub has, the commit counts beside the files' digests.
 pub fn identity(spec: &CellSpec, digests: &Digests) -> String {
     digest(&described(spec, digests, Some(spec.seed)))
 }
@@ -20,7 +20,7 @@ pub fn settings_identity(spec: &CellSpec, digests: &Digests) -> String {
 }
 
 fn described(spec: &CellSpec, digests: &Digests, seed: Option<u64>) -> Value {
-    json!({
+    let mut described = json!({
         "model": { "digest": digests.model, "reinitialise": spec.model.reinitialise },
         "data": digests.data,
         "task": { "digest": spec.task.digest, "settings": spec.task.settings },
@@ -30,7 +30,13 @@ fn described(spec: &CellSpec, digests: &Digests, seed: Option<u64>) -> Value {
         "device": spec.device,
         "precision": spec.precision,
         "program": digests.program,
-    })
+    });
+    for (key, source) in [("model_commit", &spec.model.path), ("data_commit", &spec.data.path)] {
+        if let Some(commit) = source.commit() {
+            described[key] = commit.into();
+        }
+    }
+    described
 }
 
 fn digest(value: &Value) -> String {
@@ -75,7 +81,9 @@ pub mod tests {
     use host_ir::settings::Setting;
 
     use super::*;
-    use crate::cell::{DataSpec, Device, ModelSpec, Origin, PluginSpec, Precision, Source};
+    use crate::cell::{
+        DataSpec, Device, ModelSpec, Origin, PluginSpec, Precision, Repository, Snapshot, Source,
+    };
 
     pub fn spec(label: &str, seed: u64) -> CellSpec {
         let plugin = |name: &str| PluginSpec {
@@ -102,6 +110,11 @@ pub mod tests {
         Digests { model: "m".into(), data: "d".into(), program: "peft:plugin@0.1.0, engine 0.1.0".into() }
     }
 
+    fn of_hub(commit: &str) -> Source {
+        let snapshot = Snapshot { commit: commit.into(), folder: "/cache/a".into() };
+        Source::Hub(Repository { name: "a/a".into(), revision: None, snapshot: Some(snapshot) })
+    }
+
     #[test]
     fn what_determines_a_cell_changes_its_identity() {
         let base = spec("a", 1);
@@ -117,6 +130,9 @@ pub mod tests {
             identity(&base, &Digests { program: "other".into(), ..digests() }),
             of(|spec| spec.seed = 2),
             of(|spec| spec.model.reinitialise = true),
+            of(|spec| spec.model.path = of_hub("a")),
+            of(|spec| spec.model.path = of_hub("b")),
+            of(|spec| spec.data.path = of_hub("a")),
             of(|spec| spec.training.learning_rate = 1e-3),
             of(|spec| spec.method.digest = "other".into()),
             of(|spec| spec.task.digest = "other".into()),

@@ -11,6 +11,7 @@ mod score;
 mod train;
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use host_engine::REVISION;
@@ -18,14 +19,19 @@ use host_engine::data::find;
 use host_engine::files;
 use host_engine::files::checkpoint::weight_files;
 use host_engine::text;
+use host_ir::task::Layout;
 use host_plugin::plugin::CONTRACT;
 use host_plugin::{Catalogue, Entry, Kind};
 
 use crate::cell::{
-    CellResult, CellSpec, Digests, Origin, PlanReport, Plugin, PluginKind, Progress, SplitMetrics,
+    CellResult, CellSpec, Digests, Origin, PlanReport, Plugin, PluginKind, PluginSpec, Progress, SplitMetrics,
 };
 use crate::embedded;
 use crate::plugins::EMBEDDED;
+
+/// Files of a model, beside its configuration and its weights, that are read
+/// where they are there.
+pub const FURTHER_MODEL_FILES: &[&str] = &text::FILES;
 
 pub use bench::measure;
 pub use saved::merge_cell;
@@ -82,7 +88,7 @@ pub fn digests(spec: &CellSpec) -> Result<Digests> {
     }
     let task = prepare::task(&spec.task)?;
     let data = embedded::data(&spec.data.path)?;
-    let splits = find::find(&task.layout, &data, &prepare::overrides(spec))?;
+    let splits = find::find(&task.layout, &data, &spec.data.overrides())?;
     let mut data_digest = String::new();
     for split in &splits {
         data_digest.push_str(&format!("{} {} ", split.name, files::digest(&split.files)?));
@@ -92,6 +98,14 @@ pub fn digests(spec: &CellSpec) -> Result<Digests> {
         data: data_digest.trim_end().into(),
         program: format!("contract {CONTRACT}, engine {} revision {}", env!("CARGO_PKG_VERSION"), REVISION),
     })
+}
+
+/// The layout of a task's data.
+///
+/// # Errors
+/// A plugin that is not what it was, or fails.
+pub fn layout(task: &PluginSpec) -> Result<Arc<Layout>> {
+    Ok(prepare::task(task)?.layout)
 }
 
 /// Plans a cell without training it.

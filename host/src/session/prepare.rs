@@ -79,11 +79,6 @@ pub fn task(spec: &PluginSpec) -> Result<Task> {
     Ok(plugin.task(values)?)
 }
 
-/// Files that the config gives for splits.
-pub fn overrides(spec: &CellSpec) -> BTreeMap<String, PathBuf> {
-    spec.data.files.iter().map(|(split, file)| (split.clone(), PathBuf::from(file))).collect()
-}
-
 /// Prepares a cell: its method's plugin is asked for the plan.
 pub fn prepare(spec: &CellSpec) -> Result<Prepared> {
     prepare_with(spec, None)
@@ -116,7 +111,7 @@ fn prepare_with(spec: &CellSpec, saved: Option<MethodPlan>) -> Result<Prepared> 
     }
     let folder = embedded::data(&spec.data.path)?;
     let mut warnings = Vec::new();
-    let found = find::find(&task.layout, &folder, &overrides(spec))?;
+    let found = find::find(&task.layout, &folder, &spec.data.overrides())?;
     let mut counts = BTreeMap::new();
     for split in &found {
         counts.insert(split.name.clone(), data::count(&task, split, &mut warnings)?);

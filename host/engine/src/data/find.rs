@@ -61,6 +61,48 @@ pub fn find(
     Ok(found)
 }
 
+/// The files that hold the splits, out of the names of all files that there are,
+/// such as a repository's; and, in words, what is missing for splits that must
+/// be there. `overrides` as in [`find`].
+pub fn among(
+    layout: &Layout,
+    names: &[String],
+    overrides: &BTreeMap<String, PathBuf>,
+) -> (Vec<String>, Vec<String>) {
+    let (mut files, mut missing) = (Vec::new(), Vec::new());
+    for split in &layout.splits {
+        let given = overrides.get(&split.name).map(|path| path.to_string_lossy().into_owned());
+        let patterns: Vec<&str> = match &given {
+            Some(given) => vec![given],
+            None => split.files.iter().map(|file| file.pattern.as_str()).collect(),
+        };
+        let found =
+            patterns.iter().map(|pattern| names_matching(names, pattern)).find(|found| !found.is_empty());
+        match found {
+            Some(found) => files.extend(found),
+            None if given.is_none() && split.usage == SplitUse::Optional => {}
+            None => missing.push(format!("file for the split {} ({})", split.name, patterns.join(", "))),
+        }
+    }
+    files.sort();
+    files.dedup();
+    (files, missing)
+}
+
+/// The names that a pattern matches, as [`matching`] finds files.
+fn names_matching(names: &[String], pattern: &str) -> Vec<String> {
+    let apart = |path: &str| match path.rsplit_once('/') {
+        Some((folder, name)) => (folder.to_string(), name.to_string()),
+        None => (String::new(), path.to_string()),
+    };
+    let (folder, last) = apart(pattern);
+    let wanted = |name: &&String| {
+        let (below, name) = apart(name);
+        below == folder && matches(&last, &name)
+    };
+    names.iter().filter(wanted).cloned().collect()
+}
+
 fn files_of(
     split: &Split,
     data: &Path,
@@ -165,6 +207,22 @@ mod tests {
         assert_eq!((found.len(), found[0].container), (1, Container::JsonLines));
         fs::write(folder.path().join("a.train"), "x").unwrap();
         assert_eq!(find(&layout(), folder.path(), &BTreeMap::new()).unwrap()[0].container, Container::Lines);
+    }
+
+    #[test]
+    fn files_are_found_among_names() {
+        let names = ["README.md", "a/my-train-1.jsonl", "my-train-2.jsonl", "my-train-1.jsonl", "a.dev"];
+        let names: Vec<String> = names.into_iter().map(String::from).collect();
+        let none = BTreeMap::new();
+        let (files, missing) = among(&layout(), &names, &none);
+        assert_eq!(files, ["a.dev", "my-train-1.jsonl", "my-train-2.jsonl"]);
+        assert!(missing.is_empty());
+        let (files, missing) = among(&layout(), &names[4..], &none);
+        assert_eq!(files, ["a.dev"]);
+        assert_eq!(missing, ["file for the split train (a.train, *train*.jsonl)"]);
+        let given = |file: &str| BTreeMap::from([("dev".to_string(), PathBuf::from(file))]);
+        assert!(among(&layout(), &names, &given("README.md")).0.contains(&"README.md".to_string()));
+        assert_eq!(among(&layout(), &names, &given("x")).1, ["file for the split dev (x)"]);
     }
 
     #[test]
