@@ -27,12 +27,22 @@ const REDIRECTIONS: usize = 8;
 pub enum Trouble {
     /// Worth another try.
     Passing(String),
-    Final(HubError),
+    Final(Box<HubError>),
 }
 
 impl From<HubError> for Trouble {
     fn from(error: HubError) -> Trouble {
-        Trouble::Final(error)
+        Trouble::Final(Box::new(error))
+    }
+}
+
+impl Trouble {
+    /// The error that it is after the last try.
+    fn last(self, url: &str) -> HubError {
+        match self {
+            Trouble::Passing(cause) => HubError::NoAnswer { url: url.into(), tries: TRIES, cause },
+            Trouble::Final(error) => *error,
+        }
     }
 }
 
@@ -82,7 +92,7 @@ impl Client {
                 response.body_mut().read_to_string().map_err(|error| Trouble::Passing(error.to_string()));
             serde_json::from_str(&text?).map_err(|error| odd(error.to_string()).into())
         })
-        .map_err(|error| error.unwrap_or_else(|cause| odd(cause)))
+        .map_err(|trouble| trouble.last(&url))
     }
 
     /// What the hub says of a file at the address's revision.
@@ -110,7 +120,7 @@ impl Client {
             let size = header("x-linked-size").or_else(own_length).and_then(|size| size.parse().ok());
             Ok(Remote { name: name.into(), etag, size })
         })
-        .map_err(|error| error.unwrap_or_else(|cause| odd(cause)))
+        .map_err(|trouble| trouble.last(&url))
     }
 
     /// The content of a file from a byte on.
@@ -249,16 +259,13 @@ impl Client {
     }
 }
 
-/// Tries until it works, or is final, or has failed too often; then the last
-/// cause is given as the second error.
-fn again<T>(mut attempt: impl FnMut() -> Result<T, Trouble>) -> Result<T, Result<HubError, String>> {
+/// Tries until it works, or is final, or has failed too often.
+fn again<T>(mut attempt: impl FnMut() -> Result<T, Trouble>) -> Result<T, Trouble> {
     let mut failures = 0;
     loop {
         match attempt() {
-            Ok(done) => return Ok(done),
-            Err(Trouble::Final(error)) => return Err(Ok(error)),
-            Err(Trouble::Passing(cause)) if failures + 1 >= TRIES => return Err(Err(cause)),
-            Err(Trouble::Passing(_)) => pause(failures),
+            Err(Trouble::Passing(_)) if failures + 1 < TRIES => pause(failures),
+            result => return result,
         }
         failures += 1;
     }

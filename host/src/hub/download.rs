@@ -82,7 +82,7 @@ fn receive(
                     sentence
                 }
             },
-            Err(Trouble::Final(error)) => return Err(error),
+            Err(Trouble::Final(error)) => return Err(*error),
             Err(Trouble::Passing(cause)) => cause,
         };
         failures = if received >= before + PROGRESS { 0 } else { failures + 1 };

@@ -28,6 +28,8 @@ pub enum HubError {
     NoFile { what: String, file: String, revision: String },
     #[error("the hub answered {status} for {url}{said}")]
     Refused { url: String, status: u16, said: String },
+    #[error("{url} gave no answer in {tries} tries, the last time because {cause}; try again later")]
+    NoAnswer { url: String, tries: u32, cause: String },
     #[error("the answer for {url} is none of a hub: {cause}; is HF_ENDPOINT the address of one?")]
     NoHub { url: String, cause: String },
     #[error("{what} at {revision} lacks {missing}; it has {listing}")]
