@@ -40,6 +40,27 @@ fn a_run_trains_compares_and_is_not_repeated() {
     assert!(text.contains("agree with what was recorded") && !text.contains("differs"), "{text}");
 }
 
+/// Families whose parts have other names; the low-rank method knows them by itself.
+#[test]
+fn every_family_trains_and_is_evaluated_again() {
+    for family in ["electra", "roberta", "deberta", "deberta_own"] {
+        let folder = experiment(|config| config);
+        for name in ["config.json", "model.safetensors"] {
+            let source = root().join("tests/golden").join(family).join("checkpoint").join(name);
+            fs::copy(source, folder.path().join("model").join(name)).unwrap();
+        }
+        succeeds(host(folder.path(), &["run", "experiment.toml", "--method", "lora"]));
+        let cells = cells(&folder.path().join("runs/experiment"));
+        let trained = cells[0].1["result"]["epochs"].as_array().unwrap();
+        assert!(trained.iter().all(|epoch| epoch["train_loss"].as_f64().unwrap() > 0.0), "{family}");
+        let (text, _) = succeeds(host(folder.path(), &["eval", "runs/experiment"]));
+        assert!(
+            text.contains("agree with what was recorded") && !text.contains("differs"),
+            "{family}: {text}"
+        );
+    }
+}
+
 #[test]
 fn the_same_config_gives_the_same_numbers() {
     let run = || {

@@ -41,7 +41,7 @@ fn logits_are_those_of_candle_transformers() {
     });
 }
 
-/// Longer than the table of buckets tells distances apart.
+/// Farther apart than the buckets tell single distances apart.
 #[test]
 fn debertas_logits_are_those_of_candle_transformers() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden/deberta/checkpoint");

@@ -39,7 +39,7 @@ pub fn product_operations(program: &Program, batch: &Batch) -> u64 {
         // and a product for each of four gradients.
         Instruction::Attention { out, .. } => 2 * 2 * squares * columns(out),
         Instruction::AttentionBackward { dout, .. } => 5 * 2 * squares * columns(dout),
-        // Two products more for each term: about as many places again, tile by tile.
+        // A product more for each term, of which at least as many elements are picked.
         Instruction::Disentangled { out, terms, .. } => 2 * (2 + terms.count()) * squares * columns(out),
         Instruction::DisentangledBackward { dout, terms, dpositions, .. } => {
             let products = 5 + terms.count() * if dpositions.is_some() { 3 } else { 2 };
