@@ -27,6 +27,64 @@ pub struct Batch {
     pub masked_rows: Vec<u32>,
     /// The tokens that stood there.
     pub masked_tokens: Vec<i32>,
+    /// What a decoder reads and should say; empty where there is none.
+    pub target: Target,
+}
+
+/// The decoder's side of a batch: sequences packed as those of the encoder, one
+/// for each of them.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Target {
+    /// The first row of each sequence, and the number of rows: [sequences + 1].
+    pub starts: Vec<u32>,
+    /// `[rows]`: the token that the decoder reads: the one before the token that
+    /// it should say.
+    pub ids: Vec<u32>,
+    /// `[rows]`: the position of the token.
+    pub positions: Vec<u32>,
+    /// `[rows]`: the token that should come next.
+    pub tokens: Vec<i32>,
+    /// In generation, where what was said before is found.
+    pub recall: Option<Recall>,
+}
+
+/// What the rows of a generation's step attend to: each is the newest token of a
+/// sequence, and older ones stand in rows of a memory that outlives the step.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Recall {
+    /// The first row of each sequence of the encoder, which several of the decoder may
+    /// go on from, and the number of rows: [sequences of the encoder + 1].
+    pub source_starts: Vec<u32>,
+    /// Rows of the memory.
+    pub memory_rows: u32,
+    /// `[rows]`: the row of the memory in which the token itself will stand.
+    pub own: Vec<u32>,
+    /// [rows + 1]: where each row's list starts in `rows`.
+    pub starts: Vec<u32>,
+    /// The rows of the memory that a row sees, in the order of the tokens, its own the
+    /// last.
+    pub rows: Vec<u32>,
+}
+
+impl Target {
+    /// Number of rows.
+    pub fn rows(&self) -> usize {
+        self.ids.len()
+    }
+
+    /// The first row that attends to each sequence of the encoder, and the number of
+    /// rows.
+    pub fn source_starts(&self) -> &[u32] {
+        self.recall.as_ref().map_or(&self.starts, |recall| &recall.source_starts)
+    }
+
+    /// Forgets all sequences and keeps the memory.
+    pub fn clear(&mut self) {
+        for column in [&mut self.starts, &mut self.ids, &mut self.positions] {
+            column.clear();
+        }
+        self.tokens.clear();
+    }
 }
 
 impl Batch {

@@ -7,11 +7,10 @@ use host_ir::method::MethodPlan;
 use host_ir::model::ModelDescription;
 use host_ir::task::TaskPlan;
 
-use crate::models;
-use crate::models::config::EncoderConfig;
+use crate::models::Architecture;
 use crate::parameters::Parameters;
 use crate::program::backward;
-use crate::program::build::{Builder, CompileError, Loss, Output, Program};
+use crate::program::build::{Builder, CompileError, Loss, Output, Program, Purpose};
 use crate::program::instruction::Instruction;
 use crate::program::layout::{Lifetimes, prune};
 use crate::program::narrow::narrow;
@@ -20,7 +19,7 @@ use crate::program::value::Sizes;
 /// All that a program is compiled from.
 #[derive(Clone)]
 pub struct Plans {
-    pub config: EncoderConfig,
+    pub config: Arc<dyn Architecture>,
     pub model: Arc<ModelDescription>,
     pub task: Arc<TaskPlan>,
     pub method: Arc<MethodPlan>,
@@ -36,8 +35,14 @@ pub struct Compiled {
 
 impl Plans {
     /// Lays out the parameters of a model under a task's and a method's plan.
-    pub fn new(config: EncoderConfig, model: ModelDescription, task: TaskPlan, method: MethodPlan) -> Plans {
-        let parameters = Parameters::new(&model, &method, &models::fused(&config, &model));
+    pub fn new(
+        config: impl Into<Arc<dyn Architecture>>,
+        model: ModelDescription,
+        task: TaskPlan,
+        method: MethodPlan,
+    ) -> Plans {
+        let config = config.into();
+        let parameters = Parameters::new(&model, &method, &config.fused(&model));
         Plans {
             config,
             model: Arc::new(model),
@@ -66,10 +71,34 @@ impl Plans {
         Ok(finished(self.forward(false)?))
     }
 
+    /// The programs of a generation: of the encoder, and of one step of the decoder,
+    /// whose only output are the logits.
+    ///
+    /// # Errors
+    /// As [`Self::training`]; a model without a decoder.
+    pub fn generation(&self) -> Result<[Compiled; 2], CompileError> {
+        let build = |purpose: Purpose| -> Result<Program, CompileError> {
+            let mut builder = Builder::new(&self.model, &self.method, &self.task, &self.parameters, false);
+            builder.purpose = purpose;
+            builder.check_hooks()?;
+            self.config.build(&mut builder)?;
+            let logits = builder.logits.map(|value| Output { name: "logits".into(), value });
+            let mut program = builder.program;
+            program.outputs.extend(logits);
+            prune(&mut program);
+            Ok(program)
+        };
+        let (encode, decode) = (build(Purpose::Encode)?, build(Purpose::Decode)?);
+        match decode.outputs.is_empty() {
+            true => Err(CompileError::Wrong(format!("{} has no decoder", self.config.name()))),
+            false => Ok([finished(encode), finished(decode)]),
+        }
+    }
+
     fn forward(&self, training: bool) -> Result<Program, CompileError> {
         let mut builder = Builder::new(&self.model, &self.method, &self.task, &self.parameters, training);
         builder.check_hooks()?;
-        models::build(&mut builder, &self.config)?;
+        self.config.build(&mut builder)?;
         for &node in &self.task.losses {
             let value = builder.expression(true, node)?;
             builder.add_loss(Loss { value, once: false });

@@ -56,6 +56,8 @@ pub struct Engine {
     pub plans: Plans,
     training: Compiled,
     evaluation: Compiled,
+    /// The programs of a generation, once one was asked for.
+    generation: Option<[Compiled; 2]>,
     backend: Box<dyn Backend>,
     updates: u64,
     /// Parameters, by block and place, that should train and have had no
@@ -77,7 +79,7 @@ impl Engine {
         let (training, evaluation) = (plans.training()?, plans.evaluation()?);
         backend.set_parameters(&plans.parameters, blocks)?;
         let silent = trained_places(&plans.parameters);
-        Ok(Engine { plans, training, evaluation, backend, updates: 0, silent })
+        Ok(Engine { plans, training, evaluation, generation: None, backend, updates: 0, silent })
     }
 
     /// Names of parameters that should train and whose gradient was exactly zero
@@ -227,6 +229,32 @@ impl Engine {
         Ok(evaluation)
     }
 
+    /// Runs the encoder on a batch, whose steps of a generation follow.
+    ///
+    /// # Errors
+    /// A model without a decoder; memory that is not to be had.
+    pub fn encode(&mut self, batch: &Batch) -> Result<(), EngineError> {
+        let [encode, _] = match &mut self.generation {
+            Some(programs) => programs,
+            none => none.insert(self.plans.generation()?),
+        };
+        Ok(run(self.backend.as_mut(), encode, batch, &Step::default())?)
+    }
+
+    /// Runs a step of a generation on the batch that was encoded, with the rows of the
+    /// step as its target. Answers the logits, [rows, vocabulary].
+    ///
+    /// # Errors
+    /// Nothing was encoded; memory that is not to be had.
+    pub fn decode(&mut self, batch: &Batch) -> Result<Vec<f32>, EngineError> {
+        let Some([_, decode]) = &self.generation else {
+            return Err(BackendError::Wrong("nothing was encoded before this step".into()).into());
+        };
+        run(self.backend.as_mut(), decode, batch, &Step::default())?;
+        let output = decode.program.outputs.first().map(|output| output.value);
+        Ok(output.map_or(Ok(Vec::new()), |value| self.backend.read(&decode.program, value))?)
+    }
+
     /// Bytes of working memory of a training step on a batch of these sizes.
     pub fn working_bytes(&self, sizes: &Sizes) -> usize {
         self.training.working_bytes(sizes).max(self.evaluation.working_bytes(sizes))
@@ -320,11 +348,13 @@ fn trained_places(parameters: &Parameters) -> Vec<(usize, usize)> {
         .collect()
 }
 
-/// The first row of each sequence in a value with a row for each token, each
-/// sequence, or each masked token, and the number of its rows.
+/// The first row of each sequence in a value with a row for each token, of the
+/// encoder or of the decoder, each sequence, or each masked token, and the number of
+/// its rows.
 fn sequence_starts(value: &Value, batch: &Batch) -> Vec<usize> {
     match value.extents.first() {
         Some(Extent::Tokens) => batch.starts.iter().map(|&start| start as usize).collect(),
+        Some(Extent::Targets) => batch.target.starts.iter().map(|&start| start as usize).collect(),
         Some(Extent::Masked) => {
             let before = |start: &u32| batch.masked_rows.partition_point(|row| row < start);
             batch.starts.iter().map(before).collect()

@@ -3,7 +3,7 @@
 use host_ir::graph::NewParameterId;
 use host_ir::interpret::{self, Leaves};
 use host_ir::method::AnyParameter;
-use host_ir::model::{ParameterId, Role};
+use host_ir::model::{Parameter, ParameterId, Role};
 use host_ir::random::Stream;
 
 use crate::compile::Plans;
@@ -60,10 +60,11 @@ pub fn initial_blocks(
     let mut blocks: Vec<Vec<f32>> = parameters.blocks.iter().map(|block| vec![0.0; block.elements]).collect();
     for (place, parameter) in plans.model.parameters.iter().enumerate() {
         let id = ParameterId(place as u32);
-        let loaded = weights.load(&parameter.name, &parameter.shape).map_err(InitError::Checkpoint)?;
-        let elements = match loaded {
+        let elements = match load(plans, weights, parameter)? {
             Some(elements) => elements,
-            None if parameter.head || may_be_missing => fresh(plans, id, seed),
+            None if parameter.head || may_be_missing || parameter.role == Role::Buffer => {
+                fresh(plans, id, seed)
+            }
             None => {
                 let nearest = weights.nearest(&parameter.name);
                 let sentence = format!("the checkpoint has no tensor {}{nearest}", parameter.name);
@@ -87,6 +88,17 @@ pub fn initial_blocks(
     }
     change_bases(plans, &mut blocks)?;
     Ok(blocks)
+}
+
+/// The elements of a parameter, under its name or that of a module that shares it.
+fn load(plans: &Plans, weights: &dyn Weights, parameter: &Parameter) -> Result<Option<Vec<f32>>, InitError> {
+    let aliases = plans.config.aliases(&parameter.name);
+    for name in std::iter::once(&parameter.name).chain(&aliases) {
+        if let Some(elements) = weights.load(name, &parameter.shape).map_err(InitError::Checkpoint)? {
+            return Ok(Some(elements));
+        }
+    }
+    Ok(None)
 }
 
 /// Where parameters have their elements before base weights are changed.
@@ -138,15 +150,16 @@ fn fresh(plans: &Plans, id: ParameterId, seed: u64) -> Vec<f32> {
     let parameter = plans.model.parameter(id);
     let count = parameter.elements();
     match parameter.role {
-        Role::Bias | Role::NormBias => vec![0.0; count],
+        Role::Bias | Role::NormBias | Role::Buffer => vec![0.0; count],
         Role::NormWeight => vec![1.0; count],
         Role::Weight | Role::Embedding => {
             let mut stream = Stream::new(seed, &parameter.name);
-            let deviation = plans.config.initializer_range;
-            let mut elements: Vec<f32> = (0..count).map(|_| (stream.normal() * deviation) as f32).collect();
-            if plans.model.word_embeddings == Some(id) {
+            let start = plans.config.start(parameter);
+            let drawn = (0..count).map(|_| (stream.normal() * start.deviation) as f32);
+            let mut elements: Vec<f32> = drawn.collect();
+            if let Some(place) = start.zero_row {
                 let row = parameter.shape[1] as usize;
-                elements[plans.config.padding * row..][..row].fill(0.0);
+                elements[place * row..][..row].fill(0.0);
             }
             elements
         }

@@ -7,6 +7,7 @@ pub mod compile;
 pub mod data;
 pub mod engine;
 pub mod files;
+pub mod generate;
 pub mod init;
 pub mod kernels;
 pub mod machine;

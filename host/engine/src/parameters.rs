@@ -116,7 +116,8 @@ fn base_part(model: &ModelDescription, method: &MethodPlan, id: ParameterId) -> 
         trained: method.trains(model, id),
         learning_rate: group.learning_rate.unwrap_or(1.0),
         weight_decay: group.weight_decay,
-        decays: matches!(parameter.role, Role::Weight | Role::Embedding),
+        // A relative position bias is one by its name.
+        decays: matches!(parameter.role, Role::Weight | Role::Embedding) && !parameter.name.contains("bias"),
     }
 }
 

@@ -20,6 +20,8 @@ pub enum TokenizerError {
     NoFile { folder: String },
     #[error("{file}: {sentence}")]
     Unreadable { file: String, sentence: String },
+    #[error("tokens cannot be made text: {sentence}")]
+    Undecoded { sentence: String },
     #[error("the tokenizer has no token {token}, which this needs")]
     NoToken { token: &'static str },
 }
@@ -142,6 +144,15 @@ impl Tokenizer {
     /// The ids of a text, without special tokens.
     pub fn ids(&self, text: &str) -> Vec<u32> {
         self.inner.encode_fast(text, false).map(|encoding| encoding.get_ids().to_vec()).unwrap_or_default()
+    }
+
+    /// The text of tokens, without special ones.
+    ///
+    /// # Errors
+    /// A sentence of the tokenizer.
+    pub fn decode(&self, ids: &[u32]) -> Result<String, TokenizerError> {
+        let text = self.inner.decode(ids, true);
+        text.map_err(|error| TokenizerError::Undecoded { sentence: error.to_string() })
     }
 
     /// One text or two with the special tokens around them, cut to at most so

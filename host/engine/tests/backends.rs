@@ -14,7 +14,7 @@ use host_engine::engine::{Engine, NamedTensor};
 use host_engine::models::config::EncoderConfig;
 use host_ir::task::HeadKind;
 use proptest::prelude::*;
-use support::{CLASSES, LENGTHS, batch, blocks, methods, plans, plans_of};
+use support::{CLASSES, LENGTHS, batch, blocks, difference, methods, plans, plans_of};
 
 const HEADS: [HeadKind; 2] = [HeadKind::Classification { classes: CLASSES }, HeadKind::MaskedLanguageModel];
 
@@ -31,27 +31,6 @@ fn cpu(plans: &Plans, threads: usize) -> Engine {
 
 fn packed(plans: &Plans, lengths: &[(u32, u32)]) -> Batch {
     batch(lengths, plans.method.virtual_tokens() as u32)
-}
-
-/// Largest difference of two lists of tensors by the larger of the tensor's
-/// norm and a part of all norms together.
-fn difference(a: &[NamedTensor], b: &[NamedTensor]) -> f64 {
-    let norm = |values: &mut dyn Iterator<Item = f64>| values.map(|value| value * value).sum::<f64>().sqrt();
-    let all = norm(&mut a.iter().flat_map(|tensor| &tensor.elements).map(|&value| f64::from(value)));
-    let mut largest = 0.0f64;
-    assert_eq!(a.len(), b.len());
-    for (a, b) in a.iter().zip(b) {
-        assert_eq!((&a.name, &a.shape), (&b.name, &b.shape));
-        let own = norm(&mut a.elements.iter().map(|&value| f64::from(value)));
-        let apart = norm(&mut a.elements.iter().zip(&b.elements).map(|(a, b)| f64::from(a - b)));
-        // A key's bias has no gradient in exact arithmetic: what is left of it is
-        // rounding, to be held against all gradients.
-        let floor = if a.name.ends_with("key.bias") { 1e-2 * all } else { 1e-5 * all };
-        let relative = apart / own.max(floor).max(1e-30);
-        assert!(relative < 1e-3, "{}: {relative:e} of norm {own:e}", a.name);
-        largest = largest.max(relative);
-    }
-    largest
 }
 
 fn gradients(engine: &mut Engine, batches: &[Batch]) -> (f64, Vec<NamedTensor>) {

@@ -117,6 +117,8 @@ pub enum Op {
     ChoiceLogits(SequenceId),
     MaskedLogits(SequenceId),
     MaskedTokens(SequenceId),
+    TargetLogits(SequenceId),
+    TargetTokens(SequenceId),
     /// The gold label of a field.
     Label(String),
     Unary(Unary),
@@ -177,6 +179,8 @@ impl Op {
             Op::ChoiceLogits(_) => "multiple-choice",
             Op::MaskedLogits(_) => "masked-language-model",
             Op::MaskedTokens(_) => "masked-tokens",
+            Op::TargetLogits(_) => "sequence-to-sequence",
+            Op::TargetTokens(_) => "target-tokens",
             Op::Label(_) => "label",
             Op::Unary(unary) => match unary {
                 Unary::Exp => "exp",

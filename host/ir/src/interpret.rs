@@ -196,6 +196,8 @@ pub fn evaluate(graph: &Graph, root: NodeId, leaves: &dyn Leaves) -> Result<Tens
             | Op::ChoiceLogits(_)
             | Op::MaskedLogits(_)
             | Op::MaskedTokens(_)
+            | Op::TargetLogits(_)
+            | Op::TargetTokens(_)
             | Op::Label(_) => Err(format!("{} has no value before a sequence is there", node.op.name())),
         };
         values[id.0 as usize] = Some(value?);

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::{Deserialize, Serialize};
 
 use crate::graph::{Graph, NewParameterId, NodeId};
-use crate::model::{ModelDescription, ParameterId, SiteId};
+use crate::model::{ModelDescription, ParameterId, Role, SiteId};
 
 /// A parameter that the method adds.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -96,7 +96,8 @@ impl MethodPlan {
     /// What trains, is added and is there in all.
     pub fn counts(&self, model: &ModelDescription) -> Counts {
         let mut counts = Counts::default();
-        for (place, parameter) in model.parameters.iter().enumerate() {
+        let parameters = model.parameters.iter().enumerate();
+        for (place, parameter) in parameters.filter(|(_, parameter)| parameter.role != Role::Buffer) {
             counts.total += parameter.elements();
             if self.trains(model, ParameterId(place as u32)) {
                 counts.trained += parameter.elements();

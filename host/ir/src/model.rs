@@ -52,6 +52,8 @@ pub enum Role {
     NormBias,
     /// A table of embeddings, [entries, size].
     Embedding,
+    /// What a checkpoint holds and nobody trains.
+    Buffer,
 }
 
 /// A parameter of the model, by its number in [`ModelDescription::parameters`].

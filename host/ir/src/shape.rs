@@ -13,6 +13,8 @@ pub enum Dim {
     Tokens,
     /// The number of tokens of the sequence that its noise has chosen.
     Masked,
+    /// The number of tokens of the sequence's target.
+    Targets,
 }
 
 /// From here on a size on the wire is a symbol.
@@ -25,6 +27,7 @@ impl Dim {
             Dim::Fixed(size) => size,
             Dim::Tokens => FIRST_SYMBOL,
             Dim::Masked => FIRST_SYMBOL + 1,
+            Dim::Targets => FIRST_SYMBOL + 8,
         }
     }
 
@@ -34,6 +37,7 @@ impl Dim {
             size if size < FIRST_SYMBOL => Some(Dim::Fixed(size)),
             FIRST_SYMBOL => Some(Dim::Tokens),
             s if s == FIRST_SYMBOL + 1 => Some(Dim::Masked),
+            s if s == FIRST_SYMBOL + 8 => Some(Dim::Targets),
             _ => None,
         }
     }
@@ -53,6 +57,7 @@ impl fmt::Display for Dim {
             Dim::Fixed(size) => write!(f, "{size}"),
             Dim::Tokens => f.write_str("tokens"),
             Dim::Masked => f.write_str("masked tokens"),
+            Dim::Targets => f.write_str("target tokens"),
         }
     }
 }
@@ -120,7 +125,7 @@ mod tests {
 
     #[test]
     fn sizes_survive_the_wire() {
-        for dim in [Dim::Fixed(0), Dim::Fixed(768), Dim::Tokens, Dim::Masked] {
+        for dim in [Dim::Fixed(0), Dim::Fixed(768), Dim::Tokens, Dim::Masked, Dim::Targets] {
             assert_eq!(Dim::from_wire(dim.to_wire()), Some(dim));
         }
         assert_eq!(Dim::from_wire(u32::MAX), None);

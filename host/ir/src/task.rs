@@ -82,6 +82,7 @@ pub enum PredictionType {
     /// A label of the inventory of a field.
     Label(String),
     Real,
+    Text,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -143,6 +144,61 @@ pub struct Sequence {
     pub mask_probability: Option<f64>,
     /// The most places by which positions are shifted in training.
     pub shift_positions: Option<u32>,
+    /// What a decoder should make of it.
+    pub target: Option<TargetText>,
+}
+
+/// The text that a sequence should become.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TargetText {
+    /// Its field.
+    pub text: String,
+    /// The most tokens, special ones included.
+    pub at_most: Option<u32>,
+}
+
+/// When a search with several beams ends, as transformers' `early_stopping`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum EarlyStopping {
+    /// When a better sequence is unlikely.
+    #[default]
+    No,
+    /// As soon as there are as many sequences as beams.
+    Yes,
+    /// When there can be no better sequence.
+    Never,
+}
+
+/// How sequences are generated, by the names of transformers' `generate`.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct GenerationSettings {
+    pub max_new_tokens: u32,
+    pub min_new_tokens: u32,
+    /// 1 takes the likeliest token each time.
+    pub num_beams: u32,
+    pub length_penalty: f64,
+    pub early_stopping: EarlyStopping,
+    /// 0 allows all repetitions.
+    pub no_repeat_ngram_size: u32,
+    /// Without them, what the model's own config says.
+    pub forced_bos_token_id: Option<u32>,
+    pub forced_eos_token_id: Option<u32>,
+}
+
+impl Default for GenerationSettings {
+    fn default() -> GenerationSettings {
+        GenerationSettings {
+            max_new_tokens: 64,
+            min_new_tokens: 0,
+            num_beams: 1,
+            length_penalty: 1.0,
+            early_stopping: EarlyStopping::No,
+            no_repeat_ngram_size: 0,
+            forced_bos_token_id: None,
+            forced_eos_token_id: None,
+        }
+    }
 }
 
 /// The head that a task asks for.
@@ -160,6 +216,8 @@ pub enum HeadKind {
     /// The family's multiple-choice head: one logit a sequence.
     MultipleChoice,
     MaskedLanguageModel,
+    /// The family's decoder with its language-model head.
+    SequenceToSequence,
 }
 
 /// The model side of a task: sequences, head, loss and outputs.
@@ -171,6 +229,17 @@ pub struct TaskPlan {
     /// Values whose mean over the effective batch is a loss; losses add up.
     pub losses: Vec<NodeId>,
     pub outputs: Vec<(String, NodeId)>,
+    /// What is generated in an evaluation.
+    #[serde(default)]
+    pub generation: Option<GenerationPlan>,
+}
+
+/// A text that the decoder says for each evaluated example.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct GenerationPlan {
+    /// The name by which the task reads the text.
+    pub name: String,
+    pub settings: GenerationSettings,
 }
 
 /// Where a record stands: file and line, counted from 1.
@@ -218,6 +287,12 @@ impl Example {
         }
     }
 
+    /// Bytes of its texts.
+    pub fn bytes(&self) -> usize {
+        let texts = self.values.iter().flatten();
+        texts.map(|value| if let FieldValue::Text(text) = value { text.len() } else { 0 }).sum()
+    }
+
     pub fn label(&self, field: usize) -> Option<u32> {
         match self.values.get(field)? {
             Some(FieldValue::Label(label)) => Some(*label),
@@ -237,10 +312,11 @@ pub struct Parsed {
 }
 
 /// The value of a prediction.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum PredictionValue {
     Label(u32),
     Real(f64),
+    Text(String),
 }
 
 /// Predictions of one example, in the order of [`Layout::predictions`].

@@ -35,6 +35,12 @@ impl Writer<'_> {
             if let Some(most) = sequence.at_most {
                 write!(out, ", at most {most} tokens")?;
             }
+            if let Some(target) = &sequence.target {
+                write!(out, ", to {}", target.text)?;
+                if let Some(most) = target.at_most {
+                    write!(out, " of at most {most} tokens")?;
+                }
+            }
             if let Some(share) = sequence.mask_probability {
                 write!(out, ", {share} of the tokens masked")?;
             }
@@ -49,10 +55,16 @@ impl Writer<'_> {
             }
             Some(HeadKind::MultipleChoice) => writeln!(out, "  head: multiple choice")?,
             Some(HeadKind::MaskedLanguageModel) => writeln!(out, "  head: masked language model")?,
+            Some(HeadKind::SequenceToSequence) => writeln!(out, "  head: sequence to sequence")?,
             None => {}
         }
         for &loss in &task.losses {
             writeln!(out, "  loss: mean of {}", self.expression(&task.graph, loss, DEPTH))?;
+        }
+        if let Some(generation) = &task.generation {
+            let settings = &generation.settings;
+            let (name, most, beams) = (&generation.name, settings.max_new_tokens, settings.num_beams);
+            writeln!(out, "  generated {name}: at most {most} tokens, {beams} beams")?;
         }
         for (name, node) in &task.outputs {
             writeln!(out, "  output {name}: {}", self.expression(&task.graph, *node, DEPTH))?;

@@ -24,6 +24,7 @@ wasmtime::component::bindgen!({
             import peft:plugin/sequence@0.1.0;
             import peft:plugin/head@0.1.0;
             import peft:plugin/objective@0.1.0;
+            import peft:plugin/generate@0.1.0;
             import peft:plugin/output@0.1.0;
             import peft:plugin/group@0.1.0;
             import peft:plugin/prediction@0.1.0;
@@ -561,6 +562,10 @@ impl peft::plugin::sequence::Host for State {
         lift(self.recorder.shift_positions(sequence, most))
     }
 
+    fn target(&mut self, sequence: u32, field: String, tokens: u32) -> wasmtime::Result<()> {
+        lift(self.recorder.target(sequence, &field, tokens))
+    }
+
     node_functions! {
         hidden(sequence: u32) = |r| r.hidden(sequence);
     }
@@ -571,6 +576,37 @@ impl peft::plugin::head::Host for State {
         classification(sequence: u32, classes: u32) = |r| r.classification(sequence, classes);
         masked_language_model(sequence: u32) = |r| r.masked_language_model(sequence);
         masked_tokens(sequence: u32) = |r| r.masked_tokens(sequence);
+        sequence_to_sequence(sequence: u32) = |r| r.sequence_to_sequence(sequence);
+        target_tokens(sequence: u32) = |r| r.target_tokens(sequence);
+    }
+}
+
+/// Functions that set one thing.
+macro_rules! setters {
+    ($($name:ident($argument:ident: $kind:ty);)*) => {
+        $(fn $name(&mut self, $argument: $kind) -> wasmtime::Result<()> {
+            lift(self.recorder.$name($argument))
+        })*
+    };
+}
+
+impl peft::plugin::generate::Host for State {
+    fn declare(&mut self, sequence: u32, name: String) -> wasmtime::Result<()> {
+        lift(self.recorder.declare_generated(sequence, &name))
+    }
+
+    fn early_stopping(&mut self, rule: String) -> wasmtime::Result<()> {
+        lift(self.recorder.early_stopping(&rule))
+    }
+
+    setters! {
+        max_new_tokens(tokens: u32);
+        min_new_tokens(tokens: u32);
+        num_beams(beams: u32);
+        length_penalty(penalty: f64);
+        no_repeat_ngram_size(size: u32);
+        forced_bos_token(id: u32);
+        forced_eos_token(id: u32);
     }
 }
 
@@ -591,6 +627,10 @@ impl peft::plugin::output::Host for State {
 
     fn reals(&mut self, example: u32, name: String) -> wasmtime::Result<Vec<f64>> {
         lift(self.recorder.output_reals(example, &name))
+    }
+
+    fn text(&mut self, example: u32, name: String) -> wasmtime::Result<String> {
+        lift(self.recorder.output_text(example, &name))
     }
 }
 
@@ -627,6 +667,18 @@ impl peft::plugin::prediction::Host for State {
 
     fn set_label(&mut self, example: u32, name: String, label: u32) -> wasmtime::Result<()> {
         lift(self.recorder.set_prediction(example, &name, PredictionValue::Label(label)))
+    }
+
+    fn text(&mut self, name: String) -> wasmtime::Result<()> {
+        lift(self.recorder.prediction(&name, PredictionType::Text))
+    }
+
+    fn set_text(&mut self, example: u32, name: String, value: String) -> wasmtime::Result<()> {
+        lift(self.recorder.set_prediction(example, &name, PredictionValue::Text(value)))
+    }
+
+    fn get_text(&mut self, example: u32, name: String) -> wasmtime::Result<Option<String>> {
+        lift(self.recorder.prediction_text(example, &name))
     }
 
     fn set_real(&mut self, example: u32, name: String, value: f64) -> wasmtime::Result<()> {

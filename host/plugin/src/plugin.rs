@@ -278,7 +278,8 @@ impl Task {
         Ok(Called { value: recorder.task, log: recorder.log })
     }
 
-    /// Predictions of examples from the model's outputs.
+    /// Predictions of examples from the model's outputs and from what was generated: a
+    /// name, and a text for each example.
     ///
     /// # Errors
     /// The call fails.
@@ -287,13 +288,19 @@ impl Task {
         names: Vec<String>,
         examples: Vec<Example>,
         outputs: Vec<Outputs>,
+        generated: Option<(String, Vec<String>)>,
     ) -> Result<Vec<Prediction>, PluginError> {
         let mut recorder = self.recorder(Phase::Predict);
         let count = examples.len();
         let bytes = outputs.iter().flatten().map(|values| values.len() * size_of::<f32>()).sum();
         let columns = self.layout.predictions.len();
-        recorder.predict =
-            PredictCall { examples, names, outputs, predictions: vec![vec![None; columns]; count] };
+        recorder.predict = PredictCall {
+            examples,
+            names,
+            outputs,
+            generated,
+            predictions: vec![vec![None; columns]; count],
+        };
         Ok(self.plugin.call(recorder, "predict", Some(count as u32), bytes)?.predict.predictions)
     }
 
@@ -308,8 +315,9 @@ impl Task {
     ) -> Result<Vec<Sums>, PluginError> {
         let mut recorder = self.recorder(Phase::Score);
         let count = examples.len();
+        let bytes = examples.iter().map(Example::bytes).sum::<usize>() + count;
         recorder.score = ScoreCall { examples, predictions, sums: vec![Sums::default(); count] };
-        Ok(self.plugin.call(recorder, "score", Some(count as u32), count)?.score.sums)
+        Ok(self.plugin.call(recorder, "score", Some(count as u32), bytes)?.score.sums)
     }
 
     /// Metrics of samples from their sums.

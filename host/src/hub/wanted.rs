@@ -57,6 +57,9 @@ fn model(names: &[String], further: &[&str]) -> Choice {
         true => choice.files.push("config.json".into()),
         false => choice.missing.push("config.json".into()),
     }
+    if has("generation_config.json") {
+        choice.files.push("generation_config.json".into());
+    }
     let there: Vec<String> = further.iter().filter(|name| has(name)).map(|name| name.to_string()).collect();
     if there.is_empty() {
         choice.missing.push(format!("file of a tokenizer ({})", further.join(", ")));

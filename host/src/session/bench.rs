@@ -108,7 +108,12 @@ fn totals(batches: &[Batch]) -> (f64, f64) {
 
 /// Brings every sequence of the training split to one length.
 fn lengthen(prepared: &mut Prepared, length: usize) -> Result<()> {
-    let most = prepared.plans.config.positions.saturating_sub(prepared.plans.method.virtual_tokens());
+    let most = prepared
+        .plans
+        .config
+        .positions()
+        .unwrap_or(usize::MAX)
+        .saturating_sub(prepared.plans.method.virtual_tokens());
     if length == 0 || length > most {
         bail!("a length of {length} tokens does not lie between 1 and the model's {most}");
     }

@@ -10,9 +10,10 @@ use anyhow::{Result, anyhow, bail};
 use host_engine::data::dataset::{Dataset, Reading};
 use host_engine::data::find::FoundSplit;
 use host_engine::data::records;
-use host_engine::models::config::EncoderConfig;
+use host_engine::data::targets::Targets;
+use host_engine::models::Architecture;
 use host_engine::text::Tokenizer;
-use host_ir::task::{Example, Layout, SplitUse, TaskPlan};
+use host_ir::task::{Example, Layout, Sequence, SplitUse, TaskPlan};
 use host_plugin::Task;
 
 /// A split that is ready for the model.
@@ -68,15 +69,13 @@ pub fn count(task: &Task, split: &FoundSplit, warnings: &mut Vec<String>) -> Res
 }
 
 /// Tokens that a sequence has at most, virtual ones not among them.
-pub fn room(plan: &TaskPlan, config: &EncoderConfig, virtual_tokens: usize) -> Result<usize> {
+pub fn room(plan: &TaskPlan, config: &dyn Architecture, virtual_tokens: usize) -> Result<usize> {
     let sequence = plan.sequences.first().ok_or_else(|| anyhow!("the task declares no sequence"))?;
-    let wanted = sequence.at_most.map_or(config.positions, |most| most as usize);
-    let room = wanted.min(config.positions.saturating_sub(virtual_tokens));
+    let positions = config.positions().unwrap_or(usize::MAX);
+    let wanted = sequence.at_most.map_or(positions, |most| most as usize);
+    let room = wanted.min(positions.saturating_sub(virtual_tokens));
     if room < 3 {
-        bail!(
-            "{virtual_tokens} virtual tokens leave no room for text in the model's {} positions",
-            config.positions
-        );
+        bail!("{virtual_tokens} virtual tokens leave no room for text in the model's {positions} positions");
     }
     Ok(room)
 }
@@ -85,16 +84,17 @@ pub fn room(plan: &TaskPlan, config: &EncoderConfig, virtual_tokens: usize) -> R
 pub fn tokenise(
     task: &Task,
     plan: &TaskPlan,
-    (tokenizer, config): (&Tokenizer, &EncoderConfig),
+    (tokenizer, config): (&Tokenizer, &dyn Architecture),
     room: usize,
     found: &FoundSplit,
     warnings: &mut Vec<String>,
 ) -> Result<Split> {
     let sequence = plan.sequences.first().ok_or_else(|| anyhow!("the task declares no sequence"))?;
     let layout = &task.layout;
-    let reading = Reading { sequence, layout, tokenizer, at_most: room, segments: config.token_types };
+    let reading = Reading { sequence, layout, tokenizer, at_most: room, segments: config.segments() };
     let (mut dataset, mut kept) = (Dataset::new(layout), Vec::new());
-    dataset.first_position = config.first_position as u32;
+    dataset.targets = targets(sequence, layout, config)?;
+    dataset.first_position = config.first_position() as u32;
     parse(task, found, |examples| {
         dataset.add(&examples, &reading)?;
         if found.usage != SplitUse::Train {
@@ -110,14 +110,44 @@ pub fn tokenise(
             found.name
         ));
     }
+    if let Some(targets) = dataset.targets.as_ref().filter(|targets| targets.cut > 0) {
+        warnings.push(format!(
+            "{} of {} targets of {} were cut to {} tokens",
+            targets.cut,
+            dataset.len(),
+            found.name,
+            targets.longest()
+        ));
+    }
     if found.usage == SplitUse::Train {
         check_gold(layout, &dataset)?;
     }
     Ok(Split { name: found.name.clone(), usage: found.usage, examples: kept, dataset })
 }
 
-/// What trains needs its labels.
+/// The targets of a sequence that a decoder should turn into something else.
+fn targets(sequence: &Sequence, layout: &Layout, config: &dyn Architecture) -> Result<Option<Targets>> {
+    let Some(target) = &sequence.target else { return Ok(None) };
+    let decoder = config.decoder().ok_or_else(|| {
+        anyhow!(
+            "a model of the kind {} has no decoder, which this task needs; T5 and BART have one",
+            config.name()
+        )
+    })?;
+    let field = layout.field(&target.text).ok_or_else(|| anyhow!("there is no field {}", target.text))?;
+    let most = decoder.positions.unwrap_or(usize::MAX);
+    let at_most = target.at_most.map_or(most, |tokens| most.min(tokens as usize));
+    Ok(Some(Targets::new(field, at_most, decoder)))
+}
+
+/// What trains needs its labels and its targets.
 fn check_gold(layout: &Layout, train: &Dataset) -> Result<()> {
+    if let Some(targets) = train.targets.as_ref().filter(|targets| targets.missing > 0) {
+        bail!(
+            "{} examples of the training split have no target; they cannot be learned from",
+            targets.missing
+        );
+    }
     for field in layout.fields.iter().filter(|field| field.gold) {
         let missing = train.unlabelled(&field.name);
         if missing > 0 {

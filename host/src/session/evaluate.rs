@@ -4,6 +4,7 @@ use anyhow::{Result, anyhow};
 use host_engine::batch::Batch;
 use host_engine::data::sampler::evaluation_batches;
 use host_engine::engine::Engine;
+use host_engine::generate::generate;
 use host_ir::task::{Layout, Outputs, Prediction, PredictionType, PredictionValue};
 
 use crate::cell::{CellSpec, Metrics, Progress, SplitMetrics};
@@ -23,8 +24,8 @@ pub struct Evaluated {
 /// The label that is predicted for every example, where there are several and
 /// one is.
 pub fn constant(layout: &Layout, predictions: &[Prediction]) -> Option<String> {
-    let label = |prediction: &Prediction, column: usize| match prediction[column] {
-        Some(PredictionValue::Label(label)) => Some(label),
+    let label = |prediction: &Prediction, column: usize| match &prediction[column] {
+        Some(PredictionValue::Label(label)) => Some(*label),
         _ => None,
     };
     let mut columns = layout.predictions.iter().enumerate();
@@ -55,6 +56,8 @@ impl Prepared {
         let noise = self.noise(0)?.map(|noise| host_engine::data::dataset::Noise { shift: 0, ..noise });
         let virtual_tokens = self.plans.method.virtual_tokens() as u32;
         let mut outputs: Vec<Outputs> = vec![Outputs::new(); total];
+        let generation = self.plans.task.generation.as_ref();
+        let mut texts = vec![String::new(); if generation.is_some() { total } else { 0 }];
         let (mut batch, mut done) = (Batch::default(), 0);
         let size = spec.training.per_device_eval_batch_size as usize;
         for examples in evaluation_batches(&split.dataset, size, virtual_tokens as usize)? {
@@ -64,15 +67,24 @@ impl Prepared {
             for (&example, output) in examples.iter().zip(evaluation.outputs) {
                 outputs[example] = output;
             }
+            if let Some(plan) = generation {
+                let said = generate(engine, &batch, &plan.settings)?;
+                for (&example, tokens) in examples.iter().zip(said) {
+                    texts[example] = self.tokenizer.decode(&tokens)?;
+                }
+            }
             done += examples.len();
             progress.evaluated(name, done as u64, total as u64)?;
         }
         let names: Vec<String> = self.plans.task.outputs.iter().map(|(name, _)| name.clone()).collect();
         let (mut predictions, mut sums) = (Vec::with_capacity(total), GroupSums::default());
-        let mut outputs = outputs.into_iter();
+        let (mut outputs, mut texts) = (outputs.into_iter(), texts.into_iter());
         for examples in split.examples.chunks(CHUNK) {
             let outputs: Vec<Outputs> = outputs.by_ref().take(examples.len()).collect();
-            let predicted = self.task.predict(names.clone(), examples.to_vec(), outputs)?;
+            let generated = generation.map(|plan| {
+                (plan.name.clone(), texts.by_ref().take(examples.len()).collect::<Vec<String>>())
+            });
+            let predicted = self.task.predict(names.clone(), examples.to_vec(), outputs, generated)?;
             let scored = self.task.score(examples.to_vec(), predicted.clone())?;
             scored.into_iter().for_each(|group| sums.add(group));
             predictions.extend(predicted);

@@ -80,7 +80,7 @@ pub fn inspect(file: &Path) -> Result<Plugin> {
 /// A file that is missing or cannot be read.
 pub fn digests(spec: &CellSpec) -> Result<Digests> {
     let model = embedded::model(&spec.model.path)?;
-    let names = ["config.json"].into_iter().chain(text::FILES);
+    let names = ["config.json", "generation_config.json"].into_iter().chain(text::FILES);
     let mut model_files: Vec<PathBuf> =
         names.map(|name| model.join(name)).filter(|path| path.is_file()).collect();
     if !spec.model.reinitialise {

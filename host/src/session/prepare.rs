@@ -15,18 +15,17 @@ use host_engine::data::dataset::Noise;
 use host_engine::data::find;
 use host_engine::data::sampler::Sampler;
 use host_engine::engine::Engine;
-use host_engine::files::checkpoint::{Checkpoint, read_config};
+use host_engine::files::checkpoint::{Checkpoint, read_generation_config};
 use host_engine::init::{Reinitialised, initial_blocks};
 use host_engine::machine;
 use host_engine::models;
-use host_engine::models::config::EncoderConfig;
 use host_engine::text::Tokenizer;
 use host_engine::train::memory::{LargestBatch, MemoryEstimate, estimate, micro_batch_that_fits};
 use host_engine::train::trainer::{Batches, total_steps};
 use host_ir::method::MethodPlan;
 use host_ir::model::ModelDescription;
 use host_ir::settings::Values;
-use host_ir::task::{Layout, SplitUse, TaskPlan};
+use host_ir::task::{HeadKind, Layout, SplitUse, TaskPlan};
 use host_plugin::{Kind, Limits, Plugin, Task};
 
 use crate::cell::{BestMetric, CellSpec, Origin, PluginSpec, Summary};
@@ -98,15 +97,18 @@ fn prepare_with(spec: &CellSpec, saved: Option<MethodPlan>) -> Result<Prepared> 
     };
     let load_seconds = start.elapsed().as_secs_f64();
     let model = embedded::model(&spec.model.path)?;
-    let config = EncoderConfig::read(&read_config(&model)?).with_context(|| model.display().to_string())?;
-    let config = config.with_dropout(spec.training.dropout);
+    let mut config =
+        models::read(&read_generation_config(&model)?).with_context(|| model.display().to_string())?;
+    if let Some(dropout) = spec.training.dropout {
+        config.set_dropout(dropout);
+    }
     let tokenizer = Tokenizer::open(&model)?;
-    if tokenizer.vocabulary_size() > config.vocabulary {
+    if tokenizer.vocabulary_size() > config.vocabulary() {
         bail!(
             "{}: the tokenizer has {} tokens and config.json a vocabulary of {}; they do not belong together",
             model.display(),
             tokenizer.vocabulary_size(),
-            config.vocabulary
+            config.vocabulary()
         );
     }
     let folder = embedded::data(&spec.data.path)?;
@@ -118,8 +120,8 @@ fn prepare_with(spec: &CellSpec, saved: Option<MethodPlan>) -> Result<Prepared> 
     }
     let planning = Instant::now();
     let facts = ModelDescription {
-        architecture: config.architecture.clone(),
-        facts: config.facts.clone(),
+        architecture: config.name().into(),
+        facts: config.facts().clone(),
         ..Default::default()
     };
     let task_plan = task.plan(Arc::new(facts), counts)?.value;
@@ -132,7 +134,7 @@ fn prepare_with(spec: &CellSpec, saved: Option<MethodPlan>) -> Result<Prepared> 
         false => Some(Checkpoint::open(&model, config.prefix())?),
     };
     let present = |name: &str| names.as_ref().is_none_or(|checkpoint| checkpoint.has(name));
-    let description = models::describe(&config, head, &present);
+    let description = config.describe(head, &present);
     let method_plan = match (saved, &method) {
         (Some(plan), _) => plan,
         (None, Some((plugin, values))) => {
@@ -152,8 +154,10 @@ fn prepare_with(spec: &CellSpec, saved: Option<MethodPlan>) -> Result<Prepared> 
         );
     }
     if let (false, Some(checkpoint)) = (spec.model.reinitialise, &names) {
-        let unused =
-            checkpoint.unused(description.parameters.iter().map(|parameter| parameter.name.as_str()));
+        let shared = description.parameters.iter().flat_map(|parameter| config.aliases(&parameter.name));
+        let shared: Vec<String> = shared.collect();
+        let names = description.parameters.iter().map(|parameter| parameter.name.as_str());
+        let unused = checkpoint.unused(names.chain(shared.iter().map(String::as_str)));
         if !unused.is_empty() {
             warnings.push(format!(
                 "tensors of the checkpoint that this model does not use: {}",
@@ -169,10 +173,17 @@ fn prepare_with(spec: &CellSpec, saved: Option<MethodPlan>) -> Result<Prepared> 
             warnings.push(format!("new, and started at random: {}", shortened(&missing)));
         }
     }
-    let room = data::room(&task_plan, &config, method_plan.virtual_tokens())?;
+    let room = data::room(&task_plan, config.as_ref(), method_plan.virtual_tokens())?;
     let mut splits = Vec::new();
     for split in &found {
-        splits.push(data::tokenise(&task, &task_plan, (&tokenizer, &config), room, split, &mut warnings)?);
+        splits.push(data::tokenise(
+            &task,
+            &task_plan,
+            (&tokenizer, config.as_ref()),
+            room,
+            split,
+            &mut warnings,
+        )?);
     }
     let plans = Plans::new(config, description, task_plan, method_plan);
     let training =
@@ -190,6 +201,9 @@ fn shortened(names: &[String]) -> String {
 fn check_task(plan: &TaskPlan, layout: &Layout) -> Result<()> {
     if plan.losses.is_empty() {
         bail!("the task declares no loss");
+    }
+    if plan.generation.is_some() && plan.head != Some(HeadKind::SequenceToSequence) {
+        bail!("the task generates texts and asks for no head for sequence to sequence");
     }
     if layout.best_metric().is_none() {
         bail!("the task names no metric that chooses the best checkpoint");
@@ -233,9 +247,9 @@ impl Prepared {
             epoch: 0,
             probability,
             shift: sequence.shift_positions.unwrap_or(0),
-            positions: self.plans.config.positions as u32,
+            positions: self.plans.config.positions().map_or(u32::MAX, |positions| positions as u32),
             mask_id: self.tokenizer.mask_id()?,
-            vocabulary: self.plans.config.vocabulary as u32,
+            vocabulary: self.plans.config.vocabulary() as u32,
         }))
     }
 
@@ -249,10 +263,11 @@ impl Prepared {
     /// The largest effective batch.
     fn largest(&self, spec: &CellSpec) -> Result<LargestBatch> {
         let rows = self.train_split()?.dataset.longest() + self.plans.method.virtual_tokens();
+        let targets = self.train_split()?.dataset.targets.as_ref().map_or(0, |targets| targets.longest());
         let masked = self.plans.task.sequences.first().and_then(|sequence| sequence.mask_probability);
         // Twice the expected share: a batch of many sequences stays below it.
         let masked = masked.map_or(0, |share| (rows as f64 * (2.0 * share).min(1.0)).ceil() as usize);
-        Ok(LargestBatch { examples: self.sampler(spec)?.largest_batch(), rows, masked })
+        Ok(LargestBatch { examples: self.sampler(spec)?.largest_batch(), rows, masked, targets })
     }
 
     /// Examples of a micro-batch, and the memory that it takes.

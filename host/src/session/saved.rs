@@ -88,14 +88,18 @@ pub fn write_predictions(
             let value = match value {
                 Some(PredictionValue::Label(label)) => json!(label),
                 Some(PredictionValue::Real(real)) => json!(real),
+                Some(PredictionValue::Text(text)) => json!(text),
                 None => Value::Null,
             };
             object.insert(column.name.clone(), value);
         }
         for (field, value) in layout.fields.iter().zip(&example.values).filter(|(field, _)| field.gold) {
-            if let Some(FieldValue::Label(label)) = value {
-                object.insert(format!("gold_{}", field.name), json!(label));
-            }
+            let value = match value {
+                Some(FieldValue::Label(label)) => json!(label),
+                Some(FieldValue::Text(text)) => json!(text),
+                None => continue,
+            };
+            object.insert(format!("gold_{}", field.name), value);
         }
         lines.push_str(&Value::Object(object).to_string());
         lines.push('\n');
@@ -130,7 +134,7 @@ pub fn merge_cell(
         .collect();
     let metadata = BTreeMap::from([("format".to_string(), "pt".to_string())]);
     write_safetensors(&out.join("model.safetensors"), &kept, &metadata, precision)?;
-    for name in ["config.json"].into_iter().chain(text::FILES) {
+    for name in ["config.json", "generation_config.json"].into_iter().chain(text::FILES) {
         let from = prepared.model_folder().join(name);
         if from.is_file() {
             write_whole(&out.join(name), &fs::read(&from)?)?;

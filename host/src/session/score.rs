@@ -173,6 +173,7 @@ fn one(layout: &Layout, column: &PredictionColumn, text: &str) -> Result<Predict
                 )),
             }
         }
+        PredictionType::Text => Ok(PredictionValue::Text(text.into())),
         PredictionType::Real => match text.parse::<f64>() {
             Ok(real) => Ok(PredictionValue::Real(real)),
             Err(_) => Err(format!("the {} is \"{text}\", and a number is wanted", column.name)),

@@ -7,6 +7,7 @@
 //! the plans, checks and sentences that users will see; see [`testing`].
 
 pub mod conll;
+pub mod generation;
 pub mod kits;
 pub mod method;
 pub mod metrics;
@@ -40,8 +41,9 @@ pub mod prelude {
 
 /// What a task's file needs.
 pub mod task_prelude {
+    pub use crate::generation::{Generated, Generation};
     pub use crate::kits::{Classification, Kit, MaskedTokens};
     pub use crate::settings::Config;
     pub use crate::task::{Container, Files, Record, Task};
-    pub use crate::{config, export_task};
+    pub use crate::{choice, config, export_task};
 }

@@ -216,6 +216,8 @@ pub struct TaskUnderTest {
     description: Description,
     values: Values,
     pub layout: Layout,
+    /// What the model is said to have generated: a name, and a text for each example.
+    pub generated: Option<(String, Vec<String>)>,
 }
 
 impl TaskUnderTest {
@@ -227,7 +229,7 @@ impl TaskUnderTest {
         let (description, values) = resolved::<T>(values)?;
         let recorder = Recorder::calling(Phase::Layout, description.clone(), values.clone());
         let (recorder, ()) = calling(recorder, crate::task::layout::<T>)?;
-        Ok(TaskUnderTest { description, values, layout: recorder.layout })
+        Ok(TaskUnderTest { description, values, layout: recorder.layout, generated: None })
     }
 
     fn recorder(&self, phase: Phase) -> Recorder {
@@ -280,8 +282,10 @@ impl TaskUnderTest {
         let count = examples.len() as u32;
         let mut recorder = self.recorder(Phase::Predict);
         let names = names.iter().map(|name| name.to_string()).collect();
+        let examples_of_call = examples.clone();
+        let generated = self.generated.clone();
         recorder.predict =
-            PredictCall { examples: examples.clone(), names, outputs, predictions: Vec::new() };
+            PredictCall { examples: examples_of_call, names, outputs, generated, predictions: Vec::new() };
         let (recorder, ()) = calling(recorder, || crate::task::predict::<T>(count))?;
         let predictions: Vec<Prediction> = recorder.predict.predictions;
         let mut recorder = self.recorder(Phase::Score);

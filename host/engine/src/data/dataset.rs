@@ -8,6 +8,7 @@ use rayon::prelude::*;
 
 use crate::batch::Batch;
 use crate::data::store::Store;
+use crate::data::targets::Targets;
 use crate::text::{Encoded, Tokenizer};
 
 /// Why examples cannot become input of the model.
@@ -52,6 +53,8 @@ pub struct Dataset {
     labels: Vec<String>,
     /// Examples without a label, by field.
     unlabelled: Vec<usize>,
+    /// What a decoder should make of each example, where there is one.
+    pub targets: Option<Targets>,
     /// The position of a sequence's first row.
     pub first_position: u32,
     /// Examples whose text was longer than the model reads.
@@ -113,6 +116,9 @@ impl Dataset {
             self.cut += usize::from(tokens.cut);
             self.append(&tokens, &labels)?;
         }
+        if let Some(targets) = &mut self.targets {
+            targets.add(examples, tokenizer)?;
+        }
         Ok(())
     }
 
@@ -160,6 +166,15 @@ impl Dataset {
     /// Reading from the temporary file.
     pub fn length(&self, example: usize) -> Result<usize, DatasetError> {
         Ok(self.entry(example)?.1)
+    }
+
+    /// Tokens of an example and of its target together.
+    ///
+    /// # Errors
+    /// Reading from the temporary file.
+    pub fn length_with_target(&self, example: usize) -> Result<usize, DatasetError> {
+        let target = self.targets.as_ref().map_or(Ok(0), |targets| targets.length(example))?;
+        Ok(self.length(example)? + target)
     }
 
     /// Tokens of the longest example.
@@ -213,6 +228,8 @@ impl Dataset {
             }
             dataset.append(&longer, &labels)?;
         }
+        let targets = self.targets.as_ref().map(|targets| targets.of_length(self.examples, length));
+        dataset.targets = targets.transpose()?;
         Ok(dataset)
     }
 
@@ -283,6 +300,10 @@ impl Dataset {
                 }
             }
         }
+        match &self.targets {
+            Some(targets) => targets.pack(examples.iter().map(|&(example, _)| example), &mut batch.target)?,
+            None => batch.target.clear(),
+        }
         Ok(())
     }
 }
@@ -308,7 +329,7 @@ pub(crate) mod tests {
     /// Pieces of the test's tokenizer; words from `w0` on have the ids from 5 on.
     const WORDS: usize = 64;
 
-    fn tokenizer() -> Tokenizer {
+    pub(crate) fn tokenizer() -> Tokenizer {
         let folder = tempfile::tempdir().unwrap();
         let mut pieces = "[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\n".to_string();
         (0..WORDS).for_each(|word| pieces.push_str(&format!("w{word}\n")));

@@ -5,3 +5,4 @@ pub mod find;
 pub mod records;
 pub mod sampler;
 mod store;
+pub mod targets;

@@ -89,7 +89,7 @@ impl<'a> Sampler<'a> {
         if let Size::Tokens(most) = self.size {
             let mut rows = usize::MAX;
             for (place, &example) in self.order.iter().enumerate() {
-                let own = self.dataset.length(example as usize)? + self.virtual_tokens as usize;
+                let own = self.dataset.length_with_target(example as usize)? + self.virtual_tokens as usize;
                 if rows.saturating_add(own) > most {
                     self.starts.push(place as u32);
                     rows = 0;
@@ -134,7 +134,7 @@ impl Batches for Sampler<'_> {
         let examples = self.examples(number as usize).iter().map(|&example| example as usize);
         let placed: Vec<(usize, u32)> = examples.zip(0..).collect();
         let noise = self.noise.map(|noise| Noise { epoch: epoch + 1, ..noise });
-        let lengths = placed.iter().map(|&(example, _)| self.dataset.length(example));
+        let lengths = placed.iter().map(|&(example, _)| self.dataset.length_with_target(example));
         let rows: Vec<usize> = lengths
             .map(|length| Ok(length? + self.virtual_tokens as usize))
             .collect::<Result<_, DatasetError>>()?;
@@ -183,7 +183,7 @@ pub fn evaluation_batches(
     size: usize,
     virtual_tokens: usize,
 ) -> Result<Vec<Vec<usize>>, DatasetError> {
-    let lengths = (0..dataset.len()).map(|example| dataset.length(example));
+    let lengths = (0..dataset.len()).map(|example| dataset.length_with_target(example));
     let lengths = lengths.collect::<Result<Vec<usize>, DatasetError>>()?;
     let mut order: Vec<usize> = (0..dataset.len()).collect();
     order.sort_by_key(|&example| std::cmp::Reverse(lengths[example]));

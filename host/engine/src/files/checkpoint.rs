@@ -53,6 +53,31 @@ pub fn read_config(folder: &Path) -> Result<Map<String, Value>, FileError> {
     serde_json::from_str(&text).map_err(|error| FileError::new(path, error))
 }
 
+/// The tokens of generation that generation_config.json may name in config.json's
+/// stead.
+const GENERATION: [&str; 4] =
+    ["decoder_start_token_id", "eos_token_id", "forced_bos_token_id", "forced_eos_token_id"];
+
+/// The parsed config.json of a folder, with the tokens of generation_config.json
+/// where there is one.
+///
+/// # Errors
+/// As [`read_config`]; a generation_config.json that is no JSON object.
+pub fn read_generation_config(folder: &Path) -> Result<Map<String, Value>, FileError> {
+    let mut config = read_config(folder)?;
+    let path = folder.join("generation_config.json");
+    if let Ok(text) = fs::read_to_string(&path) {
+        let generation: Map<String, Value> =
+            serde_json::from_str(&text).map_err(|error| FileError::new(path, error))?;
+        for key in GENERATION {
+            if let Some(value) = generation.get(key).filter(|value| !value.is_null()) {
+                config.insert(key.into(), value.clone());
+            }
+        }
+    }
+    Ok(config)
+}
+
 impl Checkpoint {
     /// Opens a folder with config.json and model.safetensors or, where there is
     /// none, pytorch_model.bin; or the shards of either.
@@ -191,7 +216,7 @@ fn wanted_name(name: &str, prefix: &str) -> String {
     };
     // DeBERTa's pooler is a part of its head, and has no prefix.
     let pooler = renamed.starts_with("pooler.") && prefix != "deberta.";
-    let parts = ["embeddings.", "embeddings_project.", "encoder."];
+    let parts = ["embeddings.", "embeddings_project.", "encoder.", "decoder.", "shared."];
     let base = pooler || parts.iter().any(|part| renamed.starts_with(part));
     if base { format!("{prefix}{renamed}") } else { renamed }
 }

@@ -18,21 +18,21 @@ pub enum Activation {
 }
 
 /// A function and its derivative at one point.
-trait Function: Copy + Send + Sync {
+pub(super) trait Function: Copy + Send + Sync {
     fn value(self, x: f32) -> f32;
     fn derivative(self, x: f32) -> f32;
 }
 
 #[derive(Clone, Copy)]
-struct Gelu;
+pub(super) struct Gelu;
 #[derive(Clone, Copy)]
-struct GeluNew;
+pub(super) struct GeluNew;
 #[derive(Clone, Copy)]
-struct Relu;
+pub(super) struct Relu;
 #[derive(Clone, Copy)]
-struct Silu;
+pub(super) struct Silu;
 #[derive(Clone, Copy)]
-struct Tanh;
+pub(super) struct Tanh;
 
 impl Function for Gelu {
     #[inline(always)]
@@ -109,29 +109,31 @@ impl Function for Tanh {
 macro_rules! with_function {
     ($activation:expr, $function:ident => $work:expr) => {
         match $activation {
-            Activation::Gelu => {
-                let $function = Gelu;
+            $crate::kernels::activation::Activation::Gelu => {
+                let $function = $crate::kernels::activation::Gelu;
                 $work
             }
-            Activation::GeluNew => {
-                let $function = GeluNew;
+            $crate::kernels::activation::Activation::GeluNew => {
+                let $function = $crate::kernels::activation::GeluNew;
                 $work
             }
-            Activation::Relu => {
-                let $function = Relu;
+            $crate::kernels::activation::Activation::Relu => {
+                let $function = $crate::kernels::activation::Relu;
                 $work
             }
-            Activation::Silu => {
-                let $function = Silu;
+            $crate::kernels::activation::Activation::Silu => {
+                let $function = $crate::kernels::activation::Silu;
                 $work
             }
-            Activation::Tanh => {
-                let $function = Tanh;
+            $crate::kernels::activation::Activation::Tanh => {
+                let $function = $crate::kernels::activation::Tanh;
                 $work
             }
         }
     };
 }
+
+pub(super) use with_function;
 
 /// `out = activation(x + bias)`, [rows, width], with `bias` `[width]`.
 pub fn activate(

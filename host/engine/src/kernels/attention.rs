@@ -219,7 +219,7 @@ fn forward_unit(
 /// Makes a row of scores one of probabilities; returns the logarithm of the sum
 /// of exponentials.
 #[inline(always)]
-fn softmax(row: &mut [f32]) -> f32 {
+pub(super) fn softmax(row: &mut [f32]) -> f32 {
     let largest = maximum(row);
     exponentials(row, largest);
     let total = super::simd::sum_of(row, |value| value);
@@ -228,14 +228,14 @@ fn softmax(row: &mut [f32]) -> f32 {
 }
 
 #[inline(always)]
-fn exponentials(row: &mut [f32], offset: f32) {
+pub(super) fn exponentials(row: &mut [f32], offset: f32) {
     for value in row.iter_mut() {
         *value = exp(*value - offset);
     }
 }
 
 #[inline(always)]
-fn scale_row(row: &mut [f32], factor: f32) {
+pub(super) fn scale_row(row: &mut [f32], factor: f32) {
     row.iter_mut().for_each(|value| *value *= factor);
 }
 
@@ -355,7 +355,7 @@ fn backward_unit(
 /// d = scale p (d - Σ p d): from the gradient of a row's probabilities to that
 /// of its scores before the scale.
 #[inline(always)]
-fn softmax_backward(d: &mut [f32], p: &[f32], scale: f32) {
+pub(super) fn softmax_backward(d: &mut [f32], p: &[f32], scale: f32) {
     let mean = sum_of_pairs(d, p, |d, p| d * p);
     d.iter_mut().zip(p).for_each(|(d, p)| *d = scale * p * (*d - mean));
 }

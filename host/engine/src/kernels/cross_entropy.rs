@@ -92,6 +92,19 @@ pub(super) fn log_sum_exp(x: &[f32]) -> f32 {
     largest + total.ln()
 }
 
+/// Makes a row of logits one of the logarithms of probabilities.
+pub fn log_softmax(row: &mut [f32]) {
+    vectorize(
+        #[inline(always)]
+        || {
+            let largest = maximum(row);
+            let sum = sum_of(row, |logit| exp(logit - largest));
+            let log_sum = largest + sum.ln();
+            row.iter_mut().for_each(|logit| *logit -= log_sum);
+        },
+    );
+}
+
 #[cfg(test)]
 mod tests {
     use super::super::reference::{assert_close, gradient, random, wide};

@@ -10,7 +10,7 @@ use gemm::Parallelism;
 use super::parallel::{SharedMatrix, Threads, take};
 
 /// Multiplications below which a share is not worth waking another thread.
-const MINIMUM_PRODUCTS: usize = 1 << 20;
+pub(super) const MINIMUM_PRODUCTS: usize = 1 << 20;
 /// Fewer rows than this in a share leave the kernels short of work a column.
 const MINIMUM_ROWS: usize = 24;
 /// Rows and columns are cut at multiples of the kernels' tiles.

@@ -13,17 +13,22 @@
 
 pub mod activation;
 pub mod adamw;
+pub mod attend;
 pub mod attention;
 pub mod cross_entropy;
 pub mod disentangled;
 pub mod dropout;
 pub mod elementwise;
 pub mod embedding;
+pub mod gate;
 pub mod layer_norm;
 pub mod low_rank;
 pub mod matmul;
 pub mod parallel;
+pub mod recall;
 pub mod reduce;
+pub mod relative;
+pub mod rms_norm;
 mod simd;
 
 #[cfg(test)]

@@ -28,6 +28,8 @@ pub fn describe(describer: &mut Describer<'_>, config: &EncoderConfig, head: Hea
             describer.linear("cls.predictions.transform.dense", None, hidden, hidden, true);
             describer.norm("cls.predictions.transform.LayerNorm", None, hidden, true);
         }
+        // Refused when it is built.
+        HeadKind::SequenceToSequence => {}
     }
 }
 
@@ -68,5 +70,6 @@ pub fn build(
             };
             heads::masked(builder, config, x, &head)
         }
+        HeadKind::SequenceToSequence => heads::no_decoder(config),
     }
 }

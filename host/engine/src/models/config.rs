@@ -64,6 +64,98 @@ pub struct Disentangled {
     pub legacy: bool,
 }
 
+/// Values of `model_type` of models with a decoder.
+const DECODERS: [&str; 3] = ["t5", "mt5", "bart"];
+
+/// Reads the keys of a config.json.
+#[derive(Clone, Copy)]
+pub(super) struct Keys<'a>(pub &'a Map<String, Value>);
+
+impl Keys<'_> {
+    /// A whole number of at least 1.
+    pub fn size(&self, key: &str) -> Result<usize, ConfigError> {
+        match self.0.get(key) {
+            Some(value) => match value.as_u64() {
+                Some(size) if size > 0 => Ok(size as usize),
+                _ => {
+                    Err(ConfigError(format!("{key} is {value}, and a whole number of at least 1 is wanted")))
+                }
+            },
+            None => Err(ConfigError(format!("there is no {key}"))),
+        }
+    }
+
+    /// As [`Self::size`], of a key that may be absent or null.
+    pub fn size_or(&self, key: &str, default: usize) -> Result<usize, ConfigError> {
+        match self.0.get(key) {
+            None | Some(Value::Null) => Ok(default),
+            Some(_) => self.size(key),
+        }
+    }
+
+    pub fn real(&self, key: &str, default: f64) -> f64 {
+        self.0.get(key).and_then(Value::as_f64).unwrap_or(default)
+    }
+
+    /// The id of a token, which may be absent or null where there is a default.
+    pub fn id(&self, key: &str, default: Option<u32>) -> Result<u32, ConfigError> {
+        match (self.0.get(key), default) {
+            (None | Some(Value::Null), Some(default)) => Ok(default),
+            (None, None) => Err(ConfigError(format!("there is no {key}"))),
+            (Some(value), _) => {
+                let id = value.as_u64().and_then(|id| u32::try_from(id).ok());
+                id.ok_or_else(|| ConfigError(format!("{key} is {value}, and the id of a token is wanted")))
+            }
+        }
+    }
+
+    /// The id of a token, where there is one.
+    pub fn optional_id(&self, key: &str) -> Result<Option<u32>, ConfigError> {
+        match self.0.get(key) {
+            None | Some(Value::Null) => Ok(None),
+            Some(_) => self.id(key, None).map(Some),
+        }
+    }
+
+    /// The ids of tokens: a list, or a single one.
+    pub fn ids(&self, key: &str, default: u32) -> Result<Vec<u32>, ConfigError> {
+        let Some(Value::Array(list)) = self.0.get(key) else { return Ok(vec![self.id(key, Some(default))?]) };
+        let id = |value: &Value| value.as_u64().and_then(|id| u32::try_from(id).ok());
+        let ids = list.iter().map(id).collect::<Option<Vec<u32>>>();
+        ids.filter(|ids| !ids.is_empty()).ok_or_else(|| {
+            ConfigError(format!("{key} is {}, and ids of tokens are wanted", Value::from(list.clone())))
+        })
+    }
+
+    pub fn text(&self, key: &str) -> Result<&str, ConfigError> {
+        let text = self.0.get(key).and_then(Value::as_str);
+        text.ok_or_else(|| ConfigError(format!("there is no {key}")))
+    }
+
+    /// All whole numbers of the file.
+    pub fn facts(&self) -> BTreeMap<String, u64> {
+        self.0.iter().filter_map(|(key, value)| Some((key.clone(), value.as_u64()?))).collect()
+    }
+}
+
+impl Activation {
+    /// The activation that a key names.
+    pub(super) fn named(key: &str, name: &str) -> Result<Activation, ConfigError> {
+        Ok(match name {
+            "gelu" => Activation::Gelu,
+            "gelu_new" | "gelu_pytorch_tanh" => Activation::GeluTanh,
+            "relu" => Activation::Relu,
+            "silu" | "swish" => Activation::Silu,
+            "tanh" => Activation::Tanh,
+            other => {
+                return Err(ConfigError(format!(
+                    "{key} is \"{other}\"; there are gelu, gelu_new, relu, silu and tanh"
+                )));
+            }
+        })
+    }
+}
+
 /// An encoder of the BERT kind.
 #[derive(Clone, Debug, PartialEq)]
 pub struct EncoderConfig {
@@ -114,19 +206,13 @@ impl EncoderConfig {
             return error("there is no model_type".into());
         };
         let Some(&(_, family)) = FAMILIES.iter().find(|(name, _)| *name == architecture) else {
-            let known = FAMILIES.map(|(name, _)| name).join(", ");
+            let known = FAMILIES.map(|(name, _)| name);
+            let known = known.into_iter().chain(DECODERS).collect::<Vec<_>>().join(", ");
             return error(format!("model_type is \"{architecture}\"; this program has {known}"));
         };
-        let size = |key: &str| match config.get(key) {
-            Some(value) => match value.as_u64() {
-                Some(size) if size > 0 => Ok(size as usize),
-                _ => {
-                    Err(ConfigError(format!("{key} is {value}, and a whole number of at least 1 is wanted")))
-                }
-            },
-            None => Err(ConfigError(format!("there is no {key}"))),
-        };
-        let real = |key: &str, default: f64| config.get(key).and_then(Value::as_f64).unwrap_or(default);
+        let keys = Keys(config);
+        let size = |key: &str| keys.size(key);
+        let real = |key: &str, default: f64| keys.real(key, default);
         let activation = activation(config, "hidden_act")?.unwrap_or(Activation::Gelu);
         if let Some(kind) = config.get("position_embedding_type").and_then(Value::as_str)
             && kind != "absolute"
@@ -187,7 +273,7 @@ impl EncoderConfig {
             ),
             initializer_range: real("initializer_range", 0.02),
             padding,
-            facts: config.iter().filter_map(|(key, value)| Some((key.clone(), value.as_u64()?))).collect(),
+            facts: keys.facts(),
         };
         match read.hidden_size.is_multiple_of(read.heads) {
             true => Ok(read),
@@ -228,17 +314,7 @@ impl EncoderConfig {
 fn activation(config: &Map<String, Value>, key: &str) -> Result<Option<Activation>, ConfigError> {
     Ok(Some(match config.get(key) {
         None | Some(Value::Null) => return Ok(None),
-        Some(Value::String(name)) => match name.as_str() {
-            "gelu" => Activation::Gelu,
-            "gelu_new" | "gelu_pytorch_tanh" => Activation::GeluTanh,
-            "relu" => Activation::Relu,
-            "silu" | "swish" => Activation::Silu,
-            "tanh" => Activation::Tanh,
-            other => {
-                let sentence = format!("{key} is \"{other}\"; there are gelu, gelu_new, relu, silu and tanh");
-                return Err(ConfigError(sentence));
-            }
-        },
+        Some(Value::String(name)) => Activation::named(key, name)?,
         Some(other) => {
             return Err(ConfigError(format!("{key} is {other}, and the name of an activation is wanted")));
         }

@@ -125,6 +125,8 @@ pub fn describe(describer: &mut Describer<'_>, config: &EncoderConfig, head: Hea
             describer.linear(dense, None, hidden, hidden, true);
             describer.norm(norm, None, hidden, true);
         }
+        // Refused when it is built.
+        HeadKind::SequenceToSequence => {}
     }
 }
 
@@ -162,5 +164,6 @@ pub fn build(
             };
             heads::masked(builder, config, x, &head)
         }
+        HeadKind::SequenceToSequence => heads::no_decoder(config),
     }
 }

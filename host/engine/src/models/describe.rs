@@ -45,6 +45,18 @@ impl Describer<'_> {
         self.module(name, SiteKind::Linear, layer, (inputs, outputs), [Some(weight), Some(bias)], head);
     }
 
+    /// A linear module without bias.
+    pub fn matrix(&mut self, name: &str, layer: Option<u32>, inputs: usize, outputs: usize) {
+        let weight = self.parameter(format!("{name}.weight"), &[outputs, inputs], Role::Weight, false);
+        self.module(name, SiteKind::Linear, layer, (inputs, outputs), [Some(weight), None], false);
+    }
+
+    /// A norm that only scales.
+    pub fn scale(&mut self, name: &str, layer: Option<u32>, size: usize) {
+        let weight = self.parameter(format!("{name}.weight"), &[size], Role::NormWeight, false);
+        self.module(name, SiteKind::Norm, layer, (size, size), [Some(weight), None], false);
+    }
+
     pub fn norm(&mut self, name: &str, layer: Option<u32>, size: usize, head: bool) {
         let weight = self.parameter(format!("{name}.weight"), &[size], Role::NormWeight, head);
         let bias = self.parameter(format!("{name}.bias"), &[size], Role::NormBias, head);

@@ -33,6 +33,8 @@ pub fn describe(describer: &mut Describer<'_>, config: &EncoderConfig, head: Hea
             describer.linear("generator_predictions.dense", None, hidden, embedded, true);
             describer.parameter("generator_lm_head.bias".into(), &[config.vocabulary], Role::Bias, true);
         }
+        // Refused when it is built.
+        HeadKind::SequenceToSequence => {}
     }
 }
 
@@ -70,5 +72,6 @@ pub fn build(
             };
             heads::masked(builder, config, x, &head)
         }
+        HeadKind::SequenceToSequence => heads::no_decoder(config),
     }
 }

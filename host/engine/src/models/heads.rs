@@ -80,6 +80,17 @@ pub fn pooled(builder: &mut Builder<'_>, x: ValueId, head: &PooledHead<'_>) -> R
     Ok(builder.settle(pending))
 }
 
+/// The error of a task that wants a decoder.
+///
+/// # Errors
+/// Always.
+pub fn no_decoder(config: &EncoderConfig) -> Result<ValueId, CompileError> {
+    Err(CompileError::Wrong(format!(
+        "a model of the kind {} has no decoder, which this task needs; T5 and BART have one",
+        config.architecture
+    )))
+}
+
 /// `classifier.dense` and `classifier.out_proj` over the first token, with dropout
 /// before each.
 ///

@@ -34,6 +34,8 @@ pub fn describe(describer: &mut Describer<'_>, config: &EncoderConfig, head: Hea
             describer.linear("lm_head.dense", None, hidden, hidden, true);
             describer.norm("lm_head.layer_norm", None, hidden, true);
         }
+        // Refused when it is built.
+        HeadKind::SequenceToSequence => {}
     }
 }
 
@@ -71,5 +73,6 @@ pub fn build(
             };
             heads::masked(builder, config, x, &head)
         }
+        HeadKind::SequenceToSequence => heads::no_decoder(config),
     }
 }

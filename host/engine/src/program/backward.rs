@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::parameters::{Parameters, Part};
 use crate::program::build::{CompileError, Program};
-use crate::program::instruction::{Fold, Instruction, Scalar};
+use crate::program::instruction::{Access, Fold, Instruction, Scalar};
 use crate::program::value::{Extent, Storage, ValueId};
 
 /// Adds the reverse pass to a program.
@@ -154,27 +154,43 @@ impl Reverse<'_> {
         if let Some(&known) = self.again.get(&value) {
             return known;
         }
-        let maker = earlier.iter().rev().find_map(|instruction| match *instruction {
-            Instruction::Norm { normalized, gain, shift, out, after, .. } if out == value => {
-                Some((normalized, Some((gain, shift, after)), None))
+        let makes = |instruction: &&Instruction| match **instruction {
+            Instruction::Norm { out, .. }
+            | Instruction::RmsNorm { out, .. }
+            | Instruction::Activate { out, .. }
+            | Instruction::Gate { out, .. }
+            | Instruction::Dropout { out, .. } => out == value,
+            _ => false,
+        };
+        let remade = match earlier.iter().rev().find(makes).cloned() {
+            Some(Instruction::Norm { normalized, gain, shift, after, .. }) if self.kept(normalized) => {
+                let out = self.like(value);
+                Some(Instruction::Recover { normalized, gain, shift, out, after })
             }
-            Instruction::Activate { x, bias, out, activation } if out == value => {
-                Some((x, None, Some((bias, activation))))
+            Some(Instruction::RmsNorm { x, gain, epsilon, scale, after, .. }) if self.kept(x) => {
+                let (scale, out) = (self.like(scale), self.like(value));
+                Some(Instruction::RmsNorm { x, gain, epsilon, scale, out, after })
             }
+            Some(Instruction::Activate { x, bias, activation, .. }) if self.kept(x) => {
+                Some(Instruction::Activate { x, bias, out: self.like(value), activation })
+            }
+            Some(Instruction::Gate { x, activation, .. }) if self.kept(x) => {
+                Some(Instruction::Gate { x, out: self.like(value), activation })
+            }
+            // Worth it where what was dropped from is made again too.
+            Some(Instruction::Dropout { x, dropout, .. }) => match self.again(x, earlier) {
+                same if same == x => None,
+                x => Some(Instruction::Dropout { x, out: self.like(value), dropout }),
+            },
             _ => None,
-        });
-        let copy = match maker {
-            Some((normalized, Some((gain, shift, after)), _)) if self.kept(normalized) => {
-                let out = self.like(value);
-                self.push(Instruction::Recover { normalized, gain, shift, out, after });
-                out
+        };
+        let copy = match remade {
+            Some(instruction) => {
+                let written = instruction.accesses().into_iter().rfind(|(_, how)| *how == Access::Write);
+                self.push(instruction);
+                written.map_or(value, |(out, _)| out)
             }
-            Some((x, _, Some((bias, activation)))) if self.kept(x) => {
-                let out = self.like(value);
-                self.push(Instruction::Activate { x, bias, out, activation });
-                out
-            }
-            _ => value,
+            None => value,
         };
         self.again.insert(value, copy);
         copy

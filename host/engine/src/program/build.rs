@@ -81,6 +81,17 @@ pub struct NormParameters {
     pub epsilon: f32,
 }
 
+/// Which part of a model a program computes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Purpose {
+    /// All of it.
+    Whole,
+    /// The encoder, and of it what the steps of a generation read.
+    Encode,
+    /// One step of a generation.
+    Decode,
+}
+
 /// Builds the forward part of a program.
 pub struct Builder<'a> {
     pub model: &'a ModelDescription,
@@ -92,6 +103,10 @@ pub struct Builder<'a> {
     pub program: Program,
     /// What the axis of tokens stands for in an expression.
     pub(super) rows: Extent,
+    /// Which part of the model is built.
+    pub purpose: Purpose,
+    /// The values for which the program of a generation's step is run.
+    pub logits: Option<ValueId>,
     dropouts: u32,
     /// Values of the method's expressions that are built already.
     pub(super) method_values: Vec<Option<ValueId>>,
@@ -115,6 +130,8 @@ impl<'a> Builder<'a> {
             training,
             program: Program::default(),
             rows: Extent::Tokens,
+            purpose: Purpose::Whole,
+            logits: None,
             dropouts: 0,
             method_values: vec![None; method.graph.nodes.len()],
             task_values: vec![None; task.graph.nodes.len()],

@@ -1,9 +1,10 @@
 //! What a program costs: floating-point operations of its matrix products.
 
 use crate::batch::Batch;
+use crate::program::attend::{Attend, AttendBackward};
 use crate::program::build::Program;
 use crate::program::instruction::Instruction;
-use crate::program::value::{Sizes, ValueId};
+use crate::program::value::{Extent, Sizes, ValueId};
 
 /// Floating-point operations of the matrix products of a batch, a multiplication
 /// and an addition counted as two. Probabilities of attention that the backward
@@ -45,6 +46,11 @@ pub fn product_operations(program: &Program, batch: &Batch) -> u64 {
             let products = 5 + terms.count() * if dpositions.is_some() { 3 } else { 2 };
             2 * products * squares * columns(dout)
         }
+        Instruction::Attend(attend) => 2 * 2 * pairs(program, batch, &attend) * columns(attend.out),
+        Instruction::AttendBackward(AttendBackward { forward, dmemory, .. }) => {
+            let gradients = if forward.memory.is_some() && dmemory.is_none() { 3 } else { 5 };
+            gradients * 2 * pairs(program, batch, &forward) * columns(forward.out)
+        }
         Instruction::Matmul { a, out, transpose, .. } => {
             let extents = &program.value(a).extents;
             let inner = extents.len() - if transpose.0 { 2 } else { 1 };
@@ -53,6 +59,17 @@ pub fn product_operations(program: &Program, batch: &Batch) -> u64 {
         _ => 0,
     });
     operations.sum()
+}
+
+/// Pairs of a query and a key that an attention computes.
+fn pairs(program: &Program, batch: &Batch, attend: &Attend) -> u64 {
+    let starts = |value: ValueId| match program.value(value).extents.first() {
+        Some(Extent::Targets) => &batch.target.starts,
+        _ => &batch.starts,
+    };
+    let lengths = |value: ValueId| starts(value).windows(2).map(|bounds| u64::from(bounds[1] - bounds[0]));
+    let all = lengths(attend.queries).zip(lengths(attend.memory.unwrap_or(attend.queries)));
+    all.map(|(queries, keys)| if attend.causal { queries * (queries + 1) / 2 } else { queries * keys }).sum()
 }
 
 fn rows(elements: u64, columns: u64) -> u64 {

@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use host_ir::graph::{Binary, Unary};
 
+use crate::program::attend::{Attend, AttendBackward, AttendRecalled};
 use crate::program::relative::{Buckets, Terms};
 use crate::program::value::ValueId;
 
@@ -49,6 +50,8 @@ pub enum Integers {
     Label(String),
     /// The tokens that stood at the chosen rows, `[masked]`.
     MaskedTokens,
+    /// The tokens that the decoder should say, `[targets]`.
+    TargetTokens,
     /// Constants of the plan.
     Constant(Arc<[i32]>),
 }
@@ -269,6 +272,41 @@ pub enum Instruction {
         dqkv: ValueId,
         dpositions: Option<ValueId>,
         dropout: Option<Dropout>,
+    },
+    Attend(Attend),
+    AttendBackward(AttendBackward),
+    AttendRecalled(AttendRecalled),
+    /// out = after(x / sqrt(mean x² + epsilon) * gain) over the last axis (Zhang and
+    /// Sennrich 2019); `scale` is one by the root, `[rows]`.
+    RmsNorm {
+        x: ValueId,
+        gain: ValueId,
+        epsilon: f32,
+        scale: ValueId,
+        out: ValueId,
+        after: Option<Dropout>,
+    },
+    /// Gradients of `RmsNorm`; that of the gain is added to.
+    RmsNormBackward {
+        dout: ValueId,
+        x: ValueId,
+        scale: ValueId,
+        gain: ValueId,
+        after: Option<Dropout>,
+        dx: ValueId,
+        dgain: Option<ValueId>,
+    },
+    /// out = activation(first half of the columns of x) * second half.
+    Gate {
+        x: ValueId,
+        out: ValueId,
+        activation: Activation,
+    },
+    GateBackward {
+        dout: ValueId,
+        x: ValueId,
+        dx: ValueId,
+        activation: Activation,
     },
     /// Chosen rows of the packed batch.
     TakeRows {
@@ -519,7 +557,27 @@ impl Instruction {
                     note(Read, &[Some(dout), Some(qkv), Some(positions), Some(log_sums)]);
                     note(Write, &[Some(dqkv), dpositions]);
                 }
-                I::TakeRows { x, out, .. } | I::Dropout { x, out, .. } => {
+                I::Attend(ref attend) => list.extend(attend.accesses()),
+                I::AttendBackward(ref backward) => list.extend(backward.accesses()),
+                I::AttendRecalled(AttendRecalled { qkv, memory, bias, out, .. }) => {
+                    note(Read, &[Some(qkv), bias.map(|(table, _)| table)]);
+                    note(Update, &[Some(memory)]);
+                    note(Write, &[Some(out)]);
+                }
+                I::RmsNorm { x, gain, scale, out, .. } => {
+                    note(Read, &[Some(x), Some(gain)]);
+                    note(Write, &[Some(scale), Some(out)]);
+                }
+                I::RmsNormBackward { dout, x, scale, gain, dx, dgain, .. } => {
+                    note(Read, &[Some(dout), Some(x), Some(scale), Some(gain)]);
+                    note(Write, &[Some(dx)]);
+                    note(Update, &[dgain]);
+                }
+                I::GateBackward { dout, x, dx, .. } => {
+                    note(Read, &[Some(dout), Some(x)]);
+                    note(Write, &[Some(dx)]);
+                }
+                I::TakeRows { x, out, .. } | I::Dropout { x, out, .. } | I::Gate { x, out, .. } => {
                     note(Read, &[Some(x)]);
                     note(Write, &[Some(out)]);
                 }

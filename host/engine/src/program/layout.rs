@@ -31,12 +31,15 @@ pub fn root(program: &Program, mut value: ValueId) -> ValueId {
     value
 }
 
-/// Takes away forward instructions of which nothing is read.
+/// Takes away forward instructions of which nothing is read or kept.
 pub fn prune(program: &mut Program) {
     let mut needed = vec![false; program.values.len()];
     let mut keep = vec![false; program.forward.len()];
     for output in &program.outputs {
         needed[root(program, output.value).0 as usize] = true;
+    }
+    for (value, needed) in program.values.iter().zip(&mut needed) {
+        *needed |= matches!(value.storage, Storage::Kept { .. });
     }
     for (place, instruction) in program.forward.iter().enumerate().rev() {
         let accesses = instruction.accesses();

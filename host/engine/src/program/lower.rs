@@ -25,6 +25,7 @@ fn extents_of(scope: Scope, dims: &[Dim], rows: Extent) -> Option<Vec<Extent>> {
             (Dim::Fixed(size), _) => Extent::Fixed(*size as usize),
             (Dim::Tokens, 0) => rows,
             (Dim::Masked, 0) => Extent::Masked,
+            (Dim::Targets, 0) => Extent::Targets,
             _ => return None,
         });
     }
@@ -59,7 +60,7 @@ impl Builder<'_> {
     fn only_integers(&self, of_task: bool, node: NodeId) -> bool {
         matches!(
             self.graph(of_task).node(node).op,
-            Op::Integers(_) | Op::Label(_) | Op::MaskedTokens(_) | Op::Draw { .. }
+            Op::Integers(_) | Op::Label(_) | Op::MaskedTokens(_) | Op::TargetTokens(_) | Op::Draw { .. }
         )
     }
 
@@ -67,6 +68,7 @@ impl Builder<'_> {
         match &self.graph(of_task).node(node).op {
             Op::Label(field) => Ok(Integers::Label(field.clone())),
             Op::MaskedTokens(_) => Ok(Integers::MaskedTokens),
+            Op::TargetTokens(_) => Ok(Integers::TargetTokens),
             Op::Integers(values) => Ok(Integers::Constant(values.clone())),
             other => Err(self.unsupported(format!("integers made by {}", other.name()), of_task, node)),
         }
@@ -76,15 +78,24 @@ impl Builder<'_> {
         let graph = self.graph(of_task);
         let node = graph.node(id);
         let name = node.op.name();
-        let Some(extents) = extents_of(node.scope, &node.shape.0, self.rows) else {
-            return Err(self.unsupported(format!("{name} with the shape {}", node.shape), of_task, id));
-        };
         let mut inputs = Vec::new();
         for &input in &node.inputs {
             if !self.only_integers(of_task, input) {
                 inputs.push(self.built(of_task, input).ok_or_else(|| self.unsupported(name, of_task, id))?);
             }
         }
+        let has = |rows: Extent| inputs.iter().any(|&value| self.extents(value).first() == Some(&rows));
+        let rows = match (has(Extent::Tokens), has(Extent::Targets)) {
+            (true, true) => {
+                let what = "a value of the encoder's tokens together with one of the decoder's";
+                return Err(self.unsupported(what, of_task, id));
+            }
+            (_, true) => Extent::Targets,
+            _ => self.rows,
+        };
+        let Some(extents) = extents_of(node.scope, &node.shape.0, rows) else {
+            return Err(self.unsupported(format!("{name} with the shape {}", node.shape), of_task, id));
+        };
         let lead = usize::from(extents.first() == Some(&Extent::Sequences));
         match &node.op {
             Op::Base(parameter) => Ok(self.parameter(AnyParameter::Base(*parameter))),
@@ -191,7 +202,9 @@ impl Builder<'_> {
             }
             Op::Detach => Ok(self.program.add_value(extents, Storage::InPlaceOf(inputs[0]), false)),
             Op::Dropout(probability) => {
-                if extents.first() != Some(&self.rows) && *probability > 0.0 {
+                let by_token =
+                    extents.first().is_some_and(|&axis| axis == self.rows || axis == Extent::Targets);
+                if !by_token && *probability > 0.0 {
                     return Err(self.unsupported(
                         "dropout of a value without an axis of tokens",
                         of_task,
@@ -207,7 +220,8 @@ impl Builder<'_> {
             | Op::Draw { .. }
             | Op::Integers(_)
             | Op::Label(_)
-            | Op::MaskedTokens(_) => {
+            | Op::MaskedTokens(_)
+            | Op::TargetTokens(_) => {
                 Err(self.unsupported(format!("{name} outside an initial value"), of_task, id))
             }
             Op::SiteInput(site) | Op::SiteOutput(site) => {
@@ -218,7 +232,8 @@ impl Builder<'_> {
             | Op::ClassificationLogits(_)
             | Op::TokenLogits(_)
             | Op::ChoiceLogits(_)
-            | Op::MaskedLogits(_) => Err(self.unsupported(format!("{name} of this model"), of_task, id)),
+            | Op::MaskedLogits(_)
+            | Op::TargetLogits(_) => Err(self.unsupported(format!("{name} of this model"), of_task, id)),
         }
     }
 
@@ -281,7 +296,7 @@ impl Builder<'_> {
         axis: usize,
         log: bool,
     ) -> Result<ValueId, CompileError> {
-        if self.extents(x)[axis] == self.rows {
+        if [self.rows, Extent::Targets].contains(&self.extents(x)[axis]) {
             return Err(self.unsupported("a softmax over the axis of tokens", of_task, id));
         }
         let sum = self.reduce(Reduce::LogSumExp, x, &[axis]);
@@ -296,7 +311,7 @@ impl Builder<'_> {
         out
     }
 
-    fn affine(&mut self, x: ValueId, factor: f64, offset: f64) -> ValueId {
+    pub fn affine(&mut self, x: ValueId, factor: f64, offset: f64) -> ValueId {
         let extents = self.extents(x);
         let out = self.working(extents, &[x]);
         self.push(Instruction::Affine { x, factor: factor as f32, offset: offset as f32, out });

@@ -4,6 +4,7 @@
 //! backward, by [`build`] and [`backward`]; a backend runs it batch after
 //! batch. Sizes that depend on the batch are symbols until then.
 
+pub mod attend;
 pub mod backward;
 pub mod build;
 pub mod cost;
@@ -12,6 +13,7 @@ pub mod instruction;
 pub mod layout;
 pub mod lower;
 pub mod narrow;
+pub mod pre_norm;
 pub mod relative;
 mod rules;
 pub mod value;

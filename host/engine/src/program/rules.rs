@@ -151,6 +151,9 @@ impl Reverse<'_> {
                 self.push(Instruction::AttentionBackward { dout, qkv, log_sums, heads, dqkv, dropout });
                 self.hand_over(qkv, dqkv);
             }
+            Instruction::Attend(attend) => self.attend(attend),
+            Instruction::RmsNorm { .. } => self.rms_norm(instruction),
+            Instruction::Gate { .. } => self.gate(instruction),
             Instruction::TakeRows { x, out, choice } => {
                 let (Some(dout), true) = (self.gradient(out), self.wants(x)) else { return };
                 let (dx, accumulate) = self.target(x);

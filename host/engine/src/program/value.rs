@@ -23,6 +23,12 @@ pub enum Extent {
     TokensTimes(usize),
     /// Rows of a table of relative positions that the longest sequence reaches.
     Reached(Buckets),
+    /// Rows of the packed batch of the decoder.
+    Targets,
+    /// So many times the rows of the decoder.
+    TargetsTimes(usize),
+    /// Rows of the memory of a generation.
+    Remembered,
 }
 
 /// The sizes of a batch, by which symbols are resolved.
@@ -33,6 +39,10 @@ pub struct Sizes {
     pub masked: usize,
     /// Rows of the longest sequence, virtual ones included.
     pub longest: usize,
+    /// Rows of the decoder.
+    pub targets: usize,
+    /// Rows of the memory of a generation.
+    pub remembered: usize,
 }
 
 impl Sizes {
@@ -43,6 +53,8 @@ impl Sizes {
             sequences: batch.sequences(),
             masked: batch.masked_rows.len(),
             longest: batch.longest(),
+            targets: batch.target.rows(),
+            remembered: batch.target.recall.as_ref().map_or(0, |recall| recall.memory_rows as usize),
         }
     }
 
@@ -55,6 +67,9 @@ impl Sizes {
             Extent::Masked => self.masked,
             Extent::TokensTimes(times) => self.tokens * times,
             Extent::Reached(buckets) => buckets.reached(self.longest).count(),
+            Extent::Targets => self.targets,
+            Extent::TargetsTimes(times) => self.targets * times,
+            Extent::Remembered => self.remembered,
         }
     }
 }
@@ -68,6 +83,8 @@ pub enum Storage {
     InPlaceOf(ValueId),
     /// A part of a block of parameters.
     Parameter { block: usize, offset: usize },
+    /// In memory that outlives a run of the program, and that another program may read.
+    Kept { slot: usize },
     /// The gradient of that part, which adds up over micro-batches.
     Gradient { block: usize, offset: usize },
 }

@@ -39,6 +39,8 @@ pub struct LargestBatch {
     pub rows: usize,
     /// Tokens of the longest sequence that noise may choose.
     pub masked: usize,
+    /// Tokens of the longest target.
+    pub targets: usize,
 }
 
 impl LargestBatch {
@@ -47,7 +49,8 @@ impl LargestBatch {
     pub fn sizes(&self, examples: usize) -> Sizes {
         let tokens = (examples * self.rows).min(MICRO_BATCH_ROWS.max(self.rows));
         let masked = (examples * self.masked).min(tokens);
-        Sizes { tokens, sequences: examples.min(tokens), masked, longest: self.rows }
+        let targets = (examples * self.targets).min(MICRO_BATCH_ROWS.max(self.targets));
+        Sizes { tokens, sequences: examples.min(tokens), masked, targets, remembered: 0, longest: self.rows }
     }
 }
 

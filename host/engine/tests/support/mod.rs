@@ -3,14 +3,16 @@
 
 #![allow(dead_code)] // Each test file uses a part of it.
 
+pub mod conditional;
 pub mod golden;
 
 use std::sync::Arc;
 
 use host_engine::batch::Batch;
 use host_engine::compile::Plans;
-use host_engine::models;
+use host_engine::engine::NamedTensor;
 use host_engine::models::config::EncoderConfig;
+use host_engine::models::{self, Architecture};
 use host_ir::method::MethodPlan;
 use host_ir::model::ModelDescription;
 use host_ir::random::Stream;
@@ -46,13 +48,17 @@ pub fn describe(head: HeadKind) -> ModelDescription {
 }
 
 /// Plans for a model of another config, whose checkpoint has all parameters.
-pub fn plans_of(config: EncoderConfig, head: HeadKind, plan: impl FnOnce(&mut Recorder)) -> Plans {
+pub fn plans_of(
+    config: impl Architecture + Into<Arc<dyn Architecture>>,
+    head: HeadKind,
+    plan: impl FnOnce(&mut Recorder),
+) -> Plans {
     plans_present(config, head, &|_| true, plan)
 }
 
 /// Plans for a model whose checkpoint has these parameters.
 pub fn plans_present(
-    config: EncoderConfig,
+    config: impl Architecture + Into<Arc<dyn Architecture>>,
     head: HeadKind,
     present: &dyn Fn(&str) -> bool,
     plan: impl FnOnce(&mut Recorder),
@@ -71,6 +77,7 @@ pub fn task(head: HeadKind) -> TaskPlan {
 fn task_of(model: &ModelDescription, head: HeadKind) -> TaskPlan {
     let mut recorder = Recorder::calling(Phase::Layout, Description::default(), Values::new());
     recorder.field("text", FieldType::Text).unwrap();
+    recorder.field("summary", FieldType::Text).unwrap();
     let names = (0..5).map(|class| class.to_string()).collect();
     recorder.field("label", FieldType::Label(names)).unwrap();
     recorder.phase = Phase::TaskPlan;
@@ -86,6 +93,10 @@ fn task_of(model: &ModelDescription, head: HeadKind) -> TaskPlan {
         }
         HeadKind::MaskedLanguageModel => {
             (recorder.masked_language_model(sequence).unwrap(), recorder.masked_tokens(sequence).unwrap())
+        }
+        HeadKind::SequenceToSequence => {
+            recorder.target(sequence, "summary", 0).unwrap();
+            (recorder.sequence_to_sequence(sequence).unwrap(), recorder.target_tokens(sequence).unwrap())
         }
     };
     let loss = recorder.cross_entropy(logits, labels).unwrap();
@@ -137,7 +148,8 @@ pub fn blocks(plans: &Plans, seed: u64) -> Vec<Vec<f32>> {
     for block in &plans.parameters.blocks {
         let mut elements = Vec::new();
         for part in &block.parts {
-            let around = if part.name.ends_with("LayerNorm.weight") { 1.0 } else { 0.0 };
+            let is_norm = part.name.to_lowercase().contains("norm") && part.name.ends_with("weight");
+            let around = if is_norm { 1.0 } else { 0.0 };
             elements.extend((0..part.elements).map(|_| (around + 0.2 * stream.normal()) as f32));
         }
         blocks.push(elements);
@@ -188,8 +200,8 @@ pub fn methods() -> Vec<(&'static str, Plan)> {
         ("low rank with dropout", |recorder| {
             low_rank(recorder, &["query", "value", "intermediate.dense", "pooler.dense"], 0.25)
         }),
-        ("weights", weight_hook),
-        ("scaled outputs", scaled_outputs),
+        ("weights", |recorder| weight_hook(recorder, &["key", "intermediate.dense"])),
+        ("scaled outputs", |recorder| scaled_outputs(recorder, &["key", "value", "output.dense"])),
         ("prompt", |recorder| {
             let initial = recorder.full(&[4, 24], 0.0).unwrap();
             let prompt = recorder.parameter(None, "prompt", initial, true).unwrap();
@@ -225,7 +237,7 @@ pub fn select(recorder: &mut Recorder, names: &[&str]) -> Vec<u32> {
     recorder.select("linear", &targets(&names), &targets(&[]), &[], &[]).unwrap()
 }
 
-fn low_rank(recorder: &mut Recorder, names: &[&str], dropout: f64) {
+pub fn low_rank(recorder: &mut Recorder, names: &[&str], dropout: f64) {
     low_rank_named(recorder, names, dropout, 1.5, ("A", "B"));
 }
 
@@ -260,9 +272,9 @@ pub fn low_rank_named(
 
 /// W' = m (W + B A) / |W + B A|, the norm detached (Liu et al. 2024, eq. 5),
 /// with a term added to the loss.
-fn weight_hook(recorder: &mut Recorder) {
+pub fn weight_hook(recorder: &mut Recorder, names: &[&str]) {
     use host_ir::graph::{Binary, Reduce};
-    for site in select(recorder, &["key", "intermediate.dense"]) {
+    for site in select(recorder, names) {
         let (inputs, outputs) = (recorder.site_inputs(site).unwrap(), recorder.site_outputs(site).unwrap());
         let a = recorder.full(&[2, inputs], 0.0).unwrap();
         let a = recorder.parameter(Some(site), "A", a, true).unwrap();
@@ -292,9 +304,9 @@ fn weight_hook(recorder: &mut Recorder) {
 
 /// y' = y * l (Liu et al. 2022, eq. 3), and a bottleneck after feed-forward
 /// layers, with several element-wise functions on the way.
-fn scaled_outputs(recorder: &mut Recorder) {
+pub fn scaled_outputs(recorder: &mut Recorder, names: &[&str]) {
     use host_ir::graph::{Binary, Unary};
-    for site in select(recorder, &["key", "value", "output.dense"]) {
+    for site in select(recorder, names) {
         let outputs = recorder.site_outputs(site).unwrap();
         let scale = recorder.full(&[outputs], 0.0).unwrap();
         let scale = recorder.parameter(Some(site), "scale", scale, true).unwrap();
@@ -323,4 +335,26 @@ fn scaled_outputs(recorder: &mut Recorder) {
         let sum = recorder.binary(Binary::Add, h, delta).unwrap();
         recorder.replace_output(site, sum).unwrap();
     }
+}
+
+/// Largest difference of two lists of tensors by the larger of the tensor's
+/// norm and a part of all norms together.
+pub fn difference(a: &[NamedTensor], b: &[NamedTensor]) -> f64 {
+    let norm = |values: &mut dyn Iterator<Item = f64>| values.map(|value| value * value).sum::<f64>().sqrt();
+    let all = norm(&mut a.iter().flat_map(|tensor| &tensor.elements).map(|&value| f64::from(value)));
+    let mut largest = 0.0f64;
+    assert_eq!(a.len(), b.len());
+    for (a, b) in a.iter().zip(b) {
+        assert_eq!((&a.name, &a.shape), (&b.name, &b.shape));
+        let own = norm(&mut a.elements.iter().map(|&value| f64::from(value)));
+        let apart = norm(&mut a.elements.iter().zip(&b.elements).map(|(a, b)| f64::from(a - b)));
+        // A key's bias has no gradient in exact arithmetic: what is left of it is
+        // rounding, to be held against all gradients.
+        let is_key = ["key.bias", "k_proj.bias"].iter().any(|end| a.name.ends_with(end));
+        let floor = if is_key { 1e-2 * all } else { 1e-5 * all };
+        let relative = apart / own.max(floor).max(1e-30);
+        assert!(relative < 1e-3, "{}: {relative:e} of norm {own:e}", a.name);
+        largest = largest.max(relative);
+    }
+    largest
 }

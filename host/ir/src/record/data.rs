@@ -30,6 +30,8 @@ pub struct PredictCall {
     pub names: Vec<String>,
     /// By example.
     pub outputs: Vec<Outputs>,
+    /// The name of the generated texts, and the texts by example.
+    pub generated: Option<(String, Vec<String>)>,
     /// By example; filled by the call.
     pub predictions: Vec<Prediction>,
 }
@@ -343,6 +345,28 @@ impl Recorder {
         }
     }
 
+    /// `output.text`.
+    pub fn output_text(&self, example: u32, name: &str) -> Answer<String> {
+        let function = "output.text";
+        self.only_in(function, &[Phase::Predict])?;
+        self.example(function, example)?;
+        match &self.predict.generated {
+            Some((known, texts)) if known == name => {
+                Ok(texts.get(example as usize).cloned().unwrap_or_default())
+            }
+            other => {
+                let known: Vec<&str> = other.iter().map(|(known, _)| known.as_str()).collect();
+                Err(self.wrong(
+                    function,
+                    format!(
+                        "{function}: no generated text is called \"{name}\"{}",
+                        did_you_mean(name, &known)
+                    ),
+                ))
+            }
+        }
+    }
+
     fn column(&self, function: &'static str, name: &str) -> Answer<usize> {
         self.layout.prediction(name).ok_or_else(|| {
             let known: Vec<&str> =
@@ -354,17 +378,18 @@ impl Recorder {
         })
     }
 
-    /// `prediction.set-label` and `set-real`.
+    /// `prediction.set-label`, `set-real` and `set-text`.
     pub fn set_prediction(&mut self, example: u32, name: &str, value: PredictionValue) -> Answer<()> {
         let function = "prediction.set";
         self.only_in(function, &[Phase::Predict])?;
         self.example(function, example)?;
         let column = self.column(function, name)?;
-        let fits = match (&self.layout.predictions[column].kind, value) {
+        let fits = match (&self.layout.predictions[column].kind, &value) {
             (PredictionType::Label(field), PredictionValue::Label(label)) => {
-                self.layout.labels(field).is_some_and(|names| (label as usize) < names.len())
+                self.layout.labels(field).is_some_and(|names| (*label as usize) < names.len())
             }
             (PredictionType::Real, PredictionValue::Real(_)) => true,
+            (PredictionType::Text, PredictionValue::Text(_)) => true,
             _ => false,
         };
         if !fits {
@@ -386,7 +411,7 @@ impl Recorder {
         self.only_in(function, &[Phase::Score])?;
         self.example(function, example)?;
         let column = self.column(function, name)?;
-        Ok(self.score.predictions.get(example as usize).and_then(|prediction| prediction[column]))
+        Ok(self.score.predictions.get(example as usize).and_then(|prediction| prediction[column].clone()))
     }
 
     /// `prediction.get-label`.
@@ -401,6 +426,14 @@ impl Recorder {
     pub fn prediction_real(&self, example: u32, name: &str) -> Answer<Option<f64>> {
         Ok(match self.get_prediction("prediction.get-real", example, name)? {
             Some(PredictionValue::Real(real)) => Some(real),
+            _ => None,
+        })
+    }
+
+    /// `prediction.get-text`.
+    pub fn prediction_text(&self, example: u32, name: &str) -> Answer<Option<String>> {
+        Ok(match self.get_prediction("prediction.get-text", example, name)? {
+            Some(PredictionValue::Text(text)) => Some(text),
             _ => None,
         })
     }

@@ -6,6 +6,7 @@
 //! same in both.
 
 mod data;
+mod generate;
 mod graph;
 mod model;
 mod planner;

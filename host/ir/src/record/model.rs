@@ -207,7 +207,8 @@ impl Recorder {
         wanted: impl Fn(ParameterId, &crate::model::Parameter) -> bool,
     ) -> Answer<Vec<u32>> {
         let ids = (0..model.parameters.len() as u32).map(ParameterId);
-        ids.filter(|&id| wanted(id, model.parameter(id)))
+        let trainable = |id: ParameterId| model.parameter(id).role != Role::Buffer;
+        ids.filter(|&id| trainable(id) && wanted(id, model.parameter(id)))
             .map(|id| self.give_parameter("model.parameters", id))
             .collect()
     }

@@ -8,7 +8,7 @@ use crate::settings::did_you_mean;
 use crate::shape::{Dim, Shape};
 use crate::task::{
     Container, Field, FieldType, FilePattern, HeadKind, Metric, PredictionColumn, PredictionType, Sequence,
-    Split, SplitUse,
+    Split, SplitUse, TargetText,
 };
 
 impl Recorder {
@@ -91,7 +91,7 @@ impl Recorder {
         })
     }
 
-    /// `prediction.label` and `prediction.real`.
+    /// `prediction.label`, `prediction.real` and `prediction.text`.
     pub fn prediction(&mut self, name: &str, kind: PredictionType) -> Answer<()> {
         self.laying_out("prediction")?;
         if let PredictionType::Label(field) = &kind {
@@ -142,7 +142,7 @@ impl Recorder {
         Ok(self.give(Handle::Sequence(self.task.sequences.len() as u32 - 1)))
     }
 
-    fn sequence_place(&self, function: &'static str, number: u32) -> Answer<usize> {
+    pub(super) fn sequence_place(&self, function: &'static str, number: u32) -> Answer<usize> {
         self.shaping(function)?;
         match self.handles.get(number as usize) {
             Some(Handle::Sequence(place)) => Ok(*place as usize),
@@ -282,6 +282,51 @@ impl Recorder {
     pub fn masked_tokens(&mut self, sequence: u32) -> Answer<u32> {
         let place = self.sequence_place("head.masked-tokens", sequence)?;
         Ok(self.task_leaf(Op::MaskedTokens(SequenceId(place as u32)), vec![Dim::Masked], Kind::Integer))
+    }
+
+    /// `sequence.target`.
+    pub fn target(&mut self, sequence: u32, field: &str, tokens: u32) -> Answer<()> {
+        let function = "sequence.target";
+        let place = self.sequence_place(function, sequence)?;
+        let field_place = self.field_place(function, field)?;
+        if self.layout.fields[field_place].kind != FieldType::Text {
+            return Err(self.wrong(function, format!("{function}: the field \"{field}\" is no text")));
+        }
+        if self.task.sequences[place].target.is_some() {
+            return Err(self.wrong(function, format!("{function}: the sequence has a target already")));
+        }
+        let at_most = (tokens > 0).then_some(tokens);
+        self.task.sequences[place].target = Some(TargetText { text: field.into(), at_most });
+        Ok(())
+    }
+
+    pub(super) fn has_target(&self, function: &'static str, sequence: usize) -> Answer<()> {
+        match &self.task.sequences[sequence].target {
+            Some(_) => Ok(()),
+            None => Err(self.wrong(
+                function,
+                format!("{function}: the sequence has no target; sequence.target gives it one"),
+            )),
+        }
+    }
+
+    /// `head.sequence-to-sequence`.
+    pub fn sequence_to_sequence(&mut self, sequence: u32) -> Answer<u32> {
+        let function = "head.sequence-to-sequence";
+        let place = self.sequence_place(function, sequence)?;
+        self.has_target(function, place)?;
+        let vocabulary = self.model_fact(function, "vocab_size")?;
+        self.take_head(function, HeadKind::SequenceToSequence)?;
+        let logits = Op::TargetLogits(SequenceId(place as u32));
+        Ok(self.task_leaf(logits, vec![Dim::Targets, Dim::Fixed(vocabulary)], Kind::Real))
+    }
+
+    /// `head.target-tokens`.
+    pub fn target_tokens(&mut self, sequence: u32) -> Answer<u32> {
+        let function = "head.target-tokens";
+        let place = self.sequence_place(function, sequence)?;
+        self.has_target(function, place)?;
+        Ok(self.task_leaf(Op::TargetTokens(SequenceId(place as u32)), vec![Dim::Targets], Kind::Integer))
     }
 
     /// `objective.label`.

@@ -7,7 +7,7 @@ use crate::bindings::method::peft::plugin::settings::Selection as Wire;
 use crate::bindings::method::peft::plugin::{graph, model, planner, report, settings};
 use crate::bindings::task::peft::plugin::metric as metric_functions;
 use crate::bindings::task::peft::plugin::{
-    example, field, group, head, input, objective, output, prediction, sequence, source, statistic,
+    example, field, generate, group, head, input, objective, output, prediction, sequence, source, statistic,
 };
 
 fn node(id: u32) -> Node {
@@ -504,6 +504,66 @@ pub fn mask_tokens(at: u32, probability: f64) {
 
 pub fn shift_positions(at: u32, most: u32) {
     sequence::shift_positions(at, most)
+}
+
+pub fn target(at: u32, field: &str, tokens: u32) {
+    sequence::target(at, field, tokens)
+}
+
+pub fn sequence_to_sequence(at: u32) -> u32 {
+    head::sequence_to_sequence(at).id
+}
+
+pub fn target_tokens(at: u32) -> u32 {
+    head::target_tokens(at).id
+}
+
+pub fn declare_generated(at: u32, name: &str) {
+    generate::declare(at, name)
+}
+
+pub fn max_new_tokens(tokens: u32) {
+    generate::max_new_tokens(tokens)
+}
+
+pub fn min_new_tokens(tokens: u32) {
+    generate::min_new_tokens(tokens)
+}
+
+pub fn num_beams(beams: u32) {
+    generate::num_beams(beams)
+}
+
+pub fn length_penalty(penalty: f64) {
+    generate::length_penalty(penalty)
+}
+
+pub fn early_stopping(rule: &str) {
+    generate::early_stopping(rule)
+}
+
+pub fn no_repeat_ngram_size(size: u32) {
+    generate::no_repeat_ngram_size(size)
+}
+
+pub fn output_text(at: u32, name: &str) -> String {
+    output::text(at, name)
+}
+
+pub fn group_text(at: u32, field: &str) -> Result<String, String> {
+    group::text(at, field)
+}
+
+pub fn prediction_text(name: &str) {
+    prediction::text(name)
+}
+
+pub fn set_text(at: u32, name: &str, value: &str) {
+    prediction::set_text(at, name, value)
+}
+
+pub fn get_text(at: u32, name: &str) -> Option<String> {
+    prediction::get_text(at, name)
 }
 
 pub fn classification(at: u32, classes: u32) -> u32 {

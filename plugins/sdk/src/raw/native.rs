@@ -541,6 +541,66 @@ pub fn shift_positions(at: u32, most: u32) {
     recorded(|r| r.shift_positions(at, most))
 }
 
+pub fn target(at: u32, field: &str, tokens: u32) {
+    recorded(|r| r.target(at, field, tokens))
+}
+
+pub fn sequence_to_sequence(at: u32) -> u32 {
+    recorded(|r| r.sequence_to_sequence(at))
+}
+
+pub fn target_tokens(at: u32) -> u32 {
+    recorded(|r| r.target_tokens(at))
+}
+
+pub fn declare_generated(at: u32, name: &str) {
+    recorded(|r| r.declare_generated(at, name))
+}
+
+pub fn max_new_tokens(tokens: u32) {
+    recorded(|r| r.max_new_tokens(tokens))
+}
+
+pub fn min_new_tokens(tokens: u32) {
+    recorded(|r| r.min_new_tokens(tokens))
+}
+
+pub fn num_beams(beams: u32) {
+    recorded(|r| r.num_beams(beams))
+}
+
+pub fn length_penalty(penalty: f64) {
+    recorded(|r| r.length_penalty(penalty))
+}
+
+pub fn early_stopping(rule: &str) {
+    recorded(|r| r.early_stopping(rule))
+}
+
+pub fn no_repeat_ngram_size(size: u32) {
+    recorded(|r| r.no_repeat_ngram_size(size))
+}
+
+pub fn output_text(at: u32, name: &str) -> String {
+    recorded(|r| r.output_text(at, name))
+}
+
+pub fn group_text(at: u32, field: &str) -> Result<String, String> {
+    recorded(|r| r.group_text(at, field))
+}
+
+pub fn prediction_text(name: &str) {
+    recorded(|r| r.prediction(name, PredictionType::Text))
+}
+
+pub fn set_text(at: u32, name: &str, value: &str) {
+    recorded(|r| r.set_prediction(at, name, PredictionValue::Text(value.into())))
+}
+
+pub fn get_text(at: u32, name: &str) -> Option<String> {
+    recorded(|r| r.prediction_text(at, name))
+}
+
 pub fn classification(at: u32, classes: u32) -> u32 {
     recorded(|r| r.classification(at, classes))
 }

@@ -18,7 +18,7 @@ pub struct Padding {
     /// `[rows]`: the padded row.
     back: Tensor,
     /// [sequences, 1, 1, longest]: 0 where there is a key, else a large negative number.
-    bias: Tensor,
+    pub bias: Tensor,
     scale: f64,
     /// Scores by relative positions, where there are any.
     relative: Option<Relative>,
@@ -60,7 +60,7 @@ impl Padding {
     }
 
     /// [rows, heads * size] to [sequences, heads, longest, size].
-    fn pad(&self, x: &Tensor) -> Result<Tensor, BackendError> {
+    pub(super) fn pad(&self, x: &Tensor) -> Result<Tensor, BackendError> {
         let columns = self.heads * self.size;
         let zeros = Tensor::zeros((1, columns), x.dtype(), x.device())?;
         let padded = Tensor::cat(&[x, &zeros], 0)?.index_select(&self.into, 0)?;
@@ -68,8 +68,14 @@ impl Padding {
         Ok(padded.transpose(1, 2)?.contiguous()?)
     }
 
+    /// The log-sum-exp of padded scores, [sequences, heads, longest, 1], as [heads, rows].
+    pub(super) fn unpad_sums(&self, sums: &Tensor) -> Result<Tensor, BackendError> {
+        let rows = sums.squeeze(3)?.transpose(0, 1)?.contiguous()?;
+        Ok(rows.reshape((self.heads, self.sequences * self.longest))?.index_select(&self.back, 1)?)
+    }
+
     /// The way back.
-    fn unpad(&self, x: &Tensor) -> Result<Tensor, BackendError> {
+    pub(super) fn unpad(&self, x: &Tensor) -> Result<Tensor, BackendError> {
         let rows = x.transpose(1, 2)?.contiguous()?;
         let rows = rows.reshape((self.sequences * self.longest, self.heads * self.size))?;
         Ok(rows.index_select(&self.back, 0)?)
@@ -103,9 +109,7 @@ impl Padding {
         if let Some(mask) = mask {
             p = (p * mask)?;
         }
-        let rows = log_sums.squeeze(3)?.transpose(0, 1)?.contiguous()?;
-        let rows = rows.reshape((self.heads, self.sequences * self.longest))?.index_select(&self.back, 1)?;
-        Ok((self.unpad(&p.matmul(&v)?)?, rows))
+        Ok((self.unpad(&p.matmul(&v)?)?, self.unpad_sums(&log_sums)?))
     }
 
     /// The gradient of queries, keys and values, [rows, 3 * heads * size], and that

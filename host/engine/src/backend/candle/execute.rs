@@ -55,6 +55,16 @@ pub(super) fn slope(activation: Activation, x: &Tensor) -> Result<Tensor> {
     })
 }
 
+/// Which rows of the tables each row of a batch takes, and whether it is virtual.
+#[derive(Default)]
+struct Lookup {
+    is_virtual: Vec<bool>,
+    words: Vec<u32>,
+    prompt: Vec<u32>,
+    positions: Vec<u32>,
+    types: Vec<u32>,
+}
+
 impl Candle {
     fn mask(&self, program: &Program, dropout: Option<Dropout>, value: ValueId) -> Result<Option<Tensor>> {
         let Some(dropout) = dropout else { return Ok(None) };
@@ -71,6 +81,7 @@ impl Candle {
                 let before = |start: &u32| self.batch.masked_rows.partition_point(|row| row < start) as u32;
                 self.batch.starts.iter().map(before).collect()
             }
+            Some(Extent::Targets) => self.batch.target.starts.clone(),
             _ => self.batch.starts.clone(),
         };
         Ok(Some(masks::rows(&self.step, dropout, &starts, &self.batch.places, columns, &self.device)?))
@@ -99,10 +110,10 @@ impl Candle {
             masks::attention(
                 &self.step,
                 dropout,
-                &self.batch.starts,
+                (&self.batch.starts, &self.batch.starts),
                 &self.batch.places,
                 heads,
-                longest,
+                [longest; 2],
                 &self.device,
             )
         };
@@ -119,6 +130,7 @@ impl Candle {
                 labels.iter().map(|&label| label as u32).collect()
             }
             Integers::MaskedTokens => self.batch.masked_tokens.iter().map(|&token| token as u32).collect(),
+            Integers::TargetTokens => self.batch.target.tokens.iter().map(|&token| token as u32).collect(),
             Integers::Constant(values) => values.iter().map(|&value| value as u32).collect(),
         };
         let count = values.len();
@@ -137,18 +149,29 @@ impl Candle {
         Ok(Tensor::from_vec(rows, count, &self.device)?)
     }
 
-    /// `[rows]`: whether a row is virtual, and its number among the virtual ones
-    /// of its sequence, 0 for the others.
-    fn virtual_rows(&self) -> (Vec<bool>, Vec<u32>) {
-        let (mut flags, mut numbers) = (Vec::new(), Vec::new());
-        for range in self.batch.starts.windows(2) {
-            for row in 0..range[1] - range[0] {
-                let is_virtual = row < self.batch.virtual_tokens;
-                flags.push(is_virtual);
-                numbers.push(if is_virtual { row } else { 0 });
+    /// Which rows of the tables the rows of `value` take.
+    fn lookup(&self, program: &Program, value: ValueId) -> Lookup {
+        let (batch, target) = (&self.batch, &self.batch.target);
+        let decodes = program.value(value).extents.first() == Some(&Extent::Targets);
+        let (starts, ids, virtual_tokens) = match decodes {
+            true => (&target.starts, &target.ids, 0),
+            false => (&batch.starts, &batch.ids, batch.virtual_tokens),
+        };
+        let mut lookup = Lookup {
+            positions: if decodes { target.positions.clone() } else { batch.positions.clone() },
+            types: if decodes { Vec::new() } else { batch.token_types.clone() },
+            ..Lookup::default()
+        };
+        for range in starts.windows(2) {
+            for row in range[0]..range[1] {
+                let number = row - range[0];
+                let is_virtual = number < virtual_tokens;
+                lookup.is_virtual.push(is_virtual);
+                lookup.prompt.push(if is_virtual { number } else { 0 });
+                lookup.words.push(if is_virtual { 0 } else { ids[row as usize] });
             }
         }
-        (flags, numbers)
+        lookup
     }
 
     pub(super) fn indices(&self, values: Vec<u32>) -> Result<Tensor> {
@@ -187,18 +210,15 @@ impl Candle {
     pub(super) fn run(&mut self, program: &Program, instruction: &Instruction) -> Result<()> {
         match *instruction {
             Instruction::Embed { word, position, token_type, prompt, out } => {
-                let (flags, numbers) = self.virtual_rows();
-                let ids: Vec<u32> =
-                    self.batch.ids.iter().zip(&flags).map(|(&id, &flag)| if flag { 0 } else { id }).collect();
-                let mut sum = self.get(program, word)?.index_select(&self.indices(ids)?, 0)?;
+                let rows = self.lookup(program, out);
+                let flags = rows.is_virtual;
+                let mut sum = self.get(program, word)?.index_select(&self.indices(rows.words)?, 0)?;
                 if let Some(prompt) = prompt {
-                    let prompt = self.get(program, prompt)?.index_select(&self.indices(numbers)?, 0)?;
+                    let prompt = self.get(program, prompt)?.index_select(&self.indices(rows.prompt)?, 0)?;
                     let words = sum.broadcast_mul(&self.indicator(&flags, false)?)?;
                     sum = (words + prompt.broadcast_mul(&self.indicator(&flags, true)?)?)?;
                 }
-                for (table, numbers) in
-                    [(position, self.batch.positions.clone()), (token_type, self.batch.token_types.clone())]
-                {
+                for (table, numbers) in [(position, rows.positions), (token_type, rows.types)] {
                     if let Some(table) = table {
                         sum = (sum + self.get(program, table)?.index_select(&self.indices(numbers)?, 0)?)?;
                     }
@@ -206,21 +226,15 @@ impl Candle {
                 self.set(program, out, sum, false)
             }
             Instruction::EmbedBackward { gradient, word, position, token_type, prompt } => {
+                let rows = self.lookup(program, gradient);
                 let gradient = self.get(program, gradient)?;
-                let (flags, numbers) = self.virtual_rows();
-                let ids: Vec<u32> =
-                    self.batch.ids.iter().zip(&flags).map(|(&id, &flag)| if flag { 0 } else { id }).collect();
-                let words = match prompt.is_some() || self.batch.virtual_tokens > 0 {
-                    true => gradient.broadcast_mul(&self.indicator(&flags, false)?)?,
-                    false => gradient.clone(),
-                };
-                let virtuals = gradient.broadcast_mul(&self.indicator(&flags, true)?)?;
-                let (positions, types) = (self.batch.positions.clone(), self.batch.token_types.clone());
+                let words = gradient.broadcast_mul(&self.indicator(&rows.is_virtual, false)?)?;
+                let virtuals = gradient.broadcast_mul(&self.indicator(&rows.is_virtual, true)?)?;
                 for (table, rows, numbers) in [
-                    (word, &words, ids),
-                    (position, &gradient, positions),
-                    (token_type, &gradient, types),
-                    (prompt, &virtuals, numbers),
+                    (word, &words, rows.words),
+                    (position, &gradient, rows.positions),
+                    (token_type, &gradient, rows.types),
+                    (prompt, &virtuals, rows.prompt),
                 ] {
                     if let Some(table) = table {
                         let zeros = Tensor::zeros(
@@ -394,6 +408,42 @@ impl Candle {
                 let (gradient, _) = padding.backward(&dout, &qkv, mask.as_ref())?;
                 self.set(program, dqkv, gradient, false)
             }
+            Instruction::Attend(ref attend) => self.attend(program, attend),
+            Instruction::AttendBackward(ref backward) => self.attend_backward(program, backward),
+            Instruction::AttendRecalled(ref attend) => self.attend_recalled(program, attend),
+            Instruction::RmsNorm { x, gain, epsilon, scale, out, after } => {
+                let x = self.get(program, x)?;
+                let square = x.sqr()?.mean_keepdim(D::Minus1)?;
+                let rstd = (square + f64::from(epsilon))?.sqrt()?.recip()?;
+                let scaled = x.broadcast_mul(&rstd)?.broadcast_mul(&self.get(program, gain)?)?;
+                let scaled = self.masked(program, scaled, after, out)?;
+                self.set(program, scale, rstd.squeeze(D::Minus1)?, false)?;
+                self.set(program, out, scaled, false)
+            }
+            Instruction::RmsNormBackward { dout, x, scale, gain, after, dx, dgain } => {
+                let gradient = self.get(program, dout)?;
+                let gradient = self.masked(program, gradient, after, dout)?;
+                let rstd = self.get(program, scale)?.unsqueeze(1)?;
+                let normalized = self.get(program, x)?.broadcast_mul(&rstd)?;
+                if let Some(dgain) = dgain {
+                    self.set(program, dgain, (&gradient * &normalized)?.sum(0)?, true)?;
+                }
+                let g = gradient.broadcast_mul(&self.get(program, gain)?)?;
+                let inner = (&g * &normalized)?.mean_keepdim(D::Minus1)?;
+                let centred = (g - normalized.broadcast_mul(&inner)?)?;
+                self.set(program, dx, centred.broadcast_mul(&rstd)?, false)
+            }
+            Instruction::Gate { x, out, activation } => {
+                let (gate, linear) = self.halves(program, x)?;
+                self.set(program, out, (activate(activation, &gate)? * linear)?, false)
+            }
+            Instruction::GateBackward { dout, x, dx, activation } => {
+                let (gate, linear) = self.halves(program, x)?;
+                let dout = self.get(program, dout)?;
+                let dgate = ((&dout * linear)? * slope(activation, &gate)?)?;
+                let dlinear = (dout * activate(activation, &gate)?)?;
+                self.set(program, dx, Tensor::cat(&[&dgate, &dlinear], 1)?, false)
+            }
             Instruction::TakeRows { x, out, choice } => {
                 let rows = self.get(program, x)?.index_select(&self.chosen(choice)?, 0)?;
                 self.set(program, out, rows, false)
@@ -451,6 +501,13 @@ impl Candle {
             }
             _ => self.relative(program, instruction),
         }
+    }
+
+    /// The halves of a matrix's columns.
+    fn halves(&self, program: &Program, x: ValueId) -> Result<(Tensor, Tensor)> {
+        let x = self.get(program, x)?;
+        let width = x.dim(1)? / 2;
+        Ok((x.narrow(1, 0, width)?.contiguous()?, x.narrow(1, width, width)?.contiguous()?))
     }
 
     fn with_bias(&self, program: &Program, x: ValueId, bias: Option<ValueId>) -> Result<Tensor> {

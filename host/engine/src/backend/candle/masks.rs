@@ -58,32 +58,32 @@ pub fn of_table(
     Ok(Tensor::from_vec(factors, (count, columns), device)?)
 }
 
-/// Factors of attention probabilities, [sequences, heads, longest, longest],
-/// padded with zeros.
+/// Factors of attention probabilities, [sequences, heads, longest queries, longest
+/// keys], padded with zeros. The starts are those of the queries and of the keys.
 pub fn attention(
     step: &Step,
     dropout: Dropout,
-    starts: &[u32],
+    (query_starts, key_starts): (&[u32], &[u32]),
     places: &[u32],
     heads: usize,
-    longest: usize,
+    [queries, keys]: [usize; 2],
     device: &Device,
 ) -> Result<Tensor, BackendError> {
-    let mut factors = vec![0.0; places.len() * heads * longest * longest];
+    let mut factors = vec![0.0; places.len() * heads * queries * keys];
     let Some(mask) = mask(step, dropout) else {
         factors.fill(1.0);
-        return Ok(Tensor::from_vec(factors, (places.len(), heads, longest, longest), device)?);
+        return Ok(Tensor::from_vec(factors, (places.len(), heads, queries, keys), device)?);
     };
-    for (sequence, (range, &place)) in starts.windows(2).zip(places).enumerate() {
-        let length = range[1] - range[0];
+    for (sequence, &place) in places.iter().enumerate() {
+        let length = |starts: &[u32]| starts[sequence + 1] - starts[sequence];
         for head in 0..heads {
-            for query in 0..length {
+            for query in 0..length(query_starts) {
                 let keep = mask.query(place, head as u32, query);
-                let row = ((sequence * heads + head) * longest + query as usize) * longest;
-                let factors = &mut factors[row..row + length as usize];
+                let row = ((sequence * heads + head) * queries + query as usize) * keys;
+                let factors = &mut factors[row..row + length(key_starts) as usize];
                 factors.iter_mut().enumerate().for_each(|(key, factor)| *factor = keep.factor(key as u32));
             }
         }
     }
-    Ok(Tensor::from_vec(factors, (places.len(), heads, longest, longest), device)?)
+    Ok(Tensor::from_vec(factors, (places.len(), heads, queries, keys), device)?)
 }

@@ -2,6 +2,7 @@
 //! operations, without candle's tape. It runs on every device that candle has,
 //! and on candle's CPU device it is the independent oracle of our kernels.
 
+mod attend;
 mod attention;
 mod execute;
 mod expressions;
@@ -38,6 +39,8 @@ pub struct Candle {
     moments: BTreeMap<(usize, usize), [Tensor; 2]>,
     /// By value that owns memory: what it holds now.
     values: Vec<Option<Tensor>>,
+    /// By slot: what outlives a run.
+    kept: BTreeMap<usize, Tensor>,
     batch: Batch,
     sizes: Sizes,
     step: Step,
@@ -56,6 +59,7 @@ impl Candle {
             gradients: BTreeMap::new(),
             moments: BTreeMap::new(),
             values: Vec::new(),
+            kept: BTreeMap::new(),
             batch: Batch::default(),
             sizes: Sizes::default(),
             step: Step::default(),
@@ -109,6 +113,10 @@ impl Backend for Candle {
         let program = &compiled.program;
         self.values.clear();
         self.values.resize(program.values.len(), None);
+        if batch.target.recall.is_none() {
+            // It was of a generation that has ended.
+            self.kept.clear();
+        }
         self.batch.clone_from(batch);
         self.sizes = Sizes::of(batch);
         self.step.clone_from(step);
@@ -247,6 +255,16 @@ impl Candle {
         ranges.rfind(|&(_, last)| last > start)
     }
 
+    /// The first elements of memory that outlives a run; zeros where there are none yet.
+    fn remembered(&self, slot: usize, count: usize) -> Result<Tensor, BackendError> {
+        let known = self.kept.get(&slot).map_or(0, Tensor::elem_count).min(count);
+        let zeros = Tensor::zeros(count - known, DType::F32, &self.device)?;
+        Ok(match self.kept.get(&slot) {
+            Some(kept) => Tensor::cat(&[&kept.narrow(0, 0, known)?, &zeros], 0)?,
+            None => zeros,
+        })
+    }
+
     /// The elements of a value as an array of its shape.
     fn get(&self, program: &Program, value: ValueId) -> Result<Tensor, BackendError> {
         let root = layout::root(program, value);
@@ -255,6 +273,7 @@ impl Candle {
         let flat = match program.value(root).storage {
             Storage::Parameter { block, offset } => self.blocks[block].narrow(0, offset, count)?,
             Storage::Gradient { block, offset } => self.gradient(block, offset, count)?,
+            Storage::Kept { slot } => self.remembered(slot, count)?,
             Storage::Working | Storage::InPlaceOf(_) => {
                 let held = self.values[root.0 as usize].clone();
                 held.ok_or_else(|| {
@@ -276,6 +295,15 @@ impl Candle {
         let root = layout::root(program, value);
         if let Storage::Gradient { block, offset } = program.value(root).storage {
             return self.set_gradient((block, offset), elements.flatten_all()?, accumulate);
+        }
+        if let Storage::Kept { slot } = program.value(root).storage {
+            let flat = elements.flatten_all()?;
+            let sum = match accumulate {
+                true => (self.remembered(slot, flat.elem_count())? + flat)?,
+                false => flat,
+            };
+            self.kept.insert(slot, sum);
+            return Ok(());
         }
         let held = self.values[root.0 as usize].take();
         let elements = match held {

@@ -11,7 +11,8 @@ use crate::kernels::low_rank::LowRank;
 use crate::kernels::matmul::{Matrix, MatrixMut, nn, nt, tn};
 use crate::kernels::parallel::Threads;
 use crate::kernels::{
-    activation, attention, cross_entropy, dropout, elementwise, embedding, layer_norm, low_rank, reduce,
+    activation, attention, cross_entropy, dropout, elementwise, embedding, gate, layer_norm, low_rank,
+    reduce, rms_norm,
 };
 use crate::program::build::Program;
 use crate::program::instruction::{Activation, Dropout, Instruction, Integers, RowChoice, Scalar};
@@ -70,7 +71,7 @@ impl<'a> Context<'a> {
     }
 
     /// The mask of a dropout, for rows as `value` has them.
-    fn mask(&self, dropout: Option<Dropout>, value: ValueId) -> Option<RowDropout<'a>> {
+    pub(super) fn mask(&self, dropout: Option<Dropout>, value: ValueId) -> Option<RowDropout<'a>> {
         let dropout = dropout?;
         let key = DropoutKey { seed: self.step.seed, step: self.step.number, site: dropout.site };
         if let Some(Extent::Reached(buckets)) = self.program.value(value).extents.first() {
@@ -79,6 +80,7 @@ impl<'a> Context<'a> {
         let starts: &'a [u32] = match self.program.value(value).extents.first() {
             Some(Extent::Sequences) => self.sequence_starts,
             Some(Extent::Masked) => self.masked_starts,
+            Some(Extent::Targets) => &self.batch.target.starts,
             _ => &self.batch.starts,
         };
         RowDropout::new(key, dropout.probability, starts, &self.batch.places)
@@ -93,6 +95,7 @@ impl<'a> Context<'a> {
                 })
             }
             Integers::MaskedTokens => Ok(&self.batch.masked_tokens),
+            Integers::TargetTokens => Ok(&self.batch.target.tokens),
             Integers::Constant(values) => Ok(values),
         }
     }
@@ -104,8 +107,14 @@ impl<'a> Context<'a> {
         }
     }
 
-    fn lookup(&self) -> Lookup<'a> {
+    /// Which rows of the tables the rows of `value` take.
+    fn lookup(&self, value: ValueId) -> Lookup<'a> {
         let batch = self.batch;
+        if self.program.value(value).extents.first() == Some(&Extent::Targets) {
+            let target = &batch.target;
+            let (starts, ids, positions) = (&target.starts, &target.ids, &target.positions);
+            return Lookup { starts, virtual_tokens: 0, ids, positions, types: &[] };
+        }
         Lookup {
             starts: &batch.starts,
             virtual_tokens: batch.virtual_tokens,
@@ -152,7 +161,7 @@ impl<'a> Context<'a> {
                 let (position, token_type, prompt) =
                     (optional(position), optional(token_type), optional(prompt));
                 let tables = Tables { word: Some(self.read(word)), position, token_type, prompt };
-                embedding::forward(threads, self.write(out), self.lookup(), tables, self.columns(out));
+                embedding::forward(threads, self.write(out), self.lookup(out), tables, self.columns(out));
             }
             Instruction::EmbedBackward { gradient, word, position, token_type, prompt } => {
                 let optional = |value: Option<ValueId>| value.map(|value| self.write(value));
@@ -162,12 +171,13 @@ impl<'a> Context<'a> {
                     token_type: optional(token_type),
                     prompt: optional(prompt),
                 };
-                let prompted = self.batch.virtual_tokens > 0;
+                let lookup = self.lookup(gradient);
+                let prompted = lookup.virtual_tokens > 0;
                 embedding::backward(
                     threads,
                     gradients,
                     self.read(gradient),
-                    self.lookup(),
+                    lookup,
                     prompted,
                     self.columns(gradient),
                 );
@@ -357,6 +367,33 @@ impl<'a> Context<'a> {
                 let settings = self.attention(qkv, heads, dropout);
                 let (dout, qkv, log_sums) = (self.read(dout), self.read(qkv), self.read(log_sums));
                 attention::backward(threads, self.write(dqkv), dout, qkv, log_sums, &settings);
+            }
+            Instruction::Attend(ref attend) => self.attend(attend),
+            Instruction::AttendBackward(ref backward) => self.attend_backward(backward),
+            Instruction::AttendRecalled(ref attend) => self.attend_recalled(attend)?,
+            Instruction::RmsNorm { x, gain, epsilon, scale, out, after } => {
+                let (gain, after) = (self.read(gain), self.mask(after, out));
+                let (out, scale) = (self.write(out), self.write(scale));
+                rms_norm::forward(threads, out, scale, self.read(x), (gain, epsilon), after);
+            }
+            Instruction::RmsNormBackward { dout, x, scale, gain, after, dx, dgain } => {
+                let terms = rms_norm::Backward {
+                    dout: self.read(dout),
+                    x: self.read(x),
+                    rstd: self.read(scale),
+                    gain: self.read(gain),
+                    after: self.mask(after, dout),
+                };
+                let dgain = dgain.map(|dgain| self.write(dgain));
+                rms_norm::backward(threads, self.write(dx), dgain, terms);
+            }
+            Instruction::Gate { x, out, activation } => {
+                let width = self.columns(out);
+                gate::forward(threads, kernel(activation), self.write(out), self.read(x), width);
+            }
+            Instruction::GateBackward { dout, x, dx, activation } => {
+                let (width, dout) = (self.columns(dout), self.read(dout));
+                gate::backward(threads, kernel(activation), self.write(dx), dout, self.read(x), width);
             }
             Instruction::ReachedRows { .. }
             | Instruction::ReachedRowsBackward { .. }

@@ -64,6 +64,8 @@ pub struct Memory {
     arena: Arena,
     pub parameters: Vec<Vec<f32>>,
     pub gradients: Vec<Vec<f32>>,
+    /// Memory that outlives a run, by slot.
+    pub kept: Vec<Vec<f32>>,
     /// First and second moments of AdamW, by block, of what trains.
     pub moments: Vec<[Vec<f32>; 2]>,
     /// By value: the first element in its storage, for the current batch.
@@ -110,8 +112,17 @@ impl Memory {
         self.lengths.clear();
         self.lengths.extend(program.values.iter().map(|value| value.elements(&sizes)));
         for (place, value) in program.values.iter().enumerate() {
-            if let Storage::Parameter { offset, .. } | Storage::Gradient { offset, .. } = value.storage {
-                self.offsets[place] = offset;
+            match value.storage {
+                Storage::Parameter { offset, .. } | Storage::Gradient { offset, .. } => {
+                    self.offsets[place] = offset;
+                }
+                Storage::Kept { .. } => self.offsets[place] = 0,
+                Storage::Working | Storage::InPlaceOf(_) => {}
+            }
+        }
+        for value in &program.values {
+            if let Storage::Kept { slot } = value.storage {
+                self.keep(slot, value.elements(&sizes))?;
             }
         }
         // Views of parameters and gradients start where those do.
@@ -120,6 +131,19 @@ impl Memory {
             self.offsets[place] = self.offsets[root];
         }
         self.sizes = sizes;
+        Ok(())
+    }
+
+    /// Makes room in memory that outlives a run; what is there stays.
+    fn keep(&mut self, slot: usize, elements: usize) -> Result<(), BackendError> {
+        if self.kept.len() <= slot {
+            self.kept.resize_with(slot + 1, Vec::new);
+        }
+        let kept = &mut self.kept[slot];
+        let more = elements.saturating_sub(kept.len());
+        let reserved = kept.try_reserve(more);
+        reserved.map_err(|_| BackendError::OutOfMemory { bytes: elements * size_of::<f32>() })?;
+        kept.resize(kept.len() + more, 0.0);
         Ok(())
     }
 
@@ -156,6 +180,7 @@ impl<'a> Views<'a> {
             Storage::Gradient { block, .. } => {
                 (memory.gradients[block].as_mut_ptr(), memory.gradients[block].len())
             }
+            Storage::Kept { slot } => (memory.kept[slot].as_mut_ptr(), memory.kept[slot].len()),
             Storage::Working | Storage::InPlaceOf(_) => (memory.arena.start(), memory.arena.len()),
         };
         let (offset, length) = (memory.offsets[value.0 as usize], memory.lengths[value.0 as usize]);

@@ -1,5 +1,6 @@
 //! The CPU backend: the kernels on slices of one arena.
 
+mod attend;
 mod execute;
 mod expressions;
 mod memory;
@@ -15,7 +16,7 @@ use crate::parameters::Parameters;
 use crate::program::build::Program;
 use crate::program::instruction::Instruction;
 use crate::program::layout;
-use crate::program::value::{Sizes, Storage, ValueId};
+use crate::program::value::{Extent, Sizes, Storage, ValueId};
 use memory::{Memory, Views};
 
 /// Runs programs on the processor's cores.
@@ -58,19 +59,23 @@ impl Cpu {
             program.value(value).extents.first().map_or(0, |&extent| Sizes::default().resolve(extent))
         };
         for instruction in &program.forward {
-            let Instruction::Embed { word, position, token_type, prompt, .. } = *instruction else {
+            let Instruction::Embed { word, position, token_type, prompt, out } = *instruction else {
                 continue;
             };
-            let (vocabulary, real) = (entries(word) as u32, batch.virtual_tokens);
-            let words = batch.starts.windows(2).flat_map(|range| (range[0] + real)..range[1]);
-            let mut ids = words.map(|row| batch.ids[row as usize]);
+            let decodes = program.value(out).extents.first() == Some(&Extent::Targets);
+            let (starts, ids, positions, real) = match decodes {
+                true => (&batch.target.starts, &batch.target.ids, &batch.target.positions, 0),
+                false => (&batch.starts, &batch.ids, &batch.positions, batch.virtual_tokens),
+            };
+            let vocabulary = entries(word) as u32;
+            let words = starts.windows(2).flat_map(|range| (range[0] + real)..range[1]);
+            let mut ids = words.map(|row| ids[row as usize]);
             if let Some(id) = ids.find(|&id| id >= vocabulary) {
                 return Err(BackendError::Wrong(format!(
                     "the token id {id} lies outside the model's vocabulary of {vocabulary}"
                 )));
             }
-            let tables =
-                [(position, &batch.positions, "position"), (token_type, &batch.token_types, "token type")];
+            let tables = [(position, positions, "position"), (token_type, &batch.token_types, "token type")];
             for (table, numbers, name) in tables {
                 let Some(size) = table.map(entries) else { continue };
                 if let Some(number) = numbers.iter().find(|&&number| number as usize >= size) {
@@ -151,6 +156,7 @@ impl Backend for Cpu {
             Storage::Gradient { block, offset } => {
                 self.memory.gradients[block][offset..offset + length].to_vec()
             }
+            Storage::Kept { slot } => self.memory.kept[slot][..length].to_vec(),
             Storage::Working | Storage::InPlaceOf(_) => self.memory.working(value, length),
         })
     }

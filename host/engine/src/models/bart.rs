@@ -1,0 +1,380 @@
+//! BART (Lewis et al. 2020), as BartForConditionalGeneration of transformers has it.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use host_ir::model::{ModelDescription, Parameter, ParameterId, Role, SiteId, SiteKind};
+use host_ir::task::HeadKind;
+use serde_json::{Map, Value};
+
+use crate::models::config::{ConfigError, Keys};
+use crate::models::decoder::{self, Side, Source};
+use crate::models::describe::Describer;
+use crate::models::{Architecture, Decoder, Start};
+use crate::program::attend::AttentionShape;
+use crate::program::build::{Builder, CompileError, NormParameters, Pending, Purpose};
+use crate::program::instruction::{Activation, Instruction};
+use crate::program::value::{Extent, ValueId};
+
+/// Positions are counted from here on; fairseq left the entries before to padding.
+const FIRST_POSITION: usize = 2;
+/// The constant of torch.nn.LayerNorm.
+const NORM_EPSILON: f32 = 1e-5;
+
+const SHARED: &str = "model.shared.weight";
+const OUTPUT: &str = "lm_head.weight";
+const OUTPUT_BIAS: &str = "final_logits_bias";
+
+/// What config.json says of one stack of layers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Stack {
+    layers: usize,
+    heads: usize,
+    intermediate_size: usize,
+}
+
+/// What config.json says of a BART.
+#[derive(Clone, Debug, PartialEq)]
+pub struct BartConfig {
+    architecture: String,
+    size: usize,
+    /// Of the encoder and of the decoder.
+    stacks: [Stack; 2],
+    vocabulary: usize,
+    positions: usize,
+    activation: Activation,
+    dropout: f64,
+    attention_dropout: f64,
+    activation_dropout: f64,
+    /// Deviation of new weights.
+    init_std: f64,
+    padding: usize,
+    /// `tie_word_embeddings`.
+    tied: bool,
+    decoder: Decoder,
+    facts: BTreeMap<String, u64>,
+}
+
+impl BartConfig {
+    /// Reads the parsed config.json.
+    ///
+    /// # Errors
+    /// A sentence about the key that is missing, of the wrong type, or has a value
+    /// that this engine does not have.
+    pub fn read(config: &Map<String, Value>) -> Result<BartConfig, ConfigError> {
+        let keys = Keys(config);
+        if config.get("scale_embedding").and_then(Value::as_bool).unwrap_or(false) {
+            return Err(ConfigError(
+                "scale_embedding is true; only unscaled embeddings are supported".into(),
+            ));
+        }
+        for key in ["encoder_layerdrop", "decoder_layerdrop"] {
+            let probability = keys.real(key, 0.0);
+            if probability > 0.0 {
+                return Err(ConfigError(format!("{key} is {probability}; layers are never left out here")));
+            }
+        }
+        let size = keys.size("d_model")?;
+        let stack = |side: &str| -> Result<Stack, ConfigError> {
+            let stack = Stack {
+                layers: keys.size(&format!("{side}_layers"))?,
+                heads: keys.size(&format!("{side}_attention_heads"))?,
+                intermediate_size: keys.size(&format!("{side}_ffn_dim"))?,
+            };
+            match size.is_multiple_of(stack.heads) {
+                true => Ok(stack),
+                false => Err(ConfigError(format!(
+                    "d_model {size} is no multiple of {side}_attention_heads {}",
+                    stack.heads
+                ))),
+            }
+        };
+        let stacks = [stack("encoder")?, stack("decoder")?];
+        let positions = keys.size("max_position_embeddings")?;
+        let mut facts = keys.facts();
+        let known = [
+            ("hidden_size", size),
+            ("num_hidden_layers", stacks[0].layers),
+            ("num_attention_heads", stacks[0].heads),
+        ];
+        for (name, value) in known {
+            facts.entry(name.into()).or_insert(value as u64);
+        }
+        let function = config.get("activation_function").and_then(Value::as_str).unwrap_or("gelu");
+        Ok(BartConfig {
+            architecture: keys.text("model_type")?.into(),
+            size,
+            stacks,
+            vocabulary: keys.size("vocab_size")?,
+            positions,
+            activation: Activation::named("activation_function", function)?,
+            dropout: keys.real("dropout", 0.1),
+            attention_dropout: keys.real("attention_dropout", 0.0),
+            activation_dropout: keys.real("activation_dropout", 0.0),
+            init_std: keys.real("init_std", 0.02),
+            padding: keys.id("pad_token_id", Some(1))? as usize,
+            tied: config.get("tie_word_embeddings").and_then(Value::as_bool).unwrap_or(true),
+            decoder: Decoder {
+                start: keys.id("decoder_start_token_id", Some(2))?,
+                ends: keys.ids("eos_token_id", 2)?,
+                forced_first: keys.optional_id("forced_bos_token_id")?,
+                forced_last: keys.optional_id("forced_eos_token_id")?,
+                first_position: FIRST_POSITION as u32,
+                positions: Some(positions),
+            },
+            facts,
+        })
+    }
+
+    fn stack(&self, side: Side) -> Stack {
+        self.stacks[usize::from(side == Side::Decoder)]
+    }
+
+    fn shape(&self, builder: &mut Builder<'_>, side: Side, causal: bool) -> AttentionShape {
+        let heads = self.stack(side).heads;
+        let scale = 1.0 / ((self.size / heads) as f32).sqrt();
+        let dropout = builder.dropout_site(self.attention_dropout);
+        AttentionShape { heads, size: self.size, scale, causal, dropout }
+    }
+}
+
+/// Attentions of a layer.
+fn attentions(side: Side) -> &'static [&'static str] {
+    match side {
+        Side::Encoder => &["self_attn"],
+        Side::Decoder => &["self_attn", "encoder_attn"],
+    }
+}
+
+fn describe_stack(describer: &mut Describer<'_>, config: &BartConfig, side: Side) {
+    let (size, stack) = (config.size, format!("model.{}", side.name()));
+    let Stack { layers, intermediate_size, .. } = config.stack(side);
+    describer.embedding(&format!("{stack}.embed_positions"), config.positions + FIRST_POSITION, size);
+    describer.norm(&format!("{stack}.layernorm_embedding"), None, size, false);
+    for number in 0..layers as u32 {
+        let (layer, name) = (Some(number), format!("{stack}.layers.{number}"));
+        for attention in attentions(side) {
+            for part in ["q_proj", "k_proj", "v_proj", "out_proj"] {
+                describer.linear(&format!("{name}.{attention}.{part}"), layer, size, size, false);
+            }
+            describer.part(&format!("{name}.{attention}"), SiteKind::Attention, number, size);
+            describer.norm(&format!("{name}.{attention}_layer_norm"), layer, size, false);
+        }
+        describer.linear(&format!("{name}.fc1"), layer, size, intermediate_size, false);
+        describer.linear(&format!("{name}.fc2"), layer, intermediate_size, size, false);
+        describer.part(&format!("{name}.feed_forward"), SiteKind::FeedForward, number, size);
+        describer.norm(&format!("{name}.final_layer_norm"), layer, size, false);
+        describer.part(&name, SiteKind::Block, number, size);
+    }
+}
+
+impl Architecture for BartConfig {
+    fn name(&self) -> &str {
+        &self.architecture
+    }
+
+    fn facts(&self) -> &BTreeMap<String, u64> {
+        &self.facts
+    }
+
+    fn vocabulary(&self) -> usize {
+        self.vocabulary
+    }
+
+    fn positions(&self) -> Option<usize> {
+        Some(self.positions)
+    }
+
+    fn first_position(&self) -> usize {
+        FIRST_POSITION
+    }
+
+    fn prefix(&self) -> &'static str {
+        "model."
+    }
+
+    fn aliases(&self, parameter: &str) -> Vec<String> {
+        if parameter != SHARED {
+            return Vec::new();
+        }
+        let mut aliases: Vec<String> =
+            ["encoder", "decoder"].iter().map(|side| format!("model.{side}.embed_tokens.weight")).collect();
+        if self.tied {
+            aliases.push(OUTPUT.into());
+        }
+        aliases
+    }
+
+    fn start(&self, parameter: &Parameter) -> Start {
+        let zero_row = (parameter.name == SHARED).then_some(self.padding);
+        Start { deviation: self.init_std, zero_row }
+    }
+
+    fn decoder(&self) -> Option<&Decoder> {
+        Some(&self.decoder)
+    }
+
+    fn set_dropout(&mut self, probability: f64) {
+        self.dropout = probability;
+        self.attention_dropout = probability;
+        self.activation_dropout = probability;
+    }
+
+    fn describe(&self, _: HeadKind, present: &dyn Fn(&str) -> bool) -> ModelDescription {
+        let mut describer = Describer { model: ModelDescription::default(), present };
+        describer.model.architecture = self.architecture.clone();
+        describer.model.facts = self.facts.clone();
+        let word = describer.embedding("model.shared", self.vocabulary, self.size);
+        describer.model.word_embeddings = Some(word);
+        describe_stack(&mut describer, self, Side::Encoder);
+        describe_stack(&mut describer, self, Side::Decoder);
+        if !self.tied && present(OUTPUT) {
+            describer.parameter(OUTPUT.into(), &[self.vocabulary, self.size], Role::Embedding, false);
+        }
+        describer.parameter(OUTPUT_BIAS.into(), &[1, self.vocabulary], Role::Buffer, false);
+        describer.model
+    }
+
+    fn fused(&self, model: &ModelDescription) -> Vec<Vec<ParameterId>> {
+        let mut groups = Vec::new();
+        let mut add = |name: &str, parts: &[&str]| {
+            for kind in ["weight", "bias"] {
+                let ids = parts.iter().map(|part| model.find_parameter(&format!("{name}.{part}.{kind}")));
+                groups.extend(ids.collect::<Option<Vec<_>>>());
+            }
+        };
+        for side in [Side::Encoder, Side::Decoder] {
+            for number in 0..self.stack(side).layers {
+                let layer = format!("model.{}.layers.{number}", side.name());
+                add(&format!("{layer}.self_attn"), &["q_proj", "k_proj", "v_proj"]);
+                add(&format!("{layer}.encoder_attn"), &["k_proj", "v_proj"]);
+            }
+        }
+        groups
+    }
+
+    fn build(&self, builder: &mut Builder<'_>) -> Result<(), CompileError> {
+        decoder::check_head(builder)?;
+        let source = match builder.purpose {
+            Purpose::Decode => Source::Kept,
+            Purpose::Whole => Source::Hidden(build_stack(builder, self, Side::Encoder, None)?),
+            Purpose::Encode => {
+                let encoded = build_stack(builder, self, Side::Encoder, None)?;
+                for number in 0..self.stack(Side::Decoder).layers {
+                    let name = format!("model.decoder.layers.{number}.encoder_attn");
+                    let sites = [format!("{name}.k_proj"), format!("{name}.v_proj")];
+                    let sites = [builder.site(&sites[0])?, builder.site(&sites[1])?];
+                    decoder::keep_encoded(builder, number, sites, encoded)?;
+                }
+                return Ok(());
+            }
+        };
+        let hidden = build_stack(builder, self, Side::Decoder, Some(source))?;
+        let own = builder.model.find_parameter(OUTPUT).is_some();
+        let weight = builder.named(if own { OUTPUT } else { SHARED })?;
+        let bias = builder.named(OUTPUT_BIAS)?;
+        let bias = builder.view(bias, vec![Extent::Fixed(self.vocabulary)]);
+        let pending = builder.product(hidden, weight, Some(bias));
+        let logits = builder.settle(pending);
+        decoder::bind_logits(builder, logits);
+        Ok(())
+    }
+}
+
+impl From<BartConfig> for Arc<dyn Architecture> {
+    fn from(config: BartConfig) -> Arc<dyn Architecture> {
+        Arc::new(config)
+    }
+}
+
+fn norm_parameters(builder: &mut Builder<'_>, name: &str) -> Result<NormParameters, CompileError> {
+    Ok(NormParameters {
+        gain: builder.named(&format!("{name}.weight"))?,
+        shift: builder.named(&format!("{name}.bias"))?,
+        epsilon: NORM_EPSILON,
+    })
+}
+
+/// The last hidden states of a stack.
+fn build_stack(
+    builder: &mut Builder<'_>,
+    config: &BartConfig,
+    side: Side,
+    source: Option<Source>,
+) -> Result<ValueId, CompileError> {
+    let stack = format!("model.{}", side.name());
+    let mut x = embeddings(builder, config, side, &stack)?;
+    for number in 0..config.stack(side).layers {
+        let name = format!("{stack}.layers.{number}");
+        let mut h = x;
+        for attention in attentions(side) {
+            let name = format!("{name}.{attention}");
+            let mut sites = [SiteId(0); 3];
+            for (site, part) in sites.iter_mut().zip(["q_proj", "k_proj", "v_proj"]) {
+                *site = builder.site(&format!("{name}.{part}"))?;
+            }
+            let context = match source.filter(|_| *attention == "encoder_attn") {
+                Some(source) => {
+                    let shape = config.shape(builder, side, false);
+                    decoder::cross_attention(builder, number, sites, h, source, shape)?
+                }
+                None => {
+                    let shape = config.shape(builder, side, side == Side::Decoder);
+                    decoder::self_attention(builder, number, sites, h, None, shape)?
+                }
+            };
+            let last = builder.site(&format!("{name}.out_proj"))?;
+            let pending = builder.linear(last, context)?;
+            h = residual(builder, config, &name, &format!("{name}_layer_norm"), h, pending)?;
+        }
+        let site = builder.site(&format!("{name}.fc1"))?;
+        let pending = builder.linear(site, h)?;
+        let activated = builder.activate(pending, config.activation);
+        let dropout = builder.dropout_site(config.activation_dropout);
+        let activated = builder.dropped(activated, dropout);
+        let site = builder.site(&format!("{name}.fc2"))?;
+        let pending = builder.linear(site, activated)?;
+        let norm = format!("{name}.final_layer_norm");
+        h = residual(builder, config, &format!("{name}.feed_forward"), &norm, h, pending)?;
+        x = builder.replaced_output(&name, Some(x), h)?;
+    }
+    Ok(x)
+}
+
+fn embeddings(
+    builder: &mut Builder<'_>,
+    config: &BartConfig,
+    side: Side,
+    stack: &str,
+) -> Result<ValueId, CompileError> {
+    let word = builder.named(SHARED)?;
+    let position = builder.named(&format!("{stack}.embed_positions.weight"))?;
+    let prompt = match side {
+        Side::Encoder => builder.method.prompt.map(|node| builder.expression(false, node)).transpose()?,
+        Side::Decoder => None,
+    };
+    let inputs: Vec<ValueId> = [Some(word), Some(position), prompt].into_iter().flatten().collect();
+    let sum = builder.working(vec![side.rows(), Extent::Fixed(config.size)], &inputs);
+    builder.push(Instruction::Embed { word, position: Some(position), token_type: None, prompt, out: sum });
+    let name = format!("{stack}.layernorm_embedding");
+    let norm = norm_parameters(builder, &name)?;
+    let after = builder.dropout_site(config.dropout);
+    let out = builder.norm(Pending { y: sum, bias: None }, None, None, norm, after);
+    builder.replaced_output(&name, None, out)
+}
+
+/// The rest of a sublayer: its hooks, dropout, residual and norm.
+fn residual(
+    builder: &mut Builder<'_>,
+    config: &BartConfig,
+    name: &str,
+    norm_name: &str,
+    x: ValueId,
+    pending: Pending,
+) -> Result<ValueId, CompileError> {
+    let pending = builder.replaced_pending(name, x, pending)?;
+    let norm = norm_parameters(builder, norm_name)?;
+    let dropout = builder.dropout_site(config.dropout);
+    let out = builder.norm(pending, Some(x), dropout, norm, None);
+    builder.replaced_output(norm_name, None, out)
+}

@@ -1,0 +1,59 @@
+//! Golden files of models with a decoder: pairs of a source and a target, packed.
+
+use host_engine::batch::Batch;
+use host_engine::compile::Plans;
+use host_engine::files::checkpoint::{Checkpoint, read_config};
+use host_engine::models::Architecture;
+use host_engine::models::bart::BartConfig;
+use host_engine::models::t5::T5Config;
+use host_ir::task::HeadKind;
+
+use super::golden::folder;
+use super::{Plan, plans_present};
+
+pub const HEAD: HeadKind = HeadKind::SequenceToSequence;
+
+/// Packs sources with their targets, given by the place of the pair.
+pub fn packed(pairs: &[(u32, Vec<u32>, Vec<u32>)], config: &dyn Architecture, virtual_tokens: u32) -> Batch {
+    let (first, decoder) = (config.first_position() as u32, config.decoder().unwrap());
+    let mut batch = Batch { starts: vec![0], virtual_tokens, ..Batch::default() };
+    batch.target.starts.push(0);
+    for (place, source, target) in pairs {
+        batch.ids.extend((0..virtual_tokens).chain(source.iter().copied()));
+        batch.positions.extend((0..virtual_tokens + source.len() as u32).map(|row| first + row));
+        batch.starts.push(batch.ids.len() as u32);
+        batch.places.push(*place);
+        batch.target.ids.push(decoder.start);
+        batch.target.ids.extend(&target[..target.len() - 1]);
+        batch.target.positions.extend((0..target.len() as u32).map(|row| decoder.first_position + row));
+        batch.target.tokens.extend(target.iter().map(|&token| token as i32));
+        batch.target.starts.push(batch.target.ids.len() as u32);
+    }
+    batch.token_types = vec![0; batch.ids.len()];
+    batch
+}
+
+/// The sources and targets of a family's golden files.
+fn golden_batch(family: &str, config: &dyn Architecture) -> Batch {
+    let text = std::fs::read_to_string(folder(family).join("batch.json")).unwrap();
+    let content: serde_json::Value = serde_json::from_str(&text).unwrap();
+    let rows = |key: &str| -> Vec<Vec<u32>> { serde_json::from_value(content[key].clone()).unwrap() };
+    let pairs = rows("sources").into_iter().zip(rows("targets")).zip(0..);
+    let pairs: Vec<_> = pairs.map(|((source, target), place)| (place, source, target)).collect();
+    packed(&pairs, config, 0)
+}
+
+/// The plans of a family's golden checkpoint, and the checkpoint.
+pub fn golden_plans(family: &str, checkpoint: &str, plan: Plan) -> (Checkpoint, Plans, Batch) {
+    let path = folder(family).join(checkpoint);
+    let json = read_config(&path).unwrap();
+    let prefix = host_engine::models::read(&json).unwrap().prefix();
+    let checkpoint = Checkpoint::open(&path, prefix).unwrap();
+    let present = |name: &str| checkpoint.has(name);
+    let plans = match family {
+        "t5" => plans_present(T5Config::read(&json).unwrap(), HEAD, &present, plan),
+        _ => plans_present(BartConfig::read(&json).unwrap(), HEAD, &present, plan),
+    };
+    let batch = golden_batch(family, plans.config.as_ref());
+    (checkpoint, plans, batch)
+}

@@ -1,0 +1,45 @@
+"""Writes a tiny BART, and what PyTorch makes of it: logits, losses, gradients and
+generated sequences.
+"""
+
+import json
+from pathlib import Path
+
+import torch
+from transformers import BartConfig, BartForConditionalGeneration
+
+import conditional
+
+OUT = Path(__file__).parent.parent / "golden" / "bart"
+CONFIG = BartConfig(
+    vocab_size=conditional.VOCABULARY, d_model=32, encoder_layers=2, decoder_layers=3, encoder_attention_heads=4,
+    decoder_attention_heads=2, encoder_ffn_dim=40, decoder_ffn_dim=36, max_position_embeddings=30,
+    activation_function="gelu", dropout=0.0, attention_dropout=0.0, activation_dropout=0.0,
+    decoder_start_token_id=2, forced_eos_token_id=None,
+)
+ALIASES = ("model.encoder.embed_tokens.weight", "model.decoder.embed_tokens.weight", "lm_head.weight")
+
+
+def main():
+    OUT.mkdir(parents=True, exist_ok=True)
+    torch.set_num_threads(1)
+    model = BartForConditionalGeneration(CONFIG).eval()
+    conditional.randomise(model, 4, 0.15)
+    with torch.no_grad():
+        model.final_logits_bias.normal_(generator=torch.Generator().manual_seed(6)).mul_(0.3)
+        # Ends of sequences of several lengths, and no padding.
+        model.final_logits_bias[0, 2] += 1.5
+        model.final_logits_bias[0, 1] -= 9.0
+        for layer in model.model.decoder.layers:
+            layer.encoder_attn.out_proj.weight.mul_(4.0)
+    conditional.write_checkpoint(OUT / "checkpoint", model, lambda tensor: tensor not in ALIASES)
+    sources, targets, ids, mask, labels = conditional.batch(CONFIG)
+    conditional.write_batch(OUT, sources, targets)
+    found = conditional.evaluate(model, ids, mask, labels)
+    conditional.save(OUT / "conditional.safetensors", {**found, **conditional.gradients(model)})
+    settings = [{**setting, **({"forced_eos_token_id": 2} if "forced_eos_token_id" in setting else {})} for setting in conditional.SETTINGS]
+    (OUT / "generated.json").write_text(json.dumps({"checkpoint": conditional.generated(model, ids, mask, settings)}))
+
+
+if __name__ == "__main__":
+    main()
