@@ -58,7 +58,7 @@ impl RelativeBias<'_> {
 
     /// Adds gradients by distance, as [`Self::by_distance`] has them, to those of a
     /// head's buckets.
-    pub(super) fn to_buckets(&self, buckets: &mut [f32], by_distance: &[f32], keys: usize) {
+    pub(super) fn collect_buckets(&self, buckets: &mut [f32], by_distance: &[f32], keys: usize) {
         for (place, gradient) in by_distance.iter().enumerate() {
             buckets[self.buckets.of(place as isize + 1 - keys as isize)] += gradient;
         }

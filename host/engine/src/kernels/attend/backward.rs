@@ -83,7 +83,6 @@ pub fn backward(
             });
         }
     }));
-    drop(partial);
     if let Some(BiasGradient { table, partial }) = bias_gradient {
         let (heads, buckets) = (attention.heads, attention.bucket_count());
         for sequence in partial.chunks_exact(heads * buckets) {
@@ -219,6 +218,6 @@ fn backward_unit(
         let columns = unit.head * buckets..(unit.head + 1) * buckets;
         // SAFETY: no other unit has this sequence and head.
         let partial = unsafe { partial.row(unit.sequence, columns) };
-        bias.to_buckets(partial, &dby_distance[..2 * unit.keys - 1], unit.keys);
+        bias.collect_buckets(partial, &dby_distance[..2 * unit.keys - 1], unit.keys);
     }
 }
