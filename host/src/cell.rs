@@ -127,6 +127,9 @@ pub struct DataSpec {
     pub path: Source,
     /// By split, in the order of the config, relative to the path.
     pub files: Vec<(String, String)>,
+    /// Records of a split that may be wrong and are left out.
+    #[serde(default)]
+    pub max_bad_records: u64,
 }
 
 impl DataSpec {
@@ -297,6 +300,14 @@ pub struct BestMetric {
     pub higher_is_better: bool,
 }
 
+/// What one label predicted for everything comes to.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Baseline {
+    /// The most frequent one in training.
+    pub label: String,
+    pub metrics: Vec<SplitMetrics>,
+}
+
 /// What one epoch came to.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct EpochRecord {
@@ -331,6 +342,9 @@ pub struct CellResult {
     /// Of the same splits.
     #[serde(default)]
     pub confidence: Vec<Confidence>,
+    /// The trivial baseline, of tasks that predict a label.
+    #[serde(default)]
+    pub baseline: Option<Baseline>,
     pub best_metric: Option<BestMetric>,
     pub best_epoch: Option<f64>,
     pub epochs: Vec<EpochRecord>,

@@ -1,6 +1,8 @@
 """Writes what PyTorch makes of token classification and multiple choice over the
-tiny checkpoints of bert.py, electra.py, roberta.py and deberta.py: logits, their squares as
-losses, and the gradients of all biases and of what is new in the head."""
+tiny checkpoints of bert.py, electra.py, roberta.py and deberta.py: logits, losses, and
+the gradients of all biases and of what is new in the head. The losses of tokens are
+their squared logits; those of choices the cross-entropy of two questions with
+three choices each."""
 
 from pathlib import Path
 
@@ -12,6 +14,8 @@ import bert
 
 GOLDEN = Path(__file__).parent.parent / "golden"
 FAMILIES = ["bert", "electra", "roberta", "deberta"]
+# The sequences that are the choices of each question, and the right ones.
+PIECES, ANSWERS = torch.tensor([[0, 1, 2], [3, 4, 0]]), [1, 2]
 CASES = {"tokens": AutoModelForTokenClassification, "choice": AutoModelForMultipleChoice}
 
 
@@ -30,10 +34,11 @@ def write(family, case, ids, mask):
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(name.endswith("bias") or name in new)
     if case == "choice":
-        logits = model(input_ids=ids[None], attention_mask=mask[None]).logits[0, :, None]
+        logits = model(input_ids=ids[PIECES], attention_mask=mask[PIECES]).logits
+        losses = torch.nn.functional.cross_entropy(logits, torch.tensor(ANSWERS), reduction="none")
     else:
         logits = model(input_ids=ids, attention_mask=mask).logits[mask == 1]
-    losses = logits.square()
+        losses = logits.square()
     losses.mean().backward()
     bert.save(case, {"logits": logits, "losses": losses, **new, **bert.gradients(model, "gradient.")})
 

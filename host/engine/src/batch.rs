@@ -1,7 +1,9 @@
 //! A batch as the program reads it: sequences without padding, one after
-//! another in one list of rows.
+//! another in one list of rows. The sequences of an example, its pieces, follow
+//! one another and are never in different batches.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 
 /// Packed sequences. A row is a token, or a virtual one of a prompt; each
 /// sequence has its virtual rows first.
@@ -9,6 +11,9 @@ use std::collections::BTreeMap;
 pub struct Batch {
     /// The first row of each sequence, and the number of rows: [sequences + 1].
     pub starts: Vec<u32>,
+    /// The first sequence of each example, and the number of sequences:
+    /// [examples + 1]. Empty where every sequence is an example.
+    pub example_starts: Vec<u32>,
     /// Virtual rows at the start of each sequence.
     pub virtual_tokens: u32,
     /// `[rows]`: the id of the token; of a virtual row its number, from 0.
@@ -20,9 +25,11 @@ pub struct Batch {
     /// `[sequences]`: the sequence's place in its effective batch, by which
     /// dropout is drawn, whatever the micro-batches are.
     pub places: Vec<u32>,
-    /// By field, `[sequences]`: the label's number. Only fields that the task's
-    /// plan reads.
+    /// By field, `[sequences]`: the number of the label of the sequence's example.
+    /// Only fields that the task's plan reads.
     pub labels: BTreeMap<String, Vec<i32>>,
+    /// The same, `[examples]`; empty where every sequence is an example.
+    pub example_labels: BTreeMap<String, Vec<i32>>,
     /// Rows that masked-language-model noise has chosen, ascending.
     pub masked_rows: Vec<u32>,
     /// The tokens that stood there.
@@ -101,5 +108,27 @@ impl Batch {
     /// Number of sequences.
     pub fn sequences(&self) -> usize {
         self.starts.len().saturating_sub(1)
+    }
+
+    /// Number of examples.
+    pub fn examples(&self) -> usize {
+        match self.example_starts.len() {
+            0 => self.sequences(),
+            starts => starts - 1,
+        }
+    }
+
+    /// The sequences of an example.
+    pub fn pieces(&self, example: usize) -> Range<usize> {
+        match self.example_starts.get(example..example + 2) {
+            Some(&[start, end]) => start as usize..end as usize,
+            _ => example..example + 1,
+        }
+    }
+
+    /// `[examples]`: the labels of a field.
+    pub fn labels_of_examples(&self, field: &str) -> Option<&[i32]> {
+        let labels = if self.example_starts.is_empty() { &self.labels } else { &self.example_labels };
+        labels.get(field).map(Vec::as_slice)
     }
 }

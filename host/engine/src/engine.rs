@@ -47,7 +47,7 @@ pub struct Evaluation {
     pub loss_sums: Vec<f64>,
     /// Elements of each loss.
     pub loss_counts: Vec<usize>,
-    /// By sequence of the batch.
+    /// By example of the batch.
     pub outputs: Vec<Outputs>,
 }
 
@@ -216,11 +216,11 @@ impl Engine {
                 .iter()
                 .map(|loss| program.value(loss.value).elements(&sizes))
                 .collect(),
-            outputs: vec![Outputs::default(); batch.sequences()],
+            outputs: vec![Outputs::default(); batch.examples()],
         };
         for output in &program.outputs {
             let elements = self.backend.read(program, output.value)?;
-            let starts = sequence_starts(program.value(output.value), batch);
+            let starts = example_starts(program.value(output.value), batch);
             let row = elements.len() / starts.last().copied().unwrap_or(0).max(1);
             for (outputs, range) in evaluation.outputs.iter_mut().zip(starts.windows(2)) {
                 outputs.push(elements[range[0] * row..range[1] * row].to_vec());
@@ -348,17 +348,22 @@ fn trained_places(parameters: &Parameters) -> Vec<(usize, usize)> {
         .collect()
 }
 
-/// The first row of each sequence in a value with a row for each token, of the
-/// encoder or of the decoder, each sequence, or each masked token, and the number of
-/// its rows.
-fn sequence_starts(value: &Value, batch: &Batch) -> Vec<usize> {
+/// The first row of each example in a value with a row for each token, of the
+/// encoder or of the decoder, each masked token, each sequence or each example, and the number of its rows.
+fn example_starts(value: &Value, batch: &Batch) -> Vec<usize> {
+    let first_sequences = (0..=batch.examples()).map(|example| {
+        if example == batch.examples() { batch.sequences() } else { batch.pieces(example).start }
+    });
     match value.extents.first() {
-        Some(Extent::Tokens) => batch.starts.iter().map(|&start| start as usize).collect(),
-        Some(Extent::Targets) => batch.target.starts.iter().map(|&start| start as usize).collect(),
-        Some(Extent::Masked) => {
-            let before = |start: &u32| batch.masked_rows.partition_point(|row| row < start);
-            batch.starts.iter().map(before).collect()
+        Some(Extent::Tokens) => first_sequences.map(|sequence| batch.starts[sequence] as usize).collect(),
+        Some(Extent::Targets) => {
+            first_sequences.map(|sequence| batch.target.starts[sequence] as usize).collect()
         }
-        _ => (0..=batch.sequences()).collect(),
+        Some(Extent::Masked) => {
+            let before = |start: u32| batch.masked_rows.partition_point(|&row| row < start);
+            first_sequences.map(|sequence| before(batch.starts[sequence])).collect()
+        }
+        Some(Extent::Examples) => (0..=batch.examples()).collect(),
+        _ => first_sequences.collect(),
     }
 }

@@ -8,7 +8,9 @@ use std::path::Path;
 
 use serde_json::{Map, Value};
 use tokenizers::utils::truncation::truncate_encodings;
-use tokenizers::{EncodeInput, PaddingParams, TruncationParams};
+use tokenizers::{EncodeInput, Encoding, PaddingParams, TruncationParams};
+
+pub use tokenizers::utils::truncation::TruncationDirection;
 
 /// Why a tokenizer cannot be had.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -141,6 +143,11 @@ impl Tokenizer {
         self.mask.ok_or(TokenizerError::NoToken { token: "[MASK]" })
     }
 
+    /// A token as it stands in the vocabulary.
+    pub fn token(&self, id: u32) -> Option<String> {
+        self.inner.id_to_token(id)
+    }
+
     /// The ids of a text, without special tokens.
     pub fn ids(&self, text: &str) -> Vec<u32> {
         self.inner.encode_fast(text, false).map(|encoding| encoding.get_ids().to_vec()).unwrap_or_default()
@@ -172,14 +179,57 @@ impl Tokenizer {
         }
         let full = self.inner.encode_fast(input, true).map_err(|error| error.to_string())?;
         if full.len() <= at_most {
-            return Ok(Encoded {
-                ids: full.get_ids().to_vec(),
-                token_types: full.get_type_ids().to_vec(),
-                special: full.get_special_tokens_mask().iter().map(|&mask| mask != 0).collect(),
-                cut: false,
-            });
+            return Ok(encoded(&full, false));
         }
         self.encode_cut(texts, at_most - special)
+    }
+
+    /// As [`Self::encode`], where only one of the texts may be cut. With a stride,
+    /// what is cut away stands in further sequences, each of which starts with the
+    /// last so many tokens of the one before: transformers' `only_second` (or
+    /// `only_first`) with `return_overflowing_tokens`. Where windows are so small
+    /// that they would share all of them, they share half.
+    ///
+    /// # Errors
+    /// The other text leaves no room; a sentence of the tokenizer.
+    pub fn encode_cutting(
+        &self,
+        texts: &[&str],
+        at_most: usize,
+        (cut, side): (usize, TruncationDirection),
+        stride: Option<usize>,
+    ) -> Result<Vec<Encoded>, String> {
+        let whole = self.encode(texts, usize::MAX)?;
+        if whole.ids.len() <= at_most {
+            return Ok(vec![whole]);
+        }
+        let plain = |text: &str| self.inner.encode_fast(text, false).map_err(|error| error.to_string());
+        let mut parts = texts.iter().map(|text| plain(text)).collect::<Result<Vec<_>, _>>()?;
+        let special = if texts.len() == 2 { self.special_in_pair } else { self.special_in_single };
+        let others: usize =
+            parts.iter().enumerate().filter(|(place, _)| *place != cut).map(|(_, part)| part.len()).sum();
+        let room = at_most.saturating_sub(special + others);
+        if room == 0 {
+            return Err(format!(
+                "at most {at_most} tokens leave none for the text that is cut, beside {others} of the other and {special} special ones"
+            ));
+        }
+        // A window has to go on from the one before.
+        let stride = stride.map(|stride| if stride < room { stride } else { room / 2 });
+        parts[cut].truncate(room, stride.unwrap_or(0), side);
+        let mut windows = vec![parts[cut].clone()];
+        if stride.is_some() {
+            windows.extend(parts[cut].take_overflowing());
+        }
+        let lost = stride.is_none();
+        let encode = |window: Encoding| {
+            parts[cut] = without_overflow(window);
+            let mut texts = parts.clone().into_iter();
+            let (first, second) = (texts.next().unwrap_or_default(), texts.next());
+            let whole = self.inner.post_process(first, second, true).map_err(|error| error.to_string())?;
+            Ok(encoded(&whole, lost))
+        };
+        windows.into_iter().map(encode).collect()
     }
 
     /// As [`Self::encode`], for texts that have to be cut to so many tokens, by
@@ -191,13 +241,23 @@ impl Tokenizer {
         let limit = TruncationParams { max_length: room, ..TruncationParams::default() };
         let (first, second) = truncate_encodings(first, second, &limit).map_err(|error| error.to_string())?;
         let whole = self.inner.post_process(first, second, true).map_err(|error| error.to_string())?;
-        Ok(Encoded {
-            ids: whole.get_ids().to_vec(),
-            token_types: whole.get_type_ids().to_vec(),
-            special: whole.get_special_tokens_mask().iter().map(|&mask| mask != 0).collect(),
-            cut: true,
-        })
+        Ok(encoded(&whole, true))
     }
+}
+
+fn encoded(whole: &Encoding, cut: bool) -> Encoded {
+    Encoded {
+        ids: whole.get_ids().to_vec(),
+        token_types: whole.get_type_ids().to_vec(),
+        special: whole.get_special_tokens_mask().iter().map(|&mask| mask != 0).collect(),
+        cut,
+    }
+}
+
+/// A part of a text by itself: the rest of the text is not put beside it.
+fn without_overflow(mut part: Encoding) -> Encoding {
+    part.take_overflowing();
+    part
 }
 
 /// What a folder says about its tokenizer. Nulls leave it to the usual.
@@ -282,6 +342,35 @@ mod tests {
         assert_eq!(pair.ids, [2, 5, 5, 3, 6, 3]);
         assert_eq!(pair.token_types, [0, 0, 0, 0, 1, 1]);
         assert!(tokenizer.encode(&["a"], 2).unwrap_err().contains("no room"));
+    }
+
+    /// As transformers' `truncation="only_second"` with `return_overflowing_tokens`
+    /// and `stride=1`.
+    #[test]
+    fn only_one_text_is_cut_or_read_in_windows() {
+        let folder = folder("{}");
+        let tokenizer = Tokenizer::open(folder.path()).unwrap();
+        let texts = ["a good", "a good film s . a"];
+        let ids = |side, stride| -> Vec<Vec<u32>> {
+            let pieces = tokenizer.encode_cutting(&texts, 8, (1, side), stride).unwrap();
+            assert!(pieces.iter().all(|piece| piece.cut == stride.is_none()));
+            assert!(pieces.iter().all(|piece| piece.token_types[..4] == [0; 4] && piece.token_types[4] == 1));
+            pieces.into_iter().map(|piece| piece.ids).collect()
+        };
+        use TruncationDirection::{Left, Right};
+        // The vocabulary has no word "s" by itself.
+        assert_eq!(ids(Right, None), [[2, 5, 6, 3, 5, 6, 7, 3]]);
+        assert_eq!(ids(Left, None), [[2, 5, 6, 3, 1, 9, 5, 3]]);
+        let windows = ids(Right, Some(1));
+        assert_eq!(
+            windows,
+            [vec![2, 5, 6, 3, 5, 6, 7, 3], vec![2, 5, 6, 3, 7, 1, 9, 3], vec![2, 5, 6, 3, 9, 5, 3]]
+        );
+        assert_eq!(tokenizer.encode_cutting(&texts, 64, (1, Right), Some(1)).unwrap().len(), 1);
+        let narrow = tokenizer.encode_cutting(&texts, 7, (1, Right), Some(9)).unwrap();
+        assert_eq!(narrow[1].ids, [2, 5, 6, 3, 6, 7, 3]);
+        let error = tokenizer.encode_cutting(&texts, 5, (1, Right), Some(1)).unwrap_err();
+        assert!(error.contains("leave none for the text that is cut, beside 2 of the other"), "{error}");
     }
 
     #[test]

@@ -286,3 +286,42 @@ fn hooks_that_are_not_there_are_refused() {
         assert!(error.contains(part) && error.contains("not supported by this host yet"), "{error}");
     }
 }
+
+/// A multiple choice of so many questions, from `first` on, each with a choice of
+/// every length.
+fn choices(first: u32, questions: u32) -> Batch {
+    let pieces = first * CLASSES..(first + questions) * CLASSES;
+    let lengths: Vec<(u32, u32)> = pieces.map(|place| (place, 2 + place * 5 % 7)).collect();
+    let mut batch = batch(&lengths, 0);
+    batch.example_starts = (0..=questions).map(|question| question * CLASSES).collect();
+    let labels = (first..first + questions).map(|question| (question % CLASSES) as i32).collect();
+    batch.example_labels.insert("label".into(), labels);
+    batch
+}
+
+/// How questions are shared among micro-batches, and by which backend they are
+/// computed, changes nothing but rounding, with dropout on.
+#[test]
+fn choices_are_made_within_an_example() {
+    for (name, method) in methods() {
+        let plans = plans(HeadKind::MultipleChoice, method);
+        if plans.method.virtual_tokens() > 0 {
+            continue; // The batches here have none.
+        }
+        let (whole, parts) = ([choices(0, 5)], [choices(0, 2), choices(2, 1), choices(3, 2)]);
+        let (loss, own) = gradients(&mut cpu(&plans, 2), &whole);
+        for mut other in [cpu(&plans, 1), engine(&plans, Candle::new(Device::Cpu))] {
+            let (other_loss, gradients) = gradients(&mut other, &parts);
+            assert!((loss - other_loss).abs() < 1e-5 * loss.abs(), "{name}: {loss} {other_loss}");
+            difference(&own, &gradients);
+        }
+        let evaluation = cpu(&plans, 2).evaluate(&whole[0]).unwrap();
+        assert_eq!(evaluation.outputs.len(), 5);
+        assert!(evaluation.outputs.iter().all(|outputs| outputs[0].len() == CLASSES as usize));
+        let mut torn = choices(0, 5);
+        torn.example_starts[1] += 1;
+        torn.example_starts.pop();
+        torn.example_labels.get_mut("label").unwrap().pop();
+        assert!(cpu(&plans, 1).evaluate(&torn).unwrap_err().to_string().contains("as many pieces"));
+    }
+}

@@ -61,20 +61,28 @@ fn roberta_agrees_with_transformers() {
     check(("roberta", "masked"), head, all, &shifted(true), |name| name.starts_with("lm_head."));
 }
 
-/// Token classification and multiple choice of each family, by squared logits:
-/// those classes of transformers differ in the layers before the classifier.
+/// Token classification and multiple choice of each family: those classes of
+/// transformers differ in the layers before the classifier. Multiple choice is of
+/// two questions with three choices, their pieces packed without padding.
 #[test]
 fn heads_agree_with_transformers() {
     let biases: fn(&mut Recorder) = |recorder| train_role(recorder, "bias");
     for (family, first_position) in [("bert", 0), ("electra", 0), ("roberta", 2), ("deberta", 0)] {
-        let mut batch = packed(&ALL, 0, false);
-        batch.positions.iter_mut().for_each(|position| *position += first_position);
+        let moved = |places: &[usize]| {
+            let mut batch = packed(places, 0, false);
+            batch.positions.iter_mut().for_each(|position| *position += first_position);
+            batch
+        };
+        let batch = moved(&ALL);
+        let mut questions = moved(&[0, 1, 2, 3, 4, 0]);
+        questions.example_starts = vec![0, 3, 6];
+        questions.example_labels.insert("label".into(), vec![1, 2]);
         let new = |name: &str| {
             let parts = ["classifier.", "sequence_summary.", "roberta.pooler.", "pooler."];
             parts.iter().any(|part| name.starts_with(part))
         };
         check((family, "tokens"), HeadKind::TokenClassification { classes: 5 }, biases, &batch, new);
-        check((family, "choice"), HeadKind::MultipleChoice, biases, &batch, new);
+        check((family, "choice"), HeadKind::MultipleChoice, biases, &questions, new);
     }
 }
 

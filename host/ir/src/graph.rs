@@ -39,8 +39,10 @@ pub enum Kind {
 pub enum Scope {
     /// Once: it depends on parameters and constants only.
     Plan,
-    /// For each sequence.
+    /// For each sequence, a piece of an example.
     Sequence,
+    /// For each example, of all its pieces together.
+    Example,
 }
 
 /// Element-wise functions of one value.
@@ -176,7 +178,7 @@ impl Op {
             Op::Hidden(_) => "hidden",
             Op::ClassificationLogits(_) => "classification",
             Op::TokenLogits(_) => "token-classification",
-            Op::ChoiceLogits(_) => "multiple-choice",
+            Op::ChoiceLogits(_) => "choice",
             Op::MaskedLogits(_) => "masked-language-model",
             Op::MaskedTokens(_) => "masked-tokens",
             Op::TargetLogits(_) => "sequence-to-sequence",
@@ -286,6 +288,7 @@ impl Graph {
         place: Option<Place>,
     ) -> Result<NodeId, String> {
         let (shape, kind) = self.check(&op, inputs, shape)?;
+        self.check_scopes(&op, inputs)?;
         let scope = inputs.iter().map(|&id| self.node(id).scope).max().unwrap_or(Scope::Plan);
         let random = inputs.iter().any(|&id| self.node(id).random);
         Ok(self.push(Node { op, inputs: inputs.to_vec(), shape, kind, scope, random, place }))
@@ -384,6 +387,18 @@ impl Graph {
                 )),
             },
             _ => Err(format!("{name} is a leaf, not an operation on values")),
+        }
+    }
+
+    /// A value of an example has no rows for its pieces. A label is that of the
+    /// example and of each of its pieces.
+    fn check_scopes(&self, op: &Op, inputs: &[NodeId]) -> Result<(), String> {
+        let nodes = || inputs.iter().map(|&id| self.node(id));
+        let of_example = nodes().any(|node| node.scope == Scope::Example);
+        let of_piece = nodes().any(|node| node.scope == Scope::Sequence && !matches!(node.op, Op::Label(_)));
+        match of_example && of_piece {
+            true => Err(format!("{} of a value of a sequence and one of a whole example", op.name())),
+            false => Ok(()),
         }
     }
 

@@ -27,12 +27,29 @@ pub enum Container {
     JsonLines,
     /// Lines up to an empty one.
     Blocks,
+    /// Lines from `#begin document` to `#end document`.
+    Documents,
+    /// A file is one record.
+    Whole,
+    /// A table with the columns' names in its first line.
+    Csv,
+    /// The same, separated by tabs, without quotation marks.
+    Tsv,
+    Parquet,
 }
 
 impl Container {
     /// All containers with their names in the contract.
-    pub const NAMES: [(&'static str, Container); 3] =
-        [("lines", Container::Lines), ("json-lines", Container::JsonLines), ("blocks", Container::Blocks)];
+    pub const NAMES: [(&'static str, Container); 8] = [
+        ("lines", Container::Lines),
+        ("json-lines", Container::JsonLines),
+        ("blocks", Container::Blocks),
+        ("documents", Container::Documents),
+        ("whole", Container::Whole),
+        ("csv", Container::Csv),
+        ("tsv", Container::Tsv),
+        ("parquet", Container::Parquet),
+    ];
 
     pub fn from_name(name: &str) -> Option<Container> {
         Self::NAMES.iter().find(|(known, _)| *known == name).map(|(_, container)| *container)
@@ -63,8 +80,21 @@ pub struct Split {
 #[serde(rename_all = "kebab-case")]
 pub enum FieldType {
     Text,
+    /// Any number of texts.
+    Texts,
     /// With the names of the labels.
     Label(Vec<String>),
+}
+
+impl FieldType {
+    /// What such a field is, in a sentence.
+    pub fn name(&self) -> &'static str {
+        match self {
+            FieldType::Text => "a text",
+            FieldType::Texts => "a list of texts",
+            FieldType::Label(_) => "a label",
+        }
+    }
 }
 
 /// A typed column of the examples.
@@ -91,6 +121,43 @@ pub struct PredictionColumn {
     pub kind: PredictionType,
 }
 
+/// How a value stands in a prediction file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Form {
+    /// A text, or a label by its name.
+    Text,
+    /// A number, or a label by its number.
+    Number,
+    /// A label called true or false.
+    Boolean,
+}
+
+impl Form {
+    /// All forms with their names in the contract.
+    pub const NAMES: [(&'static str, Form); 3] =
+        [("text", Form::Text), ("number", Form::Number), ("boolean", Form::Boolean)];
+}
+
+/// What a key of a prediction file holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum FileValue {
+    /// An input field, by its place.
+    Field(usize),
+    /// A prediction, by its place.
+    Prediction(usize),
+}
+
+/// A file of predictions, for those who score them.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PredictionFile {
+    pub name: String,
+    /// JSON lines or CSV.
+    pub container: Container,
+    pub columns: Vec<(String, FileValue, Form)>,
+}
+
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Metric {
     pub name: String,
@@ -101,8 +168,13 @@ pub struct Metric {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Layout {
     pub splits: Vec<Split>,
+    /// Names and contents of small files with which a run is tried.
+    #[serde(default)]
+    pub samples: Vec<(String, String)>,
     pub fields: Vec<Field>,
     pub predictions: Vec<PredictionColumn>,
+    #[serde(default)]
+    pub prediction_files: Vec<PredictionFile>,
     pub statistics: Vec<String>,
     pub metrics: Vec<Metric>,
     /// The metric that chooses the best checkpoint.
@@ -122,7 +194,7 @@ impl Layout {
     pub fn labels(&self, name: &str) -> Option<&[String]> {
         match &self.fields[self.field(name)?].kind {
             FieldType::Label(names) => Some(names),
-            FieldType::Text => None,
+            _ => None,
         }
     }
 
@@ -132,14 +204,35 @@ impl Layout {
     }
 }
 
+/// An end of a text.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Side {
+    Start,
+    End,
+}
+
 /// A sequence that the model reads.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Sequence {
     pub name: String,
     /// Fields whose texts are its segments.
     pub texts: Vec<String>,
+    /// The place among them of a list, each text of which makes a piece: a
+    /// sequence of the example.
+    #[serde(default)]
+    pub each: Option<usize>,
+    /// The pieces that every example must have, where a head chooses among them.
+    #[serde(default)]
+    pub choices: Option<u32>,
     /// The most tokens, special and virtual ones included.
     pub at_most: Option<u32>,
+    /// The place among the texts of the only one that is cut, and where.
+    #[serde(default)]
+    pub cut: Option<(usize, Side)>,
+    /// What would be cut away is read in windows that share so many tokens.
+    #[serde(default)]
+    pub windows: Option<u32>,
     /// The share of tokens that masked-language-model noise chooses.
     pub mask_probability: Option<f64>,
     /// The most places by which positions are shifted in training.
@@ -213,7 +306,8 @@ pub enum HeadKind {
     TokenClassification {
         classes: u32,
     },
-    /// The family's multiple-choice head: one logit a sequence.
+    /// The family's multiple-choice head: one logit a sequence, by which an
+    /// example chooses among its pieces.
     MultipleChoice,
     MaskedLanguageModel,
     /// The family's decoder with its language-model head.
@@ -255,11 +349,12 @@ impl fmt::Display for Origin {
     }
 }
 
-/// What a container yields: a line, or a block of lines.
+/// What a container yields: a line, a block of lines, a row of a table, a file.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Record {
+    /// As it stands in the file; of a row of a table, its object as JSON.
     pub text: String,
-    /// The parsed object, of a JSON container.
+    /// The object, of a container whose records have named fields.
     pub json: Option<serde_json::Value>,
     pub origin: Origin,
 }
@@ -268,6 +363,7 @@ pub struct Record {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum FieldValue {
     Text(String),
+    Texts(Vec<String>),
     Label(u32),
 }
 
@@ -281,6 +377,11 @@ pub struct Example {
 
 impl Example {
     pub fn text(&self, field: usize) -> Option<&str> {
+        self.text_value(field).map(String::as_str)
+    }
+
+    /// As [`Self::text`], as it is stored.
+    pub fn text_value(&self, field: usize) -> Option<&String> {
         match self.values.get(field)? {
             Some(FieldValue::Text(text)) => Some(text),
             _ => None,
@@ -290,7 +391,19 @@ impl Example {
     /// Bytes of its texts.
     pub fn bytes(&self) -> usize {
         let texts = self.values.iter().flatten();
-        texts.map(|value| if let FieldValue::Text(text) = value { text.len() } else { 0 }).sum()
+        let bytes = |value: &FieldValue| match value {
+            FieldValue::Text(text) => text.len(),
+            FieldValue::Texts(texts) => texts.iter().map(String::len).sum(),
+            FieldValue::Label(_) => 0,
+        };
+        texts.map(bytes).sum()
+    }
+
+    pub fn texts(&self, field: usize) -> Option<&[String]> {
+        match self.values.get(field)? {
+            Some(FieldValue::Texts(texts)) => Some(texts),
+            _ => None,
+        }
     }
 
     pub fn label(&self, field: usize) -> Option<u32> {

@@ -7,7 +7,7 @@ use crate::graph::{Graph, NodeId, Op};
 use crate::method::{AnyParameter, MethodPlan};
 use crate::model::{ModelDescription, ParameterId};
 use crate::settings::quoted;
-use crate::task::{HeadKind, TaskPlan};
+use crate::task::{HeadKind, Side, TaskPlan};
 
 /// Expressions deeper than this are written with an ellipsis.
 const DEPTH: usize = 12;
@@ -32,8 +32,18 @@ impl Writer<'_> {
         writeln!(out, "task")?;
         for sequence in &task.sequences {
             write!(out, "  sequence of {}", quoted(&sequence.texts))?;
+            if let Some(list) = sequence.each.and_then(|place| sequence.texts.get(place)) {
+                write!(out, ", one for each of {list}")?;
+            }
             if let Some(most) = sequence.at_most {
                 write!(out, ", at most {most} tokens")?;
+            }
+            if let Some((place, side)) = sequence.cut {
+                let side = if side == Side::Start { "start" } else { "end" };
+                write!(out, ", {} cut at its {side}", sequence.texts[place])?;
+            }
+            if let Some(stride) = sequence.windows {
+                write!(out, ", the rest in windows that share {stride} tokens")?;
             }
             if let Some(target) = &sequence.target {
                 write!(out, ", to {}", target.text)?;
@@ -53,7 +63,10 @@ impl Writer<'_> {
             Some(HeadKind::TokenClassification { classes }) => {
                 writeln!(out, "  head: token classification, {classes} classes")?
             }
-            Some(HeadKind::MultipleChoice) => writeln!(out, "  head: multiple choice")?,
+            Some(HeadKind::MultipleChoice) => {
+                let choices = task.sequences.iter().find_map(|sequence| sequence.choices).unwrap_or(0);
+                writeln!(out, "  head: multiple choice among {choices}")?
+            }
             Some(HeadKind::MaskedLanguageModel) => writeln!(out, "  head: masked language model")?,
             Some(HeadKind::SequenceToSequence) => writeln!(out, "  head: sequence to sequence")?,
             None => {}

@@ -465,11 +465,19 @@ impl peft::plugin::source::Host for State {
     fn file(&mut self, split: String, pattern: String, container: String) -> wasmtime::Result<()> {
         lift(self.recorder.file(&split, &pattern, &container))
     }
+
+    fn sample(&mut self, name: String, content: String) -> wasmtime::Result<()> {
+        lift(self.recorder.sample(&name, &content))
+    }
 }
 
 impl peft::plugin::field::Host for State {
     fn text(&mut self, name: String) -> wasmtime::Result<()> {
         lift(self.recorder.field(&name, FieldType::Text))
+    }
+
+    fn texts(&mut self, name: String) -> wasmtime::Result<()> {
+        lift(self.recorder.field(&name, FieldType::Texts))
     }
 
     fn label(&mut self, name: String, names: Vec<String>) -> wasmtime::Result<()> {
@@ -506,8 +514,16 @@ impl peft::plugin::input::Host for State {
         lift(self.recorder.input_whole(record, &path))
     }
 
+    fn flag(&mut self, record: u32, path: String) -> wasmtime::Result<Result<bool, String>> {
+        lift(self.recorder.input_flag(record, &path))
+    }
+
     fn has(&mut self, record: u32, path: String) -> wasmtime::Result<bool> {
         lift(self.recorder.input_has(record, &path))
+    }
+
+    fn length(&mut self, record: u32, path: String) -> wasmtime::Result<Result<u32, String>> {
+        lift(self.recorder.input_length(record, &path))
     }
 
     fn skip(&mut self, record: u32, reason: String) -> wasmtime::Result<()> {
@@ -526,6 +542,10 @@ impl peft::plugin::example::Host for State {
 
     fn put_text(&mut self, example: u32, field: String, text: String) -> wasmtime::Result<()> {
         lift(self.recorder.put_text(example, &field, &text))
+    }
+
+    fn put_texts(&mut self, example: u32, field: String, texts: Vec<String>) -> wasmtime::Result<()> {
+        lift(self.recorder.put_texts(example, &field, texts))
     }
 
     fn put_rest(&mut self, example: u32, field: String, start: u32) -> wasmtime::Result<()> {
@@ -550,8 +570,20 @@ impl peft::plugin::sequence::Host for State {
         lift(self.recorder.sequence_text(sequence, &field))
     }
 
+    fn each(&mut self, sequence: u32, field: String) -> wasmtime::Result<()> {
+        lift(self.recorder.sequence_each(sequence, &field))
+    }
+
     fn at_most(&mut self, sequence: u32, tokens: u32) -> wasmtime::Result<()> {
         lift(self.recorder.at_most(sequence, tokens))
+    }
+
+    fn cut(&mut self, sequence: u32, field: String, side: String) -> wasmtime::Result<()> {
+        lift(self.recorder.sequence_cut(sequence, &field, &side))
+    }
+
+    fn windows(&mut self, sequence: u32, stride: u32) -> wasmtime::Result<()> {
+        lift(self.recorder.sequence_windows(sequence, stride))
     }
 
     fn mask_tokens(&mut self, sequence: u32, probability: f64) -> wasmtime::Result<()> {
@@ -574,6 +606,7 @@ impl peft::plugin::sequence::Host for State {
 impl peft::plugin::head::Host for State {
     node_functions! {
         classification(sequence: u32, classes: u32) = |r| r.classification(sequence, classes);
+        choice(sequence: u32, choices: u32) = |r| r.choice_head(sequence, choices);
         masked_language_model(sequence: u32) = |r| r.masked_language_model(sequence);
         masked_tokens(sequence: u32) = |r| r.masked_tokens(sequence);
         sequence_to_sequence(sequence: u32) = |r| r.sequence_to_sequence(sequence);
@@ -651,6 +684,10 @@ impl peft::plugin::group::Host for State {
         lift(self.recorder.group_text(example, &field))
     }
 
+    fn texts(&mut self, example: u32, field: String) -> wasmtime::Result<Result<Vec<String>, String>> {
+        lift(self.recorder.group_texts(example, &field))
+    }
+
     fn label(&mut self, example: u32, field: String) -> wasmtime::Result<Option<u32>> {
         lift(self.recorder.group_label(example, &field))
     }
@@ -663,6 +700,24 @@ impl peft::plugin::prediction::Host for State {
 
     fn real(&mut self, name: String) -> wasmtime::Result<()> {
         lift(self.recorder.prediction(&name, PredictionType::Real))
+    }
+
+    fn file(&mut self, name: String, container: String) -> wasmtime::Result<()> {
+        lift(self.recorder.prediction_file(&name, &container))
+    }
+
+    fn file_field(&mut self, file: String, key: String, field: String, form: String) -> wasmtime::Result<()> {
+        lift(self.recorder.prediction_file_column(&file, &key, (false, &field), &form))
+    }
+
+    fn file_column(
+        &mut self,
+        file: String,
+        key: String,
+        prediction: String,
+        form: String,
+    ) -> wasmtime::Result<()> {
+        lift(self.recorder.prediction_file_column(&file, &key, (true, &prediction), &form))
     }
 
     fn set_label(&mut self, example: u32, name: String, label: u32) -> wasmtime::Result<()> {

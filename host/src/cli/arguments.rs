@@ -28,6 +28,8 @@ Examples:
   host run configs/quickstart.toml              train every method and compare them
   host plan configs/quickstart.toml             show what would be trained
   host fetch CONFIG                             bring its model and data from the hub
+  host data configs/quickstart.toml             show the data as the model reads them
+  host run configs/quickstart.toml --smoke      try every step on a few records
   host bench configs/quickstart.toml            measure what training costs here
   host score TASK --gold FILE --pred FILE       score predictions of any system
   host plugin list                              show the methods and tasks that there are
@@ -40,6 +42,7 @@ NO_COLOR turns colours off. HOST_PLUGIN_DIR names the folder of further plugins.
 pub enum Command {
     Run(RunArguments),
     Plan(PlanArguments),
+    Data(DataArguments),
     Bench(BenchArguments),
     Fetch(FetchArguments),
     Eval(EvalArguments),
@@ -68,7 +71,7 @@ pub struct RunArguments {
     #[command(flatten)]
     pub config: ConfigArguments,
     /// The run directory [default: runs/NAME]
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, value_name = "DIR", conflicts_with = "smoke")]
     pub out: Option<PathBuf>,
 }
 
@@ -83,6 +86,20 @@ pub struct PlanArguments {
     /// Leave out the plans themselves
     #[arg(long)]
     pub summary: bool,
+}
+
+/// Show the data as the model would read them
+///
+/// For each split: examples, class balance, lengths in tokens, what was cut, texts
+/// that stand twice or in what trains too, and the first examples as tokens with
+/// their segments and labels.
+#[derive(Debug, Args)]
+pub struct DataArguments {
+    #[command(flatten)]
+    pub config: ConfigArguments,
+    /// Examples of each split that are shown
+    #[arg(long, value_name = "NUMBER", default_value_t = 2)]
+    pub examples: usize,
 }
 
 /// Measure what training would cost on this machine
@@ -166,6 +183,13 @@ pub struct ConfigArguments {
     /// Threads that compute [default: what the batch job was given, or all cores]
     #[arg(long, value_name = "NUMBER")]
     pub threads: Option<u32>,
+    /// Try every step in seconds, on a small model and a few records of the task
+    ///
+    /// Model and data of the config are not looked at: the program's own model and
+    /// the sample that the task carries take their place, for two short epochs with
+    /// one seed. The run directory is runs/NAME-smoke, and is written anew each time.
+    #[arg(long)]
+    pub smoke: bool,
     #[command(flatten)]
     pub plugins: PluginFolder,
 }
@@ -349,7 +373,8 @@ impl ConfigArguments {
         }
         let stem = self.path.file_stem().unwrap_or_default().to_string_lossy();
         let catalogue = self.plugins.catalogue().context("the plugins cannot be listed")?;
-        Ok(resolved::resolve(&raw, &stem, &catalogue, &self.methods)?)
+        let config = resolved::resolve(&raw, &stem, &catalogue, &self.methods)?;
+        if self.smoke { session::smoke(config) } else { Ok(config) }
     }
 }
 
@@ -372,6 +397,7 @@ const CONFIG_HELP: &str = r#"A config:
   name = "OWNER/NAME"            # instead of path: a data set of the hub
   revision = "main"              # with name, as of the model
   files = { train = "a.txt" }    # instead of the task's own file names
+  max_bad_records = 0            # wrong records of a split that are left out, and counted
 
   [task]
   name = "NAME"                  # all other keys are the task's: host plugin show NAME

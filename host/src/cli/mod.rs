@@ -4,6 +4,7 @@ mod arguments;
 mod bench;
 mod cell;
 mod compare;
+mod data;
 mod eval;
 mod fetch;
 mod merge;
@@ -26,6 +27,7 @@ pub fn main() -> ExitCode {
     let result = match Arguments::parse().command {
         Command::Run(arguments) => run::run(&arguments),
         Command::Plan(arguments) => plan::plan(&arguments),
+        Command::Data(arguments) => data::data(&arguments),
         Command::Bench(arguments) => bench::bench(&arguments),
         Command::Fetch(arguments) => fetch::fetch(&arguments),
         Command::Eval(arguments) => eval::eval(&arguments),

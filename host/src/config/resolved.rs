@@ -173,7 +173,7 @@ fn model(raw: &Raw) -> Result<ModelSpec, ConfigError> {
 
 fn data(raw: &Raw) -> Result<DataSpec, ConfigError> {
     let (data, path) = source::of(raw, "data")?;
-    check_keys(data, &["path", "name", "revision", "files"], "[data]")?;
+    check_keys(data, &["path", "name", "revision", "files", "max_bad_records"], "[data]")?;
     let files = match data.get("files") {
         Some(entry) => {
             let entries = table(entry)?.entries.iter();
@@ -181,7 +181,9 @@ fn data(raw: &Raw) -> Result<DataSpec, ConfigError> {
         }
         None => Vec::new(),
     };
-    Ok(DataSpec { path, files })
+    let max_bad_records =
+        data.get("max_bad_records").map(|entry| whole(entry, 0, i64::MAX)).transpose()?.unwrap_or(0) as u64;
+    Ok(DataSpec { path, files, max_bad_records })
 }
 
 /// The task of a config with its settings.

@@ -29,6 +29,9 @@ pub fn to_toml(config: &Config, command: &str) -> String {
     if !config.data.files.is_empty() {
         data["files"] = toml_edit::value(config.data.files.iter().cloned().collect::<InlineTable>());
     }
+    if config.data.max_bad_records > 0 {
+        data["max_bad_records"] = toml_edit::value(config.data.max_bad_records as i64);
+    }
     root["data"] = Item::Table(data);
 
     let mut task = Table::new();

@@ -73,7 +73,11 @@ fn cache() -> PathBuf {
     base.or_else(home).unwrap_or_else(std::env::temp_dir).join("host")
 }
 
-fn written(name: &str, files: &[(&str, &[u8])]) -> Result<PathBuf> {
+/// A folder of the cache with these files.
+///
+/// # Errors
+/// A cache folder that cannot be written.
+pub fn written(name: &str, files: &[(&str, &[u8])]) -> Result<PathBuf> {
     let mut hasher = blake3::Hasher::new();
     for (file, content) in files {
         hasher.update(file.as_bytes()).update(&(content.len() as u64).to_le_bytes()).update(content);

@@ -23,6 +23,7 @@ fn described(spec: &CellSpec, digests: &Digests, seed: Option<u64>) -> Value {
     let mut described = json!({
         "model": { "digest": digests.model, "reinitialise": spec.model.reinitialise },
         "data": digests.data,
+        "max_bad_records": spec.data.max_bad_records,
         "task": { "digest": spec.task.digest, "settings": spec.task.settings },
         "method": { "digest": spec.method.digest, "settings": spec.method.settings },
         "training": spec.training,
@@ -95,7 +96,7 @@ pub mod tests {
         CellSpec {
             label: label.into(),
             model: ModelSpec { path: Source::Path("/models/a".into()), reinitialise: false },
-            data: DataSpec { path: Source::Path("/data/a".into()), files: Vec::new() },
+            data: DataSpec { path: Source::Path("/data/a".into()), files: Vec::new(), max_bad_records: 0 },
             task: plugin("task"),
             method: plugin(label),
             training: TrainingSettings::default(),

@@ -100,10 +100,10 @@ pub fn measure(spec: &BenchmarkSpec, started: Instant) -> Result<Measured> {
     })
 }
 
-/// Rows and sequences of batches.
+/// Rows and examples of batches.
 fn totals(batches: &[Batch]) -> (f64, f64) {
     let count = |of: fn(&Batch) -> usize| batches.iter().map(of).sum::<usize>() as f64;
-    (count(Batch::rows), count(Batch::sequences))
+    (count(Batch::rows), count(Batch::examples))
 }
 
 /// Brings every sequence of the training split to one length.

@@ -7,14 +7,17 @@
 use std::collections::BTreeMap;
 
 use anyhow::{Result, anyhow, bail};
-use host_engine::data::dataset::{Dataset, Reading};
+use host_engine::data::dataset::Dataset;
 use host_engine::data::find::FoundSplit;
+use host_engine::data::reading::Reading;
 use host_engine::data::records;
 use host_engine::data::targets::Targets;
 use host_engine::models::Architecture;
 use host_engine::text::Tokenizer;
 use host_ir::task::{Example, Layout, Sequence, SplitUse, TaskPlan};
 use host_plugin::Task;
+
+use crate::session::duplicates::Seen;
 
 /// A split that is ready for the model.
 pub struct Split {
@@ -25,43 +28,83 @@ pub struct Split {
     pub dataset: Dataset,
 }
 
-/// Hands a split's examples to `take`, a part of a file at a time. Answers the
-/// records that the task left out, by reason.
+/// Records of a split that made no example.
+#[derive(Debug, Default)]
+pub struct LeftOut {
+    /// By the task's reason.
+    skipped: BTreeMap<String, u64>,
+    /// Wrong ones, which the config allows to a number.
+    bad: u64,
+    /// The sentence about the first wrong one.
+    first: Option<String>,
+}
+
+impl LeftOut {
+    /// What the user should read about a split.
+    pub fn warnings(&self, split: &str) -> Vec<String> {
+        let skipped = self.skipped.iter();
+        let mut warnings: Vec<String> = skipped
+            .map(|(reason, count)| format!("{count} records of {split} were left out: {reason}"))
+            .collect();
+        if let Some(first) = &self.first {
+            warnings.push(format!("{} wrong records of {split} were left out, the first: {first}", self.bad));
+        }
+        warnings
+    }
+}
+
+/// Hands a split's examples to `take`, a part of a file at a time. So many records
+/// may be wrong.
 pub fn parse(
     task: &Task,
     split: &FoundSplit,
+    max_bad_records: u64,
     mut take: impl FnMut(Vec<Example>) -> Result<()>,
-) -> Result<BTreeMap<String, u64>> {
-    let mut skipped: BTreeMap<String, u64> = BTreeMap::new();
+) -> Result<LeftOut> {
+    let mut left_out = LeftOut::default();
     for file in &split.files {
         records::read(file, split.container, |chunk| -> Result<()> {
-            let parsed = task.parse(&split.name, split.container, chunk)?;
-            if let Some(first) = parsed.rejected.first() {
-                let rest = match parsed.rejected.len() - 1 {
-                    0 => String::new(),
-                    more => format!(" ({more} more like this in the same part of the file)"),
-                };
-                bail!("{first}{rest}");
+            let mut parsed = task.parse(&split.name, split.container, chunk.records)?;
+            let mut wrong = chunk.unreadable;
+            wrong.append(&mut parsed.rejected);
+            left_out.bad += wrong.len() as u64;
+            let first = left_out.first.take().or_else(|| wrong.first().cloned());
+            if let (Some(first), true) = (&first, left_out.bad > max_bad_records) {
+                bail!("{}", too_many(first, left_out.bad, max_bad_records));
             }
+            left_out.first = first;
             for (reason, count) in parsed.skipped {
-                *skipped.entry(reason).or_default() += count;
+                *left_out.skipped.entry(reason).or_default() += count;
             }
             take(parsed.examples)
         })?;
     }
-    Ok(skipped)
+    Ok(left_out)
+}
+
+fn too_many(first: &str, bad: u64, allowed: u64) -> String {
+    match (bad, allowed) {
+        (1, _) => first.to_string(),
+        (bad, 0) => format!("{first} ({} more like this in the same part of the file)", bad - 1),
+        (bad, allowed) => {
+            format!("{first} ({bad} wrong records so far; data.max_bad_records allows {allowed})")
+        }
+    }
 }
 
 /// Checks a split and counts its examples.
-pub fn count(task: &Task, split: &FoundSplit, warnings: &mut Vec<String>) -> Result<u64> {
+pub fn count(
+    task: &Task,
+    split: &FoundSplit,
+    max_bad_records: u64,
+    warnings: &mut Vec<String>,
+) -> Result<u64> {
     let mut count = 0;
-    let skipped = parse(task, split, |examples| {
+    let left_out = parse(task, split, max_bad_records, |examples| {
         count += examples.len() as u64;
         Ok(())
     })?;
-    for (reason, count) in skipped {
-        warnings.push(format!("{count} records of {} were left out: {reason}", split.name));
-    }
+    warnings.extend(left_out.warnings(&split.name));
     match count {
         0 => bail!("{}: the split {} has no example", split.files[0].display(), split.name),
         count => Ok(count),
@@ -80,49 +123,97 @@ pub fn room(plan: &TaskPlan, config: &dyn Architecture, virtual_tokens: usize) -
     Ok(room)
 }
 
-/// Tokenises a split to sequences of at most `room` tokens.
-pub fn tokenise(
-    task: &Task,
-    plan: &TaskPlan,
-    (tokenizer, config): (&Tokenizer, &dyn Architecture),
-    room: usize,
-    found: &FoundSplit,
-    warnings: &mut Vec<String>,
-) -> Result<Split> {
-    let sequence = plan.sequences.first().ok_or_else(|| anyhow!("the task declares no sequence"))?;
-    let layout = &task.layout;
-    let reading = Reading { sequence, layout, tokenizer, at_most: room, segments: config.segments() };
-    let (mut dataset, mut kept) = (Dataset::new(layout), Vec::new());
-    dataset.targets = targets(sequence, layout, config)?;
-    dataset.first_position = config.first_position() as u32;
-    parse(task, found, |examples| {
-        dataset.add(&examples, &reading)?;
-        if found.usage != SplitUse::Train {
-            kept.extend(examples);
+/// What splits are tokenised with.
+pub struct Tokenising<'a> {
+    pub task: &'a Task,
+    pub plan: &'a TaskPlan,
+    pub tokenizer: &'a Tokenizer,
+    pub config: &'a dyn Architecture,
+    /// The most tokens of a sequence, virtual ones not among them.
+    pub room: usize,
+    pub max_bad_records: u64,
+}
+
+impl Tokenising<'_> {
+    /// How an example becomes sequences.
+    pub fn reading(&self) -> Result<Reading<'_>> {
+        let sequence = self.plan.sequences.first().ok_or_else(|| anyhow!("the task declares no sequence"))?;
+        Ok(Reading {
+            sequence,
+            layout: &self.task.layout,
+            tokenizer: self.tokenizer,
+            at_most: self.room,
+            segments: self.config.segments(),
+        })
+    }
+
+    /// Tokenises the splits. Those that are evaluated come first, so that what
+    /// trains can be held against them.
+    pub fn all(&self, found: &[FoundSplit], warnings: &mut Vec<String>) -> Result<Vec<Split>> {
+        let mut seen = Seen::new(&self.reading()?);
+        let mut order: Vec<usize> = (0..found.len()).collect();
+        order.sort_by_key(|&place| found[place].usage == SplitUse::Train);
+        let mut splits = Vec::with_capacity(found.len());
+        for place in order {
+            splits.push((place, self.split(&found[place], &mut seen, warnings)?));
         }
-        Ok(())
-    })?;
-    if dataset.cut > 0 {
-        warnings.push(format!(
-            "{} of {} sequences of {} were cut to {room} tokens",
-            dataset.cut,
-            dataset.len(),
-            found.name
-        ));
+        warnings.extend(seen.warnings());
+        splits.sort_by_key(|(place, _)| *place);
+        Ok(splits.into_iter().map(|(_, split)| split).collect())
     }
-    if let Some(targets) = dataset.targets.as_ref().filter(|targets| targets.cut > 0) {
-        warnings.push(format!(
-            "{} of {} targets of {} were cut to {} tokens",
-            targets.cut,
-            dataset.len(),
-            found.name,
-            targets.longest()
-        ));
+
+    fn split(&self, found: &FoundSplit, seen: &mut Seen, warnings: &mut Vec<String>) -> Result<Split> {
+        let (reading, layout) = (self.reading()?, &self.task.layout);
+        let (mut dataset, mut kept) = (Dataset::new(layout), Vec::new());
+        dataset.targets = targets(reading.sequence, layout, self.config)?;
+        dataset.first_position = self.config.first_position() as u32;
+        parse(self.task, found, self.max_bad_records, |examples| {
+            dataset.add(&examples, &reading)?;
+            match found.usage {
+                SplitUse::Train => seen.look_for(&examples),
+                _ => {
+                    seen.add(&found.name, &examples);
+                    kept.extend(examples);
+                }
+            }
+            Ok(())
+        })?;
+        if dataset.cut > 0 {
+            let (cut, sequences) = (dataset.cut, dataset.sequences());
+            warnings.push(format!(
+                "{cut} of {sequences} sequences of {} were cut to {} tokens",
+                found.name, self.room
+            ));
+        }
+        if let Some(targets) = dataset.targets.as_ref().filter(|targets| targets.cut > 0) {
+            warnings.push(format!(
+                "{} of {} targets of {} were cut to {} tokens",
+                targets.cut,
+                dataset.len(),
+                found.name,
+                targets.longest()
+            ));
+        }
+        match found.usage {
+            SplitUse::Train => check_gold(layout, &dataset)?,
+            _ => warnings.extend(without_gold(layout, &found.name, &dataset)),
+        }
+        Ok(Split { name: found.name.clone(), usage: found.usage, examples: kept, dataset })
     }
-    if found.usage == SplitUse::Train {
-        check_gold(layout, &dataset)?;
-    }
-    Ok(Split { name: found.name.clone(), usage: found.usage, examples: kept, dataset })
+}
+
+/// Labels that an evaluated split lacks: it is for prediction alone, or in part.
+fn without_gold(layout: &Layout, name: &str, dataset: &Dataset) -> Vec<String> {
+    let gold = layout.fields.iter().filter(|field| field.gold);
+    let missing = gold.map(|field| (&field.name, dataset.unlabelled(&field.name)));
+    let sentence = |(field, missing): (&String, usize)| match missing == dataset.len() {
+        true => format!("{name} has no {field}: there are predictions of it and no metrics"),
+        false => format!(
+            "{missing} of {} examples of {name} have no {field}; they are predicted and not scored",
+            dataset.len()
+        ),
+    };
+    missing.filter(|(_, missing)| *missing > 0).map(sentence).collect()
 }
 
 /// The targets of a sequence that a decoder should turn into something else.

@@ -1,13 +1,18 @@
 //! The one place where engine and plugins meet: a cell is planned, trained and
 //! evaluated here.
 
+mod baseline;
 mod bench;
 mod data;
+mod duplicates;
 mod evaluate;
+mod inspect;
+mod predictions;
 mod prepare;
 mod resample;
 mod saved;
 mod score;
+mod smoke;
 mod train;
 
 use std::path::{Path, PathBuf};
@@ -34,8 +39,10 @@ use crate::plugins::EMBEDDED;
 pub const FURTHER_MODEL_FILES: &[&str] = &text::FILES;
 
 pub use bench::measure;
+pub use inspect::describe_data;
 pub use saved::merge_cell;
 pub use score::{Scored, score};
+pub use smoke::smoke;
 
 fn described(entry: &Entry) -> Plugin {
     Plugin {

@@ -31,7 +31,7 @@ use host_plugin::{Kind, Limits, Plugin, Task};
 use crate::cell::{BestMetric, CellSpec, Origin, PluginSpec, Summary};
 use crate::embedded;
 use crate::plugins::EMBEDDED;
-use crate::session::data::{self, Split};
+use crate::session::data::{self, Split, Tokenising};
 use crate::session::saved;
 
 /// Memory that is left to others, in parts of what is free: one of so many.
@@ -116,7 +116,8 @@ fn prepare_with(spec: &CellSpec, saved: Option<MethodPlan>) -> Result<Prepared> 
     let found = find::find(&task.layout, &folder, &spec.data.overrides())?;
     let mut counts = BTreeMap::new();
     for split in &found {
-        counts.insert(split.name.clone(), data::count(&task, split, &mut warnings)?);
+        counts
+            .insert(split.name.clone(), data::count(&task, split, spec.data.max_bad_records, &mut warnings)?);
     }
     let planning = Instant::now();
     let facts = ModelDescription {
@@ -174,17 +175,15 @@ fn prepare_with(spec: &CellSpec, saved: Option<MethodPlan>) -> Result<Prepared> 
         }
     }
     let room = data::room(&task_plan, config.as_ref(), method_plan.virtual_tokens())?;
-    let mut splits = Vec::new();
-    for split in &found {
-        splits.push(data::tokenise(
-            &task,
-            &task_plan,
-            (&tokenizer, config.as_ref()),
-            room,
-            split,
-            &mut warnings,
-        )?);
-    }
+    let tokenising = Tokenising {
+        task: &task,
+        plan: &task_plan,
+        tokenizer: &tokenizer,
+        config: config.as_ref(),
+        room,
+        max_bad_records: spec.data.max_bad_records,
+    };
+    let splits = tokenising.all(&found, &mut warnings)?;
     let plans = Plans::new(config, description, task_plan, method_plan);
     let training =
         plans.training().with_context(|| format!("the plan of {} cannot be compiled", spec.method.name))?;
@@ -262,12 +261,15 @@ impl Prepared {
 
     /// The largest effective batch.
     fn largest(&self, spec: &CellSpec) -> Result<LargestBatch> {
-        let rows = self.train_split()?.dataset.longest() + self.plans.method.virtual_tokens();
-        let targets = self.train_split()?.dataset.targets.as_ref().map_or(0, |targets| targets.longest());
+        let (dataset, virtual_tokens) = (&self.train_split()?.dataset, self.plans.method.virtual_tokens());
+        let (pieces, rows) = dataset.largest(virtual_tokens);
+        let longest = dataset.longest() + virtual_tokens;
+        let targets = dataset.targets.as_ref().map_or(0, |targets| targets.longest());
         let masked = self.plans.task.sequences.first().and_then(|sequence| sequence.mask_probability);
         // Twice the expected share: a batch of many sequences stays below it.
         let masked = masked.map_or(0, |share| (rows as f64 * (2.0 * share).min(1.0)).ceil() as usize);
-        Ok(LargestBatch { examples: self.sampler(spec)?.largest_batch(), rows, masked, targets })
+        let examples = self.sampler(spec)?.largest_batch();
+        Ok(LargestBatch { examples, rows, pieces, longest, masked, targets })
     }
 
     /// Examples of a micro-batch, and the memory that it takes.

@@ -13,13 +13,10 @@ use host_engine::merge::merged_tensors;
 use host_engine::parameters::Part;
 use host_engine::text;
 use host_ir::method::{AnyParameter, MethodPlan};
-use host_ir::task::{FieldValue, PredictionValue};
-use serde_json::{Map, Value, json};
 
 use crate::cell::CellSpec;
 use crate::runs::confidence::Resamples;
-use crate::session::data::Split;
-use crate::session::prepare::{Prepared, prepare_saved};
+use crate::session::prepare::prepare_saved;
 
 const PLAN: &str = "plan.json";
 const ADAPTER: &str = "adapter.safetensors";
@@ -70,42 +67,6 @@ pub fn read_adapter(directory: &Path) -> Result<Vec<NamedTensor>> {
 /// Writes what was measured on each draw of a split.
 pub fn write_resamples(path: &Path, resamples: &Resamples) -> Result<()> {
     Ok(write_whole(path, &serde_json::to_vec(resamples)?)?)
-}
-
-/// Writes the predictions of a split, one JSON object a line.
-pub fn write_predictions(
-    directory: &Path,
-    prepared: &Prepared,
-    split: &Split,
-    predictions: &[host_ir::task::Prediction],
-) -> Result<()> {
-    let layout = &prepared.task.layout;
-    let mut lines = String::new();
-    for (example, prediction) in split.examples.iter().zip(predictions) {
-        let mut object = Map::new();
-        object.insert("origin".into(), json!(example.origin.to_string()));
-        for (column, value) in layout.predictions.iter().zip(prediction) {
-            let value = match value {
-                Some(PredictionValue::Label(label)) => json!(label),
-                Some(PredictionValue::Real(real)) => json!(real),
-                Some(PredictionValue::Text(text)) => json!(text),
-                None => Value::Null,
-            };
-            object.insert(column.name.clone(), value);
-        }
-        for (field, value) in layout.fields.iter().zip(&example.values).filter(|(field, _)| field.gold) {
-            let value = match value {
-                Some(FieldValue::Label(label)) => json!(label),
-                Some(FieldValue::Text(text)) => json!(text),
-                None => continue,
-            };
-            object.insert(format!("gold_{}", field.name), value);
-        }
-        lines.push_str(&Value::Object(object).to_string());
-        lines.push('\n');
-    }
-    let path = directory.join(format!("predictions-{}.jsonl", split.name));
-    Ok(write_whole(&path, lines.as_bytes())?)
 }
 
 /// Writes the model of a trained cell, its method merged into the weights, in

@@ -44,13 +44,12 @@ pub fn score(spec: &PluginSpec, gold: &Path, predictions: &Path) -> Result<Score
         container: container_of(split, gold),
     };
     let mut examples = Vec::new();
-    let mut warnings: Vec<String> = Vec::new();
-    let skipped = data::parse(&task, &found, |chunk| {
+    let mut warnings = Vec::new();
+    let left_out = data::parse(&task, &found, 0, |chunk| {
         examples.extend(chunk);
         Ok(())
     })?;
-    let left_out = |(reason, count)| format!("{count} records of {} were left out: {reason}", gold.display());
-    warnings.extend(skipped.into_iter().map(left_out));
+    warnings.extend(left_out.warnings(&gold.display().to_string()));
     let without = examples.iter().filter(|example| !has_gold(layout, example)).count();
     match without {
         0 => {}

@@ -12,6 +12,7 @@ use host_ir::task::SplitUse;
 use crate::cell::{BestMetric, CellResult, CellSpec, Confidence, EpochRecord, Progress, SplitMetrics, Step};
 use crate::runs::confidence::Resamples;
 use crate::session::evaluate::{Evaluated, constant};
+use crate::session::predictions;
 use crate::session::prepare::Prepared;
 use crate::session::resample::{GroupSums, confidence};
 use crate::session::saved;
@@ -93,7 +94,8 @@ impl Watcher<'_> {
         let split = self.prepared.splits.iter().find(|split| split.name == evaluated.metrics.split);
         match split {
             Some(split) => {
-                saved::write_predictions(self.directory, self.prepared, split, &evaluated.predictions)
+                let (layout, predicted) = (&self.prepared.task.layout, &evaluated.predictions);
+                predictions::write(self.directory, layout, &split.name, &split.examples, predicted)
             }
             None => Ok(()),
         }
@@ -243,6 +245,7 @@ pub fn train(spec: &CellSpec, directory: &Path, progress: &mut dyn Progress) -> 
         plugin_plan_seconds: prepared.plan_seconds,
         metrics,
         confidence,
+        baseline: prepared.majority()?,
         best_metric: watcher.best_metric,
         best_epoch,
         epochs: watcher.epochs,

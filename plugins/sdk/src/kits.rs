@@ -1,7 +1,13 @@
 //! Kits: ready answers to everything but files and records.
 
+mod choice;
+mod submission;
+
 use crate::metrics::Confusion;
 use crate::raw;
+
+pub use choice::Choice;
+pub use submission::Submission;
 
 /// The parts of a task that a kit answers.
 pub trait Kit {
@@ -24,6 +30,9 @@ pub struct Classification {
     names: Vec<String>,
     texts: Vec<String>,
     at_most: Option<u32>,
+    windows: Option<(String, u32)>,
+    positive: Option<usize>,
+    submission: Option<Submission>,
 }
 
 const CLASSIFICATION_METRICS: [&str; 7] = [
@@ -40,7 +49,15 @@ impl Classification {
     /// The label's field, with the names of the classes in the order of their numbers.
     pub fn new(label: &str, names: &[&str]) -> Classification {
         let names = names.iter().map(|name| name.to_string()).collect();
-        Classification { label: label.into(), names, texts: Vec::new(), at_most: None }
+        Classification {
+            label: label.into(),
+            names,
+            texts: Vec::new(),
+            at_most: None,
+            windows: None,
+            positive: None,
+            submission: None,
+        }
     }
 
     /// A text that is read; the second one makes a pair.
@@ -54,6 +71,45 @@ impl Classification {
         self.at_most = Some(tokens);
         self
     }
+
+    /// Only this text is cut; what is cut away is read in windows, each of which
+    /// starts with the last `stride` tokens of the one before. All windows of an
+    /// example learn its label; their probabilities' mean predicts it.
+    pub fn windows(mut self, field: &str, stride: u32) -> Classification {
+        self.windows = Some((field.into(), stride));
+        self
+    }
+
+    /// A file of predictions for those who score them.
+    pub fn submitted_as(mut self, submission: Submission) -> Classification {
+        self.submission = Some(submission);
+        self
+    }
+
+    /// The class of this number counts as positive: its precision, recall and F1
+    /// are metrics too.
+    pub fn positive(mut self, class: usize) -> Classification {
+        self.positive = Some(class);
+        self
+    }
+}
+
+/// Metrics of the positive class.
+const POSITIVE_METRICS: [&str; 3] = ["precision", "recall", "f1"];
+
+/// The mean over windows of the probabilities of so many classes.
+fn mean_probabilities(logits: &[f64], classes: usize) -> Vec<f64> {
+    let mut mean = vec![0.0; classes];
+    let windows = logits.chunks_exact(classes);
+    let share = 1.0 / windows.len().max(1) as f64;
+    for window in windows {
+        let largest = window.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+        let total: f64 = window.iter().map(|logit| (logit - largest).exp()).sum();
+        mean.iter_mut()
+            .zip(window)
+            .for_each(|(mean, logit)| *mean += share * (logit - largest).exp() / total);
+    }
+    mean
 }
 
 impl Kit for Classification {
@@ -62,8 +118,12 @@ impl Kit for Classification {
         raw::field_label(&self.label, &self.names);
         raw::field_gold(&self.label);
         raw::prediction_label(&self.label, &self.label);
+        self.submission.iter().for_each(|submission| submission.layout(&self.label));
         raw::statistic("confusion");
         CLASSIFICATION_METRICS.iter().for_each(|metric| raw::metric(metric, true));
+        if self.positive.is_some() {
+            POSITIVE_METRICS.iter().for_each(|metric| raw::metric(metric, true));
+        }
         raw::best_metric("accuracy");
     }
 
@@ -73,16 +133,21 @@ impl Kit for Classification {
         if let Some(tokens) = self.at_most {
             raw::at_most(sequence, tokens);
         }
+        if let Some((field, stride)) = &self.windows {
+            raw::sequence_cut(sequence, field, "end");
+            raw::sequence_windows(sequence, *stride);
+        }
         let logits = raw::classification(sequence, self.names.len() as u32);
         raw::objective_mean(raw::cross_entropy(logits, raw::objective_label(&self.label)));
         raw::declare_output("logits", logits);
     }
 
     fn predict(&self, example: u32) {
-        let logits = raw::output_reals(example, "logits");
-        // The first of equal ones, as argmax has it.
-        let best = (0..logits.len()).rev().max_by(|&a, &b| logits[a].total_cmp(&logits[b]));
-        raw::set_label(example, &self.label, best.unwrap_or(0) as u32);
+        raw::set_label(
+            example,
+            &self.label,
+            largest(&mean_probabilities(&raw::output_reals(example, "logits"), self.names.len())),
+        );
     }
 
     fn score(&self, group: u32, example: u32) {
@@ -95,10 +160,20 @@ impl Kit for Classification {
 
     fn measure(&self, sample: u32) {
         let confusion = Confusion::new(self.names.len(), |key| raw::sum_of(sample, "confusion", key));
-        for (name, value) in CLASSIFICATION_METRICS.iter().zip(confusion.metrics().into_iter().flatten()) {
+        // Without an example, nothing is defined.
+        let Some(metrics) = confusion.metrics() else { return };
+        let of_positive = self.positive.map(|class| confusion.binary(class));
+        let named = CLASSIFICATION_METRICS.iter().zip(metrics);
+        for (name, value) in named.chain(POSITIVE_METRICS.iter().zip(of_positive.into_iter().flatten())) {
             raw::set_metric(sample, name, value);
         }
     }
+}
+
+/// The place of the largest number; the first of equal ones, as argmax has it.
+fn largest(numbers: &[f64]) -> u32 {
+    let best = (0..numbers.len()).rev().max_by(|&a, &b| numbers[a].total_cmp(&numbers[b]));
+    best.unwrap_or(0) as u32
 }
 
 /// Masked-language modelling (Devlin et al. 2019, section 3.1): the loss over

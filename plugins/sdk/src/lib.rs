@@ -17,6 +17,7 @@ pub mod settings;
 pub mod task;
 #[cfg(not(target_arch = "wasm32"))]
 pub mod testing;
+pub mod text;
 
 /// The plan as data, for tests that look into it.
 #[cfg(not(target_arch = "wasm32"))]
@@ -42,7 +43,7 @@ pub mod prelude {
 /// What a task's file needs.
 pub mod task_prelude {
     pub use crate::generation::{Generated, Generation};
-    pub use crate::kits::{Classification, Kit, MaskedTokens};
+    pub use crate::kits::{Choice, Classification, Kit, MaskedTokens, Submission};
     pub use crate::settings::Config;
     pub use crate::task::{Container, Files, Record, Task};
     pub use crate::{choice, config, export_task};

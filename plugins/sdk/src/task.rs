@@ -22,17 +22,34 @@ pub trait Task: Config {
 /// How records stand in a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Container {
+    /// A record a line.
     Lines,
+    /// A JSON object a line.
     JsonLines,
+    /// Lines up to an empty one.
     Blocks,
+    /// Lines from `#begin document` to `#end document`.
+    Documents,
+    /// A file is a record.
+    Whole,
+    /// A table with the columns' names in its first line.
+    Csv,
+    /// The same, separated by tabs.
+    Tsv,
+    Parquet,
 }
 
 impl Container {
-    fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Container::Lines => "lines",
             Container::JsonLines => "json-lines",
             Container::Blocks => "blocks",
+            Container::Documents => "documents",
+            Container::Whole => "whole",
+            Container::Csv => "csv",
+            Container::Tsv => "tsv",
+            Container::Parquet => "parquet",
         }
     }
 }
@@ -60,6 +77,12 @@ impl Files {
         self.found_in(split, files);
     }
 
+    /// A few records of the task in a file of this name, written by the task's
+    /// author, with which a run is tried (`host run --smoke`).
+    pub fn sample(self, file: &str, content: &str) {
+        raw::sample_file(file, content);
+    }
+
     fn found_in(self, split: &str, files: &[(&str, Container)]) {
         files.iter().for_each(|(pattern, container)| raw::split_file(split, pattern, container.name()));
     }
@@ -75,9 +98,10 @@ impl Record {
         raw::input_split()
     }
 
-    /// Whether the record is a JSON object.
-    pub fn is_json(self) -> bool {
-        raw::input_container() == "json-lines"
+    /// Whether the record is an object with named fields: of JSON lines, CSV, TSV
+    /// or Parquet.
+    pub fn has_fields(self) -> bool {
+        matches!(raw::input_container().as_str(), "json-lines" | "csv" | "tsv" | "parquet")
     }
 
     /// The record's whole text.
@@ -85,7 +109,7 @@ impl Record {
         raw::input_line(self.0)
     }
 
-    /// A string of a JSON object.
+    /// A string of a named field.
     ///
     /// # Errors
     /// It is not there, or no string.
@@ -93,7 +117,7 @@ impl Record {
         raw::input_text(self.0, path)
     }
 
-    /// A whole number of a JSON object.
+    /// A whole number of a named field.
     ///
     /// # Errors
     /// It is not there, or no whole number.
@@ -101,7 +125,32 @@ impl Record {
         raw::input_whole(self.0, path)
     }
 
-    /// Whether a JSON object has a value that is not null.
+    /// A boolean, or the word for one in any case.
+    ///
+    /// # Errors
+    /// It is not there, or neither true nor false.
+    pub fn flag(self, path: &str) -> Result<bool, String> {
+        raw::input_flag(self.0, path)
+    }
+
+    /// Number of the elements of a list.
+    ///
+    /// # Errors
+    /// It is not there, or no list.
+    pub fn length(self, path: &str) -> Result<usize, String> {
+        raw::input_length(self.0, path).map(|length| length as usize)
+    }
+
+    /// The strings of a list: `path` with each place of the list instead of its `*`.
+    ///
+    /// # Errors
+    /// The list is not there, or has something else in it.
+    pub fn texts(self, path: &str) -> Result<Vec<String>, String> {
+        let (list, rest) = path.split_once(".*").unwrap_or((path, ""));
+        (0..self.length(list)?).map(|place| self.text(&format!("{list}.{place}{rest}"))).collect()
+    }
+
+    /// Whether there is a named field that is not null.
     pub fn has(self, path: &str) -> bool {
         raw::input_has(self.0, path)
     }
@@ -124,6 +173,11 @@ pub struct Example(u32);
 impl Example {
     pub fn text(self, field: &str, text: &str) -> Example {
         raw::put_text(self.0, field, text);
+        self
+    }
+
+    pub fn texts(self, field: &str, texts: &[String]) -> Example {
+        raw::put_texts(self.0, field, texts);
         self
     }
 

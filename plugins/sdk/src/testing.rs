@@ -211,6 +211,68 @@ fn pair(
     module(model, name, kind, layer, sizes, [Some(weight), Some(bias)], head);
 }
 
+/// Records as the host reads them: lines, JSON lines and CSV.
+fn records(container: Container, content: &str) -> Result<Vec<Record>, String> {
+    let record = |line: u64, text: &str, json| {
+        let origin = Origin { file: "data".into(), line };
+        Record { text: text.into(), json, origin }
+    };
+    match container {
+        Container::Lines => {
+            Ok(content.lines().zip(1..).map(|(text, line)| record(line, text, None)).collect())
+        }
+        Container::JsonLines => {
+            let lines = content.lines().zip(1..);
+            let object = |(text, line): (&str, u64)| match serde_json::from_str(text) {
+                Ok(json) => Ok(record(line, text, Some(json))),
+                Err(error) => Err(format!("data:{line}: {error}")),
+            };
+            lines.map(object).collect()
+        }
+        Container::Csv => {
+            let mut rows = rows(content).into_iter();
+            let names = rows.next().unwrap_or_default();
+            let object = |cells: Vec<String>| -> serde_json::Map<String, serde_json::Value> {
+                let value = |cell: String| if cell.is_empty() { None } else { Some(cell) }.into();
+                names.iter().cloned().zip(cells.into_iter().map(value)).collect()
+            };
+            let objects = rows.map(object).zip(2..);
+            Ok(objects
+                .map(|(row, line)| record(line, &serde_json::json!(row).to_string(), Some(row.into())))
+                .collect())
+        }
+        other => Err(format!("the container {} is not read here", other.name())),
+    }
+}
+
+/// The cells of each row of CSV.
+fn rows(content: &str) -> Vec<Vec<String>> {
+    let (mut parser, mut input) = (csv_core::Reader::new(), content.as_bytes());
+    let (mut output, mut ends) = (vec![0; content.len() + 1], vec![0; content.len() + 1]);
+    let mut rows = Vec::new();
+    let (mut filled, mut cells) = (0, 0);
+    loop {
+        let (result, read, written, ended) =
+            parser.read_record(input, &mut output[filled..], &mut ends[cells..]);
+        input = &input[read..];
+        filled += written;
+        cells += ended;
+        match result {
+            csv_core::ReadRecordResult::End => return rows,
+            csv_core::ReadRecordResult::Record => {
+                let starts = std::iter::once(0).chain(ends.iter().copied());
+                let cell = |(start, &end): (usize, &usize)| {
+                    String::from_utf8_lossy(&output[start..end]).into_owned()
+                };
+                rows.push(starts.zip(&ends[..cells]).map(cell).collect());
+                (filled, cells) = (0, 0);
+            }
+            // The buffers hold all of the content: what is left is its end.
+            _ => {}
+        }
+    }
+}
+
 /// A task with a user's values, called natively.
 pub struct TaskUnderTest {
     description: Description,
@@ -243,19 +305,31 @@ impl TaskUnderTest {
     /// # Errors
     /// The host's sentence.
     pub fn parse<T: Task>(&self, split: &str, container: Container, content: &str) -> Result<Parsed, String> {
-        let records: Vec<Record> = content
-            .lines()
-            .zip(1..)
-            .map(|(text, line)| Record {
-                text: text.into(),
-                json: serde_json::from_str(text).ok().filter(|_| container == Container::JsonLines),
-                origin: Origin { file: "data".into(), line },
-            })
-            .collect();
+        let records = records(container, content)?;
         let (count, mut recorder) = (records.len() as u32, self.recorder(Phase::Parse));
         recorder.parse = ParseCall::new(split, container, records);
         let (recorder, ()) = calling(recorder, || crate::task::parse::<T>(count))?;
         Ok(recorder.parse.parsed)
+    }
+
+    /// Examples of the task's samples, by split.
+    ///
+    /// # Errors
+    /// The host's sentence; a sample of which no example comes.
+    pub fn samples<T: Task>(&self) -> Result<BTreeMap<String, Vec<Example>>, String> {
+        let mut found: BTreeMap<String, Vec<Example>> = BTreeMap::new();
+        for (name, content) in &self.layout.samples {
+            let files =
+                self.layout.splits.iter().flat_map(|split| split.files.iter().map(move |file| (split, file)));
+            let known = files.into_iter().find(|(_, file)| file.pattern == *name);
+            let (split, file) = known.ok_or_else(|| format!("{name} is found for no split"))?;
+            let parsed = self.parse::<T>(&split.name, file.container, content)?;
+            match parsed.rejected.first() {
+                Some(sentence) => return Err(format!("{name}: {sentence}")),
+                None => found.entry(split.name.clone()).or_default().extend(parsed.examples),
+            }
+        }
+        Ok(found)
     }
 
     /// The model side, for a model.

@@ -10,7 +10,7 @@ use crate::compile::Compiled;
 use crate::parameters::Parameters;
 use crate::program::build::Program;
 use crate::program::instruction::Instruction;
-use crate::program::value::ValueId;
+use crate::program::value::{Extent, Sizes, Storage, Value, ValueId};
 
 /// Why a backend cannot run a program.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -110,6 +110,28 @@ pub trait Backend {
     fn clear_state(&mut self) -> Result<(), BackendError>;
 }
 
+/// Refuses a batch whose examples have not as many pieces as a head chooses among.
+fn check_pieces(program: &Program, batch: &Batch) -> Result<(), BackendError> {
+    let sizes = Sizes::of(batch);
+    let fits = |value: &Value| match (value.extents.first(), value.storage) {
+        (Some(Extent::Examples), Storage::InPlaceOf(other)) => {
+            value.elements(&sizes) == program.value(other).elements(&sizes)
+        }
+        _ => true,
+    };
+    match program.values.iter().all(fits) {
+        true => Ok(()),
+        false => {
+            Err(BackendError::Wrong("an example has not as many pieces as its head chooses among".into()))
+        }
+    }
+}
+
+/// A label that the task's plan reads and the batch lacks.
+fn no_labels(field: &str) -> BackendError {
+    BackendError::Wrong(format!("the batch has no labels of the field {field}"))
+}
+
 /// Runs a whole program on a batch.
 ///
 /// # Errors
@@ -120,6 +142,7 @@ pub fn run(
     batch: &Batch,
     step: &Step,
 ) -> Result<(), BackendError> {
+    check_pieces(&compiled.program, batch)?;
     backend.begin(compiled, batch, step)?;
     for instruction in compiled.program.instructions() {
         backend.execute(&compiled.program, instruction)?;

@@ -9,6 +9,9 @@ use host_ir::task::{Container, Layout, Split, SplitUse};
 
 use crate::files::{FileError, listing};
 
+/// The ending of a file that is packed.
+const PACKED: &str = ".gz";
+
 /// A split with its files.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FoundSplit {
@@ -119,9 +122,11 @@ fn files_of(
         return Ok(Some((vec![path.clone()], container_of(split, &path))));
     }
     for file in &split.files {
-        let files = matching(data, &file.pattern);
-        if !files.is_empty() {
-            return Ok(Some((files, file.container)));
+        for pattern in [file.pattern.clone(), format!("{}{PACKED}", file.pattern)] {
+            let files = matching(data, &pattern);
+            if !files.is_empty() {
+                return Ok(Some((files, file.container)));
+            }
         }
     }
     Ok(None)
@@ -131,8 +136,15 @@ fn files_of(
 /// else by its ending, else the task's first.
 pub fn container_of(split: &Split, path: &Path) -> Container {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
-    let by_pattern = split.files.iter().find(|file| matches(&file.pattern, &name)).map(|file| file.container);
-    let by_ending = (name.ends_with(".jsonl") || name.ends_with(".json")).then_some(Container::JsonLines);
+    let name = name.strip_suffix(PACKED).unwrap_or(&name);
+    let by_pattern = split.files.iter().find(|file| matches(&file.pattern, name)).map(|file| file.container);
+    let by_ending = match name.rsplit_once('.').map(|(_, ending)| ending) {
+        Some("jsonl" | "json") => Some(Container::JsonLines),
+        Some("csv") => Some(Container::Csv),
+        Some("tsv") => Some(Container::Tsv),
+        Some("parquet") => Some(Container::Parquet),
+        _ => None,
+    };
     by_pattern.or(by_ending).or(split.files.first().map(|file| file.container)).unwrap_or(Container::Lines)
 }
 
@@ -244,6 +256,25 @@ mod tests {
                 .to_string()
                 .contains("did you mean `train`")
         );
+    }
+
+    #[test]
+    fn files_may_be_packed_and_of_any_container() {
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join("a.train.gz"), "x").unwrap();
+        let found = find(&layout(), folder.path(), &BTreeMap::new()).unwrap();
+        assert_eq!((found[0].files.len(), found[0].container), (1, Container::Lines));
+        for (name, container) in [
+            ("b.csv", Container::Csv),
+            ("b.tsv.gz", Container::Tsv),
+            ("b.parquet", Container::Parquet),
+            ("b.jsonl.gz", Container::JsonLines),
+            ("b.other", Container::Lines),
+        ] {
+            fs::write(folder.path().join(name), "x").unwrap();
+            let given = BTreeMap::from([("train".to_string(), PathBuf::from(name))]);
+            assert_eq!(find(&layout(), folder.path(), &given).unwrap()[0].container, container, "{name}");
+        }
     }
 
     #[test]

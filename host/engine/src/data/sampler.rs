@@ -64,7 +64,7 @@ impl<'a> Sampler<'a> {
         match self.size {
             Size::Examples(examples) => examples.min(self.dataset.len()),
             Size::Tokens(tokens) => {
-                (tokens / (self.dataset.longest() + self.virtual_tokens as usize).max(1)).max(1)
+                (tokens / self.dataset.largest(self.virtual_tokens as usize).1.max(1)).max(1)
             }
         }
     }
@@ -89,7 +89,7 @@ impl<'a> Sampler<'a> {
         if let Size::Tokens(most) = self.size {
             let mut rows = usize::MAX;
             for (place, &example) in self.order.iter().enumerate() {
-                let own = self.dataset.length_with_target(example as usize)? + self.virtual_tokens as usize;
+                let (_, own) = self.dataset.size(example as usize, self.virtual_tokens as usize)?;
                 if rows.saturating_add(own) > most {
                     self.starts.push(place as u32);
                     rows = 0;
@@ -131,13 +131,15 @@ impl Batches for Sampler<'_> {
         micro_batch: usize,
     ) -> Result<Vec<Batch>, DatasetError> {
         self.draw(epoch)?;
-        let examples = self.examples(number as usize).iter().map(|&example| example as usize);
-        let placed: Vec<(usize, u32)> = examples.zip(0..).collect();
+        let (mut placed, mut rows, mut place) = (Vec::new(), Vec::new(), 0);
+        for &example in self.examples(number as usize) {
+            let example = example as usize;
+            let (pieces, own) = self.dataset.size(example, self.virtual_tokens as usize)?;
+            placed.push((example, place));
+            rows.push(own);
+            place += pieces as u32;
+        }
         let noise = self.noise.map(|noise| Noise { epoch: epoch + 1, ..noise });
-        let lengths = placed.iter().map(|&(example, _)| self.dataset.length_with_target(example));
-        let rows: Vec<usize> = lengths
-            .map(|length| Ok(length? + self.virtual_tokens as usize))
-            .collect::<Result<_, DatasetError>>()?;
         let mut batches = Vec::new();
         for part in parts(&rows, micro_batch, MICRO_BATCH_ROWS) {
             let mut batch = Batch::default();
@@ -148,19 +150,19 @@ impl Batches for Sampler<'_> {
     }
 }
 
-/// Cuts sequences of so many rows into parts of at most so many sequences and
-/// rows, as even as their order allows. A longer sequence is a part by itself.
-fn parts(rows: &[usize], sequences: usize, most: usize) -> Vec<Range<usize>> {
+/// Cuts examples of so many rows into parts of at most so many examples and
+/// rows, as even as their order allows. A longer example is a part by itself.
+fn parts(rows: &[usize], examples: usize, most: usize) -> Vec<Range<usize>> {
     let total: usize = rows.iter().sum();
     let even = total.div_ceil(total.div_ceil(most).max(1));
     let longest = rows.iter().copied().max().unwrap_or(0);
-    // A part ends before it is over what is even by more than a sequence.
+    // A part ends before it is over what is even by more than an example.
     let most = most.min(even + longest);
     let mut parts: Vec<Range<usize>> = Vec::new();
     let mut in_part = 0;
     for (place, &own) in rows.iter().enumerate() {
         match parts.last_mut() {
-            Some(part) if part.len() < sequences.max(1) && in_part + own <= most => {
+            Some(part) if part.len() < examples.max(1) && in_part + own <= most => {
                 part.end += 1;
                 in_part += own;
             }
@@ -183,14 +185,14 @@ pub fn evaluation_batches(
     size: usize,
     virtual_tokens: usize,
 ) -> Result<Vec<Vec<usize>>, DatasetError> {
-    let lengths = (0..dataset.len()).map(|example| dataset.length_with_target(example));
+    let lengths = (0..dataset.len()).map(|example| Ok(dataset.size(example, virtual_tokens)?.1));
     let lengths = lengths.collect::<Result<Vec<usize>, DatasetError>>()?;
     let mut order: Vec<usize> = (0..dataset.len()).collect();
     order.sort_by_key(|&example| std::cmp::Reverse(lengths[example]));
     let mut batches: Vec<Vec<usize>> = Vec::new();
     let mut rows = 0;
     for example in order {
-        let own = lengths[example] + virtual_tokens;
+        let own = lengths[example];
         match batches.last_mut() {
             Some(batch) if batch.len() < size.max(1) && rows + own <= MICRO_BATCH_ROWS => {
                 batch.push(example);
@@ -208,7 +210,7 @@ pub fn evaluation_batches(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::data::dataset::tests::dataset;
+    use crate::data::dataset::tests::{dataset, pieces};
 
     fn settings(examples: u64, steps: u64, tokens: Option<u64>) -> TrainingSettings {
         TrainingSettings {
@@ -270,6 +272,33 @@ mod tests {
         // What is longer than the limit is a batch by itself.
         let mut sampler = Sampler::new(&dataset, &settings(8, 1, Some(2)), 0, None, 7);
         assert_eq!(sampler.steps_of_epoch(0), Ok(40));
+    }
+
+    /// Batches count examples; the pieces of one are never apart, and their places
+    /// do not depend on the micro-batches.
+    #[test]
+    fn pieces_of_an_example_stay_together() {
+        let dataset = pieces(&[&[3, 4], &[5], &[3, 3, 4], &[9, 3], &[4]]);
+        for micro_batch in [1, 2, 3] {
+            let mut sampler = Sampler::new(&dataset, &settings(3, 1, None), 1, None, 7);
+            assert_eq!(sampler.steps_of_epoch(0), Ok(2));
+            for step in 0..2 {
+                let batches = sampler.effective_batch(0, step, micro_batch).unwrap();
+                assert!(batches.iter().all(|batch| batch.examples() <= micro_batch));
+                let examples: usize = batches.iter().map(Batch::examples).sum();
+                assert_eq!(examples, if step == 0 { 3 } else { 2 });
+                let places: Vec<u32> = batches.iter().flat_map(|batch| batch.places.clone()).collect();
+                assert_eq!(places, (0..places.len() as u32).collect::<Vec<_>>());
+                let order = sampler.order(0).unwrap()[3 * step as usize..].iter();
+                let wanted =
+                    order.take(examples).map(|&example| dataset.size(example as usize, 1).unwrap().0);
+                let found = batches
+                    .iter()
+                    .flat_map(|batch| (0..batch.examples()).map(|example| batch.pieces(example).len()));
+                assert_eq!(found.collect::<Vec<_>>(), wanted.collect::<Vec<_>>());
+            }
+        }
+        assert_eq!(evaluation_batches(&dataset, 2, 1).unwrap(), [vec![3, 2], vec![0, 1], vec![4]]);
     }
 
     #[test]

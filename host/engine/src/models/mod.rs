@@ -23,6 +23,7 @@ use host_ir::task::HeadKind;
 use serde_json::{Map, Value};
 
 use crate::program::build::{Builder, CompileError};
+use crate::program::value::Extent;
 use config::{ConfigError, EncoderConfig, Family};
 use describe::Describer;
 
@@ -205,14 +206,16 @@ impl Architecture for EncoderConfig {
             Family::Roberta => roberta::build(builder, self, head, x)?,
             Family::Deberta => deberta::build(builder, self, head, x)?,
         };
-        let is_logits = |op: &Op| {
-            matches!(
-                op,
-                Op::ClassificationLogits(_) | Op::TokenLogits(_) | Op::ChoiceLogits(_) | Op::MaskedLogits(_)
-            )
-        };
+        let is_logits =
+            |op: &Op| matches!(op, Op::ClassificationLogits(_) | Op::TokenLogits(_) | Op::MaskedLogits(_));
         for node in builder.task_leaves(is_logits) {
             builder.remember(true, node, logits);
+        }
+        // One number a piece, in their order, is a row of numbers an example.
+        for node in builder.task_leaves(|op| matches!(op, Op::ChoiceLogits(_))) {
+            let choices = builder.task.graph.shape(node).elements().unwrap_or(0);
+            let row = builder.view(logits, vec![Extent::Examples, Extent::Fixed(choices)]);
+            builder.remember(true, node, row);
         }
         Ok(())
     }

@@ -48,6 +48,8 @@ pub enum RowChoice {
 pub enum Integers {
     /// The gold labels of a field, `[sequences]`.
     Label(String),
+    /// The same, `[examples]`.
+    ExampleLabel(String),
     /// The tokens that stood at the chosen rows, `[masked]`.
     MaskedTokens,
     /// The tokens that the decoder should say, `[targets]`.

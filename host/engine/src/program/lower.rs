@@ -2,8 +2,8 @@
 //!
 //! An expression is over one sequence; here it runs on the packed rows of the
 //! whole batch. A value with a leading symbolic axis becomes a matrix of all
-//! rows; one of a sequence without such an axis gets the axis of sequences in
-//! front; one of the plan stays as it is.
+//! rows; one of a sequence, or of an example, without such an axis gets the axis
+//! of sequences, or of examples, in front; one of the plan stays as it is.
 
 use host_ir::graph::{Binary, NodeId, Op, Reduce, Scope, Unary};
 use host_ir::method::AnyParameter;
@@ -13,12 +13,22 @@ use crate::program::build::{Builder, CompileError};
 use crate::program::instruction::{Fold, Instruction, Integers};
 use crate::program::value::{Extent, Storage, ValueId};
 
+/// Whether the first axis is that of sequences or of examples, which an
+/// expression does not see.
+fn leads(extents: &[Extent]) -> bool {
+    matches!(extents.first(), Some(Extent::Sequences | Extent::Examples))
+}
+
 /// What a plan's node is over, with its axes after lowering; `rows` is what the
 /// axis of tokens stands for.
 fn extents_of(scope: Scope, dims: &[Dim], rows: Extent) -> Option<Vec<Extent>> {
     let mut extents = Vec::with_capacity(dims.len() + 1);
-    if scope == Scope::Sequence && dims.first().is_none_or(|dim| dim.fixed().is_some()) {
-        extents.push(Extent::Sequences);
+    if dims.first().is_none_or(|dim| dim.fixed().is_some()) {
+        match scope {
+            Scope::Plan => {}
+            Scope::Sequence => extents.push(Extent::Sequences),
+            Scope::Example => extents.push(Extent::Examples),
+        }
     }
     for (axis, dim) in dims.iter().enumerate() {
         extents.push(match (dim, axis) {
@@ -96,7 +106,7 @@ impl Builder<'_> {
         let Some(extents) = extents_of(node.scope, &node.shape.0, rows) else {
             return Err(self.unsupported(format!("{name} with the shape {}", node.shape), of_task, id));
         };
-        let lead = usize::from(extents.first() == Some(&Extent::Sequences));
+        let lead = usize::from(leads(&extents));
         match &node.op {
             Op::Base(parameter) => Ok(self.parameter(AnyParameter::Base(*parameter))),
             Op::New(parameter) => Ok(self.parameter(AnyParameter::New(*parameter))),
@@ -135,7 +145,7 @@ impl Builder<'_> {
                 Ok(out)
             }
             Op::Permute(axes) => {
-                let symbolic = node.scope == Scope::Sequence && lead == 0;
+                let symbolic = node.scope != Scope::Plan && lead == 0;
                 if symbolic && axes[0] != 0 {
                     return Err(self.unsupported("moving the axis of tokens", of_task, id));
                 }
@@ -176,12 +186,12 @@ impl Builder<'_> {
             }
             Op::Matmul => self.lower_matmul(of_task, id, &inputs, extents),
             Op::Reduce { reduce, axes, keep } => {
-                let symbolic = node.scope == Scope::Sequence
+                let symbolic = node.scope != Scope::Plan
                     && graph.shape(node.inputs[0]).0.first().is_some_and(|dim| dim.fixed().is_none());
                 if symbolic && axes.contains(&0) {
                     return Err(self.unsupported(format!("{name} over the axis of tokens"), of_task, id));
                 }
-                let lead = usize::from(self.extents(inputs[0]).first() == Some(&Extent::Sequences));
+                let lead = usize::from(leads(&self.extents(inputs[0])));
                 let axes: Vec<usize> = axes.iter().map(|axis| axis + lead).collect();
                 let kept = self.reduce(*reduce, inputs[0], &axes);
                 Ok(if *keep { kept } else { self.view(kept, extents) })
@@ -197,7 +207,10 @@ impl Builder<'_> {
                 _ => Err(self.unsupported("rows by integers that depend on the sequence", of_task, id)),
             },
             Op::CrossEntropy => {
-                let labels = self.integers(of_task, node.inputs[1])?;
+                let labels = match (self.integers(of_task, node.inputs[1])?, node.scope) {
+                    (Integers::Label(field), Scope::Example) => Integers::ExampleLabel(field),
+                    (labels, _) => labels,
+                };
                 Ok(self.cross_entropy(inputs[0], labels))
             }
             Op::Detach => Ok(self.program.add_value(extents, Storage::InPlaceOf(inputs[0]), false)),
@@ -237,7 +250,8 @@ impl Builder<'_> {
         }
     }
 
-    /// An input of a broadcast with unit axes after the axis of sequences.
+    /// An input of a broadcast with unit axes after the axis of sequences or
+    /// examples.
     fn aligned(
         &mut self,
         of_task: bool,
@@ -248,15 +262,15 @@ impl Builder<'_> {
         user: NodeId,
     ) -> Result<ValueId, CompileError> {
         let extents = self.extents(value);
-        let sequences = extents.first() == Some(&Extent::Sequences);
-        if sequences && lead == 0 {
+        let leading = leads(&extents);
+        if leading && lead == 0 {
             return Err(self.unsupported("one value a sequence together with one a token", of_task, user));
         }
         let missing = rank - self.graph(of_task).shape(node).rank();
-        if !sequences || missing == 0 {
+        if !leading || missing == 0 {
             return Ok(value);
         }
-        let mut longer = vec![Extent::Sequences];
+        let mut longer = vec![extents[0]];
         longer.extend(std::iter::repeat_n(Extent::Fixed(1), missing));
         longer.extend(&extents[1..]);
         Ok(self.view(value, longer))

@@ -17,6 +17,8 @@ pub enum Extent {
     Tokens,
     /// Sequences of the batch.
     Sequences,
+    /// Examples of the batch, each of one sequence or more.
+    Examples,
     /// Tokens that masked-language-model noise has chosen.
     Masked,
     /// So many times the rows of the packed batch.
@@ -36,6 +38,7 @@ pub enum Extent {
 pub struct Sizes {
     pub tokens: usize,
     pub sequences: usize,
+    pub examples: usize,
     pub masked: usize,
     /// Rows of the longest sequence, virtual ones included.
     pub longest: usize,
@@ -51,6 +54,7 @@ impl Sizes {
         Sizes {
             tokens: batch.rows(),
             sequences: batch.sequences(),
+            examples: batch.examples(),
             masked: batch.masked_rows.len(),
             longest: batch.longest(),
             targets: batch.target.rows(),
@@ -64,6 +68,7 @@ impl Sizes {
             Extent::Fixed(size) => size,
             Extent::Tokens => self.tokens,
             Extent::Sequences => self.sequences,
+            Extent::Examples => self.examples,
             Extent::Masked => self.masked,
             Extent::TokensTimes(times) => self.tokens * times,
             Extent::Reached(buckets) => buckets.reached(self.longest).count(),

@@ -242,3 +242,33 @@ fn a_model_gives_the_ids_of_transformers() {
     compare(&tokenizer, &golden.model);
     assert_eq!((tokenizer.vocabulary_size(), tokenizer.mask_id()), (30522, Ok(103)));
 }
+
+/// Cut by one text alone, and read in windows; written by tests/reference/windows.py.
+#[test]
+fn windows_are_those_of_transformers() {
+    #[derive(Deserialize)]
+    struct Windows {
+        texts: [String; 2],
+        limit: usize,
+        stride: Option<usize>,
+        side: String,
+        ids: Vec<Vec<u32>>,
+        types: Vec<Vec<u32>>,
+    }
+    let root = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/golden");
+    let cases: Vec<Windows> =
+        serde_json::from_slice(&fs::read(PathBuf::from(root).join("windows.json")).unwrap()).unwrap();
+    let tokenizer = Tokenizer::open(&PathBuf::from(root).join("bert/checkpoint")).unwrap();
+    for case in &cases {
+        let side = match case.side.as_str() {
+            "left" => TruncationDirection::Left,
+            _ => TruncationDirection::Right,
+        };
+        let texts = [case.texts[0].as_str(), case.texts[1].as_str()];
+        let pieces = tokenizer.encode_cutting(&texts, case.limit, (1, side), case.stride).unwrap();
+        let (ids, types): (Vec<_>, Vec<_>) =
+            pieces.into_iter().map(|piece| (piece.ids, piece.token_types)).unzip();
+        assert_eq!((&ids, &types), (&case.ids, &case.types));
+    }
+    assert!(cases.iter().any(|case| case.ids.len() > 3) && cases.iter().any(|case| case.side == "left"));
+}

@@ -35,22 +35,28 @@ impl MemoryEstimate {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct LargestBatch {
     pub examples: usize,
-    /// Rows of the longest sequence, virtual ones included.
+    /// Rows of the longest example, virtual ones included.
     pub rows: usize,
-    /// Tokens of the longest sequence that noise may choose.
+    /// The most pieces of an example.
+    pub pieces: usize,
+    /// Rows of the longest piece, virtual ones included.
+    pub longest: usize,
+    /// Tokens of the longest example that noise may choose.
     pub masked: usize,
     /// Tokens of the longest target.
     pub targets: usize,
 }
 
 impl LargestBatch {
-    /// The sizes of so many of the longest sequences, or of as many short ones as
+    /// The sizes of so many of the longest examples, or of as many short ones as
     /// have the rows of a micro-batch.
     pub fn sizes(&self, examples: usize) -> Sizes {
         let tokens = (examples * self.rows).min(MICRO_BATCH_ROWS.max(self.rows));
         let masked = (examples * self.masked).min(tokens);
         let targets = (examples * self.targets).min(MICRO_BATCH_ROWS.max(self.targets));
-        Sizes { tokens, sequences: examples.min(tokens), masked, targets, remembered: 0, longest: self.rows }
+        let examples = examples.min(tokens);
+        let sequences = examples * self.pieces.max(1);
+        Sizes { tokens, sequences, examples, masked, targets, remembered: 0, longest: self.longest }
     }
 }
 

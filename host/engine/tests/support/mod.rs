@@ -78,6 +78,7 @@ fn task_of(model: &ModelDescription, head: HeadKind) -> TaskPlan {
     let mut recorder = Recorder::calling(Phase::Layout, Description::default(), Values::new());
     recorder.field("text", FieldType::Text).unwrap();
     recorder.field("summary", FieldType::Text).unwrap();
+    recorder.field("choices", FieldType::Texts).unwrap();
     let names = (0..5).map(|class| class.to_string()).collect();
     recorder.field("label", FieldType::Label(names)).unwrap();
     recorder.phase = Phase::TaskPlan;
@@ -88,8 +89,12 @@ fn task_of(model: &ModelDescription, head: HeadKind) -> TaskPlan {
         HeadKind::Classification { classes } => {
             (recorder.classification(sequence, classes).unwrap(), recorder.objective_label("label").unwrap())
         }
-        HeadKind::TokenClassification { .. } | HeadKind::MultipleChoice => {
-            return logits_alone(recorder, sequence, head);
+        HeadKind::MultipleChoice => {
+            recorder.sequence_each(sequence, "choices").unwrap();
+            (recorder.choice_head(sequence, CLASSES).unwrap(), recorder.objective_label("label").unwrap())
+        }
+        HeadKind::TokenClassification { classes } => {
+            return squared(recorder, sequence, classes);
         }
         HeadKind::MaskedLanguageModel => {
             (recorder.masked_language_model(sequence).unwrap(), recorder.masked_tokens(sequence).unwrap())
@@ -106,13 +111,10 @@ fn task_of(model: &ModelDescription, head: HeadKind) -> TaskPlan {
     recorder.task
 }
 
-/// A head whose logits are squared for a loss, whatever its labels would be.
-fn logits_alone(mut recorder: Recorder, sequence: u32, head: HeadKind) -> TaskPlan {
-    let logits = match head {
-        HeadKind::TokenClassification { classes } => recorder.token_classification(sequence, classes),
-        _ => recorder.multiple_choice(sequence),
-    };
-    let logits = logits.unwrap();
+/// Token classification whose logits are squared for a loss, whatever the tokens'
+/// labels would be.
+fn squared(mut recorder: Recorder, sequence: u32, classes: u32) -> TaskPlan {
+    let logits = recorder.token_classification(sequence, classes).unwrap();
     let loss = recorder.power(logits, 2.0).unwrap();
     recorder.objective_mean(loss).unwrap();
     recorder.declare_output("logits", logits).unwrap();

@@ -103,7 +103,7 @@ impl Recorder {
     ) -> Answer<Result<&serde_json::Value, String>> {
         let record = self.record(function, record)?;
         let Some(mut value) = record.json.as_ref() else {
-            return Ok(Err(format!("{}: the record is not a JSON object", record.origin)));
+            return Ok(Err(format!("{}: the record has no named fields", record.origin)));
         };
         for part in path.split('.') {
             let next = match value {
@@ -142,6 +142,29 @@ impl Recorder {
         Ok(self.json("input.whole", record, path)?.and_then(|value| {
             let whole = value.as_i64().or_else(|| value.as_str()?.parse().ok());
             whole.ok_or_else(|| format!("{origin}: \"{path}\" is {value}, and a whole number is wanted"))
+        }))
+    }
+
+    /// `input.flag`.
+    pub fn input_flag(&self, record: u32, path: &str) -> Answer<Result<bool, String>> {
+        let origin = &self.record("input.flag", record)?.origin;
+        Ok(self.json("input.flag", record, path)?.and_then(|value| {
+            let word = value.as_str().map(str::to_lowercase);
+            match (value.as_bool(), word.as_deref()) {
+                (Some(flag), _) => Ok(flag),
+                (_, Some("true")) => Ok(true),
+                (_, Some("false")) => Ok(false),
+                _ => Err(format!("{origin}: \"{path}\" is {value}, and true or false is wanted")),
+            }
+        }))
+    }
+
+    /// `input.length`.
+    pub fn input_length(&self, record: u32, path: &str) -> Answer<Result<u32, String>> {
+        let origin = &self.record("input.length", record)?.origin;
+        Ok(self.json("input.length", record, path)?.and_then(|value| {
+            let list = value.as_array().map(|list| list.len() as u32);
+            list.ok_or_else(|| format!("{origin}: \"{path}\" is {value}, and a list is wanted"))
         }))
     }
 
@@ -197,6 +220,13 @@ impl Recorder {
         self.put("example.put-text", example, place, FieldValue::Text(text.to_string()))
     }
 
+    /// `example.put-texts`.
+    pub fn put_texts(&mut self, example: u32, field: &str, texts: Vec<String>) -> Answer<()> {
+        let function = "example.put-texts";
+        let place = self.field_of(function, field, &FieldType::Texts)?;
+        self.put(function, example, place, FieldValue::Texts(texts))
+    }
+
     /// `example.put-rest`.
     pub fn put_rest(&mut self, example: u32, field: &str, start: u32) -> Answer<()> {
         let function = "example.put-rest";
@@ -218,13 +248,19 @@ impl Recorder {
     }
 
     fn text_field(&self, function: &'static str, field: &str) -> Answer<usize> {
+        self.field_of(function, field, &FieldType::Text)
+    }
+
+    /// The place of a field of a type without labels.
+    fn field_of(&self, function: &'static str, field: &str, kind: &FieldType) -> Answer<usize> {
         self.only_in(function, &[Phase::Parse])?;
         let place = self.field_place(function, field)?;
-        match self.layout.fields[place].kind {
-            FieldType::Text => Ok(place),
-            FieldType::Label(_) => {
-                Err(self.wrong(function, format!("{function}: the field \"{field}\" is a label")))
-            }
+        match self.layout.fields[place].kind == *kind {
+            true => Ok(place),
+            false => Err(self.wrong(
+                function,
+                format!("{function}: the field \"{field}\" is {}", self.layout.fields[place].kind.name()),
+            )),
         }
     }
 
@@ -319,6 +355,14 @@ impl Recorder {
         Ok(text.ok_or_else(|| format!("{}: the example has no text \"{field}\"", found.origin)))
     }
 
+    /// `group.texts`.
+    pub fn group_texts(&self, example: u32, field: &str) -> Answer<Result<Vec<String>, String>> {
+        let place = self.readable("group.texts", field)?;
+        let found = self.example("group.texts", example)?;
+        let texts = found.texts(place).map(<[String]>::to_vec);
+        Ok(texts.ok_or_else(|| format!("{}: the example has no texts \"{field}\"", found.origin)))
+    }
+
     /// `group.label`.
     pub fn group_label(&self, example: u32, field: &str) -> Answer<Option<u32>> {
         let place = self.readable("group.label", field)?;
@@ -367,7 +411,7 @@ impl Recorder {
         }
     }
 
-    fn column(&self, function: &'static str, name: &str) -> Answer<usize> {
+    pub(super) fn column(&self, function: &'static str, name: &str) -> Answer<usize> {
         self.layout.prediction(name).ok_or_else(|| {
             let known: Vec<&str> =
                 self.layout.predictions.iter().map(|column| column.name.as_str()).collect();

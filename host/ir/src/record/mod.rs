@@ -10,6 +10,8 @@ mod generate;
 mod graph;
 mod model;
 mod planner;
+#[cfg(test)]
+mod sequence_tests;
 mod task;
 
 use std::collections::BTreeMap;

@@ -7,9 +7,12 @@ use crate::record::{Answer, Handle, Phase, Recorder};
 use crate::settings::did_you_mean;
 use crate::shape::{Dim, Shape};
 use crate::task::{
-    Container, Field, FieldType, FilePattern, HeadKind, Metric, PredictionColumn, PredictionType, Sequence,
-    Split, SplitUse, TargetText,
+    Container, Field, FieldType, FilePattern, FileValue, Form, HeadKind, Metric, PredictionColumn,
+    PredictionFile, PredictionType, Sequence, Side, Split, SplitUse, TargetText,
 };
+
+/// The most bytes of all samples of a task.
+const MOST_SAMPLES: usize = 256 << 10;
 
 impl Recorder {
     fn laying_out(&self, function: &'static str) -> Answer<()> {
@@ -50,7 +53,27 @@ impl Recorder {
         }
     }
 
-    /// `field.text` and `field.label`.
+    /// `source.sample`.
+    pub fn sample(&mut self, name: &str, content: &str) -> Answer<()> {
+        let function = "source.sample";
+        self.laying_out(function)?;
+        let plain = |part: &str| {
+            !part.is_empty()
+                && part != ".."
+                && part.chars().all(|letter| letter.is_alphanumeric() || "-_.".contains(letter))
+        };
+        let all: usize = self.layout.samples.iter().map(|(_, content)| content.len()).sum();
+        if !name.split('/').all(plain) || all + content.len() > MOST_SAMPLES {
+            return Err(self.wrong(
+                function,
+                format!("{function}: a plain name below the data's folder and at most 256 KB of samples are wanted, not \"{name}\""),
+            ));
+        }
+        self.layout.samples.push((name.into(), content.into()));
+        Ok(())
+    }
+
+    /// `field.text`, `field.texts` and `field.label`.
     pub fn field(&mut self, name: &str, kind: FieldType) -> Answer<()> {
         self.laying_out("field")?;
         if self.layout.field(name).is_some() {
@@ -76,7 +99,7 @@ impl Recorder {
         let place = self.field_place("field.names", name)?;
         match &self.layout.fields[place].kind {
             FieldType::Label(names) => Ok(names.clone()),
-            FieldType::Text => Err(self.wrong("field.names", format!("field.names: \"{name}\" is a text"))),
+            _ => Err(self.wrong("field.names", format!("field.names: \"{name}\" is no label"))),
         }
     }
 
@@ -99,6 +122,56 @@ impl Recorder {
         }
         self.layout.predictions.push(PredictionColumn { name: name.into(), kind });
         Ok(())
+    }
+
+    /// `prediction.file`.
+    pub fn prediction_file(&mut self, name: &str, container: &str) -> Answer<()> {
+        let function = "prediction.file";
+        self.laying_out(function)?;
+        let plain = name.chars().all(|letter| letter.is_alphanumeric() || "-_.".contains(letter));
+        let container = Container::from_name(container)
+            .filter(|container| matches!(container, Container::JsonLines | Container::Csv));
+        let (true, Some(container)) = (plain && !name.is_empty(), container) else {
+            return Err(self.wrong(
+                function,
+                format!(
+                    "{function}: a plain name and the container json-lines or csv are wanted for \"{name}\""
+                ),
+            ));
+        };
+        let file = PredictionFile { name: name.into(), container, columns: Vec::new() };
+        self.layout.prediction_files.push(file);
+        Ok(())
+    }
+
+    /// `prediction.file-field` and `file-column`.
+    pub fn prediction_file_column(
+        &mut self,
+        file: &str,
+        key: &str,
+        (of_prediction, source): (bool, &str),
+        form: &str,
+    ) -> Answer<()> {
+        let function = if of_prediction { "prediction.file-column" } else { "prediction.file-field" };
+        self.laying_out(function)?;
+        let value = match of_prediction {
+            true => FileValue::Prediction(self.column(function, source)?),
+            false => FileValue::Field(self.field_place(function, source)?),
+        };
+        let known = Form::NAMES.iter().find(|(name, _)| *name == form);
+        let place = self.layout.prediction_files.iter().position(|known| known.name == file);
+        match (known, place) {
+            (Some((_, form)), Some(place)) => {
+                self.layout.prediction_files[place].columns.push((key.into(), value, *form));
+                Ok(())
+            }
+            _ => Err(self.wrong(
+                function,
+                format!(
+                    "{function}: a file that is declared and the form text, number or boolean are wanted, not \"{file}\" and \"{form}\""
+                ),
+            )),
+        }
     }
 
     /// `statistic.sum`.
@@ -152,24 +225,83 @@ impl Recorder {
 
     /// `sequence.text`.
     pub fn sequence_text(&mut self, sequence: u32, field: &str) -> Answer<()> {
-        let place = self.sequence_place("sequence.text", sequence)?;
-        let field_place = self.field_place("sequence.text", field)?;
-        if self.layout.fields[field_place].kind != FieldType::Text {
-            return Err(
-                self.wrong("sequence.text", format!("sequence.text: the field \"{field}\" is no text"))
-            );
+        self.segment("sequence.text", sequence, field, &FieldType::Text).map(|_| ())
+    }
+
+    /// `sequence.each`.
+    pub fn sequence_each(&mut self, sequence: u32, field: &str) -> Answer<()> {
+        let function = "sequence.each";
+        let place = self.segment(function, sequence, field, &FieldType::Texts)?;
+        let sequence = &mut self.task.sequences[place];
+        if sequence.each.is_some() {
+            return Err(self.wrong(function, format!("{function}: a sequence has at most one list of texts")));
+        }
+        sequence.each = Some(sequence.texts.len() - 1);
+        Ok(())
+    }
+
+    /// Adds a field as the next segment of a sequence; answers the sequence's place.
+    fn segment(
+        &mut self,
+        function: &'static str,
+        sequence: u32,
+        field: &str,
+        kind: &FieldType,
+    ) -> Answer<usize> {
+        let place = self.sequence_place(function, sequence)?;
+        let field_place = self.field_place(function, field)?;
+        if self.layout.fields[field_place].kind != *kind {
+            let wanted = if *kind == FieldType::Text { "no text" } else { "no list of texts" };
+            return Err(self.wrong(function, format!("{function}: the field \"{field}\" is {wanted}")));
         }
         if self.task.sequences[place].texts.len() == 2 {
-            return Err(self.wrong("sequence.text", "sequence.text: a sequence has at most two texts"));
+            return Err(self.wrong(function, format!("{function}: a sequence has at most two texts")));
         }
         self.task.sequences[place].texts.push(field.into());
-        Ok(())
+        Ok(place)
     }
 
     /// `sequence.at-most`.
     pub fn at_most(&mut self, sequence: u32, tokens: u32) -> Answer<()> {
         let place = self.sequence_place("sequence.at-most", sequence)?;
         self.task.sequences[place].at_most = Some(tokens);
+        Ok(())
+    }
+
+    /// `sequence.cut`.
+    pub fn sequence_cut(&mut self, sequence: u32, field: &str, side: &str) -> Answer<()> {
+        let function = "sequence.cut";
+        let place = self.sequence_place(function, sequence)?;
+        let text = self.task.sequences[place].texts.iter().position(|name| name == field);
+        let Some(text) = text else {
+            let sentence = format!("{function}: the sequence does not read the field \"{field}\"");
+            return Err(self.wrong(function, sentence));
+        };
+        let side = match side {
+            "start" => Side::Start,
+            "end" => Side::End,
+            _ => {
+                let sentence =
+                    format!("{function}: a text is cut at its start or its end, not at \"{side}\"");
+                return Err(self.wrong(function, sentence));
+            }
+        };
+        self.task.sequences[place].cut = Some((text, side));
+        Ok(())
+    }
+
+    /// `sequence.windows`.
+    pub fn sequence_windows(&mut self, sequence: u32, stride: u32) -> Answer<()> {
+        let function = "sequence.windows";
+        let place = self.sequence_place(function, sequence)?;
+        let known = &self.task.sequences[place];
+        if known.each.is_some() || known.cut.is_none_or(|(_, side)| side == Side::Start) {
+            return Err(self.wrong(
+                function,
+                format!("{function}: windows need a text that is cut at its end, and no list of texts"),
+            ));
+        }
+        self.task.sequences[place].windows = Some(stride);
         Ok(())
     }
 
@@ -212,7 +344,8 @@ impl Recorder {
 
     fn task_leaf(&mut self, op: Op, dims: Vec<Dim>, kind: Kind) -> u32 {
         let place = self.place.clone();
-        let node = self.task.graph.leaf(op, Shape(dims), kind, Scope::Sequence, place);
+        let scope = if matches!(op, Op::ChoiceLogits(_)) { Scope::Example } else { Scope::Sequence };
+        let node = self.task.graph.leaf(op, Shape(dims), kind, scope, place);
         self.give_node(node)
     }
 
@@ -256,13 +389,22 @@ impl Recorder {
         Ok(self.task_leaf(logits, vec![Dim::Tokens, Dim::Fixed(classes)], Kind::Real))
     }
 
-    /// A head with one logit for each sequence, [1].
-    pub fn multiple_choice(&mut self, sequence: u32) -> Answer<u32> {
-        let function = "head.multiple-choice";
+    /// `head.choice`.
+    pub fn choice_head(&mut self, sequence: u32, choices: u32) -> Answer<u32> {
+        let function = "head.choice";
         let place = self.sequence_place(function, sequence)?;
+        if choices == 0 || self.task.sequences[place].each.is_none() {
+            return Err(self.wrong(
+                function,
+                format!("{function}: {choices} choices; one or more, and a sequence with each of a list's texts are wanted"),
+            ));
+        }
         self.take_head(function, HeadKind::MultipleChoice)?;
-        let logits = Op::ChoiceLogits(SequenceId(place as u32));
-        Ok(self.task_leaf(logits, vec![Dim::Fixed(1)], Kind::Real))
+        if self.task.sequences[place].choices.replace(choices).is_some_and(|known| known != choices) {
+            return Err(self.wrong(function, format!("{function}: a sequence has one number of choices")));
+        }
+        let op = Op::ChoiceLogits(SequenceId(place as u32));
+        Ok(self.task_leaf(op, vec![Dim::Fixed(choices)], Kind::Real))
     }
 
     /// `head.masked-language-model`.
@@ -347,10 +489,10 @@ impl Recorder {
         self.shaping(function)?;
         let node = self.node(function, value)?;
         let found = self.graph().node(node);
-        if found.kind != Kind::Real || found.scope != Scope::Sequence {
+        if found.kind != Kind::Real || found.scope == Scope::Plan {
             return Err(self.wrong(
                 function,
-                format!("{function}: real numbers that depend on the sequence are wanted"),
+                format!("{function}: real numbers that depend on the sequence or the example are wanted"),
             ));
         }
         Ok(node)

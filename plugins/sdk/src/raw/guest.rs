@@ -418,8 +418,16 @@ pub fn split_file(split: &str, pattern: &str, container: &str) {
     source::file(split, pattern, container)
 }
 
+pub fn sample_file(name: &str, content: &str) {
+    source::sample(name, content)
+}
+
 pub fn field_text(name: &str) {
     field::text(name)
+}
+
+pub fn field_texts(name: &str) {
+    field::texts(name)
 }
 
 pub fn field_label(name: &str, names: &[String]) {
@@ -454,8 +462,16 @@ pub fn input_whole(record: u32, path: &str) -> Result<i64, String> {
     input::whole(record, path)
 }
 
+pub fn input_flag(record: u32, path: &str) -> Result<bool, String> {
+    input::flag(record, path)
+}
+
 pub fn input_has(record: u32, path: &str) -> bool {
     input::has(record, path)
+}
+
+pub fn input_length(record: u32, path: &str) -> Result<u32, String> {
+    input::length(record, path)
 }
 
 pub fn skip(record: u32, reason: &str) {
@@ -472,6 +488,10 @@ pub fn add_example(record: u32) -> u32 {
 
 pub fn put_text(at: u32, field: &str, text: &str) {
     example::put_text(at, field, text)
+}
+
+pub fn put_texts(at: u32, field: &str, texts: &[String]) {
+    example::put_texts(at, field, texts)
 }
 
 pub fn put_rest(at: u32, field: &str, start: u32) {
@@ -494,8 +514,20 @@ pub fn sequence_text(at: u32, field: &str) {
     sequence::text(at, field)
 }
 
+pub fn sequence_each(at: u32, field: &str) {
+    sequence::each(at, field)
+}
+
 pub fn at_most(at: u32, tokens: u32) {
     sequence::at_most(at, tokens)
+}
+
+pub fn sequence_cut(at: u32, field: &str, side: &str) {
+    sequence::cut(at, field, side)
+}
+
+pub fn sequence_windows(at: u32, stride: u32) {
+    sequence::windows(at, stride)
 }
 
 pub fn mask_tokens(at: u32, probability: f64) {
@@ -570,6 +602,10 @@ pub fn classification(at: u32, classes: u32) -> u32 {
     head::classification(at, classes).id
 }
 
+pub fn choice_head(at: u32, choices: u32) -> u32 {
+    head::choice(at, choices).id
+}
+
 pub fn masked_language_model(at: u32) -> u32 {
     head::masked_language_model(at).id
 }
@@ -612,6 +648,18 @@ pub fn prediction_label(name: &str, field: &str) {
 
 pub fn prediction_real(name: &str) {
     prediction::real(name)
+}
+
+pub fn prediction_file(name: &str, container: &str) {
+    prediction::file(name, container)
+}
+
+pub fn prediction_file_field(file: &str, key: &str, field: &str, form: &str) {
+    prediction::file_field(file, key, field, form)
+}
+
+pub fn prediction_file_column(file: &str, key: &str, prediction: &str, form: &str) {
+    prediction::file_column(file, key, prediction, form)
 }
 
 pub fn set_label(at: u32, name: &str, label: u32) {

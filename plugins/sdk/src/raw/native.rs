@@ -453,8 +453,16 @@ pub fn split_file(split: &str, pattern: &str, container: &str) {
     recorded(|r| r.file(split, pattern, container))
 }
 
+pub fn sample_file(name: &str, content: &str) {
+    recorded(|r| r.sample(name, content))
+}
+
 pub fn field_text(name: &str) {
     recorded(|r| r.field(name, FieldType::Text))
+}
+
+pub fn field_texts(name: &str) {
+    recorded(|r| r.field(name, FieldType::Texts))
 }
 
 pub fn field_label(name: &str, names: &[String]) {
@@ -489,8 +497,16 @@ pub fn input_whole(record: u32, path: &str) -> Result<i64, String> {
     recorded(|r| r.input_whole(record, path))
 }
 
+pub fn input_flag(record: u32, path: &str) -> Result<bool, String> {
+    recorded(|r| r.input_flag(record, path))
+}
+
 pub fn input_has(record: u32, path: &str) -> bool {
     recorded(|r| r.input_has(record, path))
+}
+
+pub fn input_length(record: u32, path: &str) -> Result<u32, String> {
+    recorded(|r| r.input_length(record, path))
 }
 
 pub fn skip(record: u32, reason: &str) {
@@ -507,6 +523,10 @@ pub fn add_example(record: u32) -> u32 {
 
 pub fn put_text(at: u32, field: &str, text: &str) {
     recorded(|r| r.put_text(at, field, text))
+}
+
+pub fn put_texts(at: u32, field: &str, texts: &[String]) {
+    recorded(|r| r.put_texts(at, field, texts.to_vec()))
 }
 
 pub fn put_rest(at: u32, field: &str, start: u32) {
@@ -529,8 +549,20 @@ pub fn sequence_text(at: u32, field: &str) {
     recorded(|r| r.sequence_text(at, field))
 }
 
+pub fn sequence_each(at: u32, field: &str) {
+    recorded(|r| r.sequence_each(at, field))
+}
+
 pub fn at_most(at: u32, tokens: u32) {
     recorded(|r| r.at_most(at, tokens))
+}
+
+pub fn sequence_cut(at: u32, field: &str, side: &str) {
+    recorded(|r| r.sequence_cut(at, field, side))
+}
+
+pub fn sequence_windows(at: u32, stride: u32) {
+    recorded(|r| r.sequence_windows(at, stride))
 }
 
 pub fn mask_tokens(at: u32, probability: f64) {
@@ -605,6 +637,10 @@ pub fn classification(at: u32, classes: u32) -> u32 {
     recorded(|r| r.classification(at, classes))
 }
 
+pub fn choice_head(at: u32, choices: u32) -> u32 {
+    recorded(|r| r.choice_head(at, choices))
+}
+
 pub fn masked_language_model(at: u32) -> u32 {
     recorded(|r| r.masked_language_model(at))
 }
@@ -647,6 +683,18 @@ pub fn prediction_label(name: &str, field: &str) {
 
 pub fn prediction_real(name: &str) {
     recorded(|r| r.prediction(name, PredictionType::Real))
+}
+
+pub fn prediction_file(name: &str, container: &str) {
+    recorded(|r| r.prediction_file(name, container))
+}
+
+pub fn prediction_file_field(file: &str, key: &str, field: &str, form: &str) {
+    recorded(|r| r.prediction_file_column(file, key, (false, field), form))
+}
+
+pub fn prediction_file_column(file: &str, key: &str, prediction: &str, form: &str) {
+    recorded(|r| r.prediction_file_column(file, key, (true, prediction), form))
 }
 
 pub fn set_label(at: u32, name: &str, label: u32) {

@@ -28,10 +28,12 @@ impl Task for MaskedLanguageModelling {
         files.train("train", &[("train.txt", Lines), ("train.jsonl", JsonLines)]);
         files.evaluate("dev", &[("dev.txt", Lines), ("dev.jsonl", JsonLines)]);
         files.optional("test", &[("test.txt", Lines), ("test.jsonl", JsonLines)]);
+        files.sample("train.txt", include_str!("../sample/train.txt"));
+        files.sample("dev.jsonl", include_str!("../sample/dev.jsonl"));
     }
 
     fn parse(&self, record: Record) -> Result<(), String> {
-        match record.is_json() {
+        match record.has_fields() {
             true => {
                 let text = record.text("text")?;
                 record.example().text("text", &text);
@@ -65,5 +67,16 @@ mod tests {
         let metrics = task.metrics::<MaskedLanguageModelling>(&["losses"], parsed.examples, outputs).unwrap();
         assert_eq!(metrics["loss"], 2.0);
         assert!((metrics["perplexity"] - 2f64.exp()).abs() < 1e-12);
+    }
+
+    #[test]
+    fn the_sample_can_be_read() {
+        let samples = TaskUnderTest::new::<MaskedLanguageModelling>(&[])
+            .unwrap()
+            .samples::<MaskedLanguageModelling>()
+            .unwrap();
+        let counts: Vec<(&str, usize)> =
+            samples.iter().map(|(split, examples)| (split.as_str(), examples.len())).collect();
+        assert_eq!(counts, [("dev", 2), ("train", 8)]);
     }
 }

@@ -20,8 +20,17 @@ impl Task for Sst5 {
     }
 
     fn files(&self, files: Files) {
-        use Container::{JsonLines, Lines};
-        files.train("train", &[("stsa.fine.train", Lines), ("train.txt", Lines), ("train.jsonl", JsonLines)]);
+        use Container::{JsonLines, Lines, Parquet};
+        files.train(
+            "train",
+            &[
+                ("stsa.fine.train", Lines),
+                ("train.txt", Lines),
+                ("train.jsonl", JsonLines),
+                ("train-*.parquet", Parquet),
+                ("data/train-*.parquet", Parquet),
+            ],
+        );
         files.evaluate(
             "dev",
             &[
@@ -29,13 +38,26 @@ impl Task for Sst5 {
                 ("dev.txt", Lines),
                 ("dev.jsonl", JsonLines),
                 ("validation.jsonl", JsonLines),
+                ("validation-*.parquet", Parquet),
+                ("data/validation-*.parquet", Parquet),
             ],
         );
-        files.optional("test", &[("stsa.fine.test", Lines), ("test.txt", Lines), ("test.jsonl", JsonLines)]);
+        files.optional(
+            "test",
+            &[
+                ("stsa.fine.test", Lines),
+                ("test.txt", Lines),
+                ("test.jsonl", JsonLines),
+                ("test-*.parquet", Parquet),
+                ("data/test-*.parquet", Parquet),
+            ],
+        );
+        files.sample("train.txt", include_str!("../sample/train.txt"));
+        files.sample("dev.txt", include_str!("../sample/dev.txt"));
     }
 
     fn parse(&self, record: Record) -> Result<(), String> {
-        if record.is_json() {
+        if record.has_fields() {
             let text = record.text("text")?;
             let example = record.example().text("sentence", &text);
             if record.has("label") {
@@ -180,5 +202,13 @@ mod tests {
         let metrics = task.metrics::<Sst5>(&["logits"], found.examples, outputs).unwrap();
         assert_eq!(metrics["accuracy"], 0.75);
         assert!((metrics["f1_macro"] - (2.0 / 3.0 + 2.0 / 3.0 + 1.0) / 3.0).abs() < 1e-12);
+    }
+
+    #[test]
+    fn the_sample_can_be_read() {
+        let samples = TaskUnderTest::new::<Sst5>(&[]).unwrap().samples::<Sst5>().unwrap();
+        let counts: Vec<(&str, usize)> =
+            samples.iter().map(|(split, examples)| (split.as_str(), examples.len())).collect();
+        assert_eq!(counts, [("dev", 4), ("train", 11)]);
     }
 }

@@ -2,9 +2,9 @@
 
 use candle_core::{D, Tensor};
 
-use crate::backend::BackendError;
 use crate::backend::candle::attention::Padding;
 use crate::backend::candle::{Candle, masks};
+use crate::backend::{BackendError, no_labels};
 use crate::program::build::Program;
 use crate::program::instruction::{Activation, Dropout, Instruction, Integers, RowChoice, Scalar};
 use crate::program::value::{Extent, ValueId};
@@ -123,10 +123,11 @@ impl Candle {
     fn integers(&self, integers: &Integers) -> Result<Tensor> {
         let values: Vec<u32> = match integers {
             Integers::Label(field) => {
-                let labels = self.batch.labels.get(field);
-                let labels = labels.ok_or_else(|| {
-                    BackendError::Wrong(format!("the batch has no labels of the field {field}"))
-                })?;
+                let labels = self.batch.labels.get(field).ok_or_else(|| no_labels(field))?;
+                labels.iter().map(|&label| label as u32).collect()
+            }
+            Integers::ExampleLabel(field) => {
+                let labels = self.batch.labels_of_examples(field).ok_or_else(|| no_labels(field))?;
                 labels.iter().map(|&label| label as u32).collect()
             }
             Integers::MaskedTokens => self.batch.masked_tokens.iter().map(|&token| token as u32).collect(),

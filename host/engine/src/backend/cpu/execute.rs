@@ -1,7 +1,7 @@
 //! Each instruction as a call of its kernel.
 
 use crate::backend::cpu::memory::Views;
-use crate::backend::{BackendError, Step};
+use crate::backend::{BackendError, Step, no_labels};
 use crate::batch::Batch;
 use crate::kernels::attention::Attention;
 use crate::kernels::dropout::{DropoutKey, RowDropout};
@@ -89,10 +89,10 @@ impl<'a> Context<'a> {
     fn integers<'b>(&'b self, integers: &'b Integers) -> Result<&'b [i32], BackendError> {
         match integers {
             Integers::Label(field) => {
-                let labels = self.batch.labels.get(field).map(Vec::as_slice);
-                labels.ok_or_else(|| {
-                    BackendError::Wrong(format!("the batch has no labels of the field {field}"))
-                })
+                self.batch.labels.get(field).map(Vec::as_slice).ok_or_else(|| no_labels(field))
+            }
+            Integers::ExampleLabel(field) => {
+                self.batch.labels_of_examples(field).ok_or_else(|| no_labels(field))
             }
             Integers::MaskedTokens => Ok(&self.batch.masked_tokens),
             Integers::TargetTokens => Ok(&self.batch.target.tokens),

@@ -1,0 +1,129 @@
+//! `host data`: the data as the model would read them.
+
+use anyhow::Result;
+
+use super::arguments::DataArguments;
+use super::{sources, terminal};
+use crate::dataset::{ClassCounts, ShownExample, SplitReport};
+use crate::runs::words;
+use crate::session;
+
+pub fn data(arguments: &DataArguments) -> Result<()> {
+    let config = sources::ready(&arguments.config)?;
+    let cells = config.cells();
+    // Data and task are the run's: the first cell stands for all.
+    let Some(spec) = cells.first() else { return Ok(()) };
+    let report = session::describe_data(spec, arguments.examples)?;
+    let mut text = String::new();
+    for (place, split) in report.splits.iter().enumerate() {
+        text.push_str(if place > 0 { "\n" } else { "" });
+        text.push_str(&described(split));
+    }
+    terminal::print(&text)?;
+    report.warnings.iter().for_each(|sentence| terminal::warning(sentence));
+    Ok(())
+}
+
+fn described(split: &SplitReport) -> String {
+    let mut lines = vec![format!(
+        "{}: {} from {}",
+        split.name,
+        words::plural(split.examples, "example"),
+        split.files.join(", ")
+    )];
+    lines.extend(split.classes.iter().map(balance));
+    let each = split.sequences as f64 / split.examples.max(1) as f64;
+    lines.push(match split.sequences == split.examples {
+        true => "  one sequence an example".to_string(),
+        false => format!("  {}, {each:.2} an example", words::plural(split.sequences, "sequence")),
+    });
+    let lengths = &split.lengths;
+    lines.push(format!(
+        "  tokens a sequence: {} to {}, mean {:.1}, median {}, 95% have at most {}",
+        lengths.shortest, lengths.longest, lengths.mean, lengths.median, lengths.most
+    ));
+    if split.cut > 0 {
+        lines.push(format!("  {} cut to {} tokens", words::plural(split.cut, "sequence"), split.room));
+    }
+    if split.repeated > 0 {
+        lines.push(format!(
+            "  {} with a text that stood in the split before",
+            words::plural(split.repeated, "example")
+        ));
+    }
+    lines.extend(split.shown.iter().flat_map(as_read));
+    lines.join("\n") + "\n"
+}
+
+/// How many examples each class has, and their share of the labelled ones.
+fn balance(counts: &ClassCounts) -> String {
+    let total: u64 = counts.classes.iter().map(|(_, count)| count).sum();
+    let share = |count: u64| 100.0 * count as f64 / total.max(1) as f64;
+    let mut parts: Vec<String> = Vec::new();
+    if total > 0 {
+        parts.extend(
+            counts.classes.iter().map(|(name, count)| format!("{name} {count} ({:.1}%)", share(*count))),
+        );
+    }
+    if counts.missing > 0 {
+        parts.push(format!("without {}", counts.missing));
+    }
+    format!("  {}: {}", counts.field, parts.join(", "))
+}
+
+/// An example's tokens, a line a sequence; a bar and the segment's number stand
+/// where another segment begins.
+fn as_read(example: &ShownExample) -> Vec<String> {
+    let labels = example.labels.iter().map(|(field, label)| {
+        let label = label.as_deref().unwrap_or("none");
+        format!(", {field} {label}")
+    });
+    let mut lines = vec![format!("  {}{}", example.origin, labels.collect::<String>())];
+    for segments in &example.sequences {
+        let segment = |(number, tokens): &(u32, Vec<String>)| format!("|{number} {}", tokens.join(" "));
+        lines.push(format!("    {}", segments.iter().map(segment).collect::<Vec<_>>().join(" ")));
+    }
+    lines
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::dataset::Lengths;
+
+    #[test]
+    fn a_split_is_a_few_lines() {
+        let tokens = |text: &str| text.split(' ').map(str::to_string).collect::<Vec<_>>();
+        let split = SplitReport {
+            name: "dev".into(),
+            files: vec!["data/dev.jsonl".into()],
+            examples: 4,
+            classes: vec![ClassCounts {
+                field: "label".into(),
+                classes: vec![("no".into(), 1), ("yes".into(), 2)],
+                missing: 1,
+            }],
+            sequences: 8,
+            lengths: Lengths { shortest: 3, median: 5, mean: 6.25, most: 9, longest: 10 },
+            cut: 1,
+            room: 10,
+            repeated: 1,
+            shown: vec![ShownExample {
+                origin: "data/dev.jsonl:1".into(),
+                labels: vec![("label".into(), Some("yes".into()))],
+                sequences: vec![vec![(0, tokens("[CLS] is it [SEP]")), (1, tokens("it is [SEP]"))]],
+            }],
+        };
+        let wanted = "\
+dev: 4 examples from data/dev.jsonl
+  label: no 1 (33.3%), yes 2 (66.7%), without 1
+  8 sequences, 2.00 an example
+  tokens a sequence: 3 to 10, mean 6.2, median 5, 95% have at most 9
+  1 sequence cut to 10 tokens
+  1 example with a text that stood in the split before
+  data/dev.jsonl:1, label yes
+    |0 [CLS] is it [SEP] |1 it is [SEP]
+";
+        assert_eq!(described(&split), wanted);
+    }
+}

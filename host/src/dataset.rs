@@ -1,0 +1,59 @@
+//! What `host data` says of the data: plain data through which the command line
+//! and the session meet.
+
+/// Examples of each class of a label.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ClassCounts {
+    pub field: String,
+    /// By name, in the order of the classes.
+    pub classes: Vec<(String, u64)>,
+    /// Examples without a label.
+    pub missing: u64,
+}
+
+/// Tokens of the sequences of a split.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Lengths {
+    pub shortest: u64,
+    pub median: u64,
+    pub mean: f64,
+    /// 95 of 100 are at most so long.
+    pub most: u64,
+    pub longest: u64,
+}
+
+/// An example as the model reads it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ShownExample {
+    /// File and line.
+    pub origin: String,
+    /// Fields with the names of their labels.
+    pub labels: Vec<(String, Option<String>)>,
+    /// Its sequences, each as segments with their numbers and tokens.
+    pub sequences: Vec<Vec<(u32, Vec<String>)>>,
+}
+
+/// A split of the data.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SplitReport {
+    pub name: String,
+    pub files: Vec<String>,
+    pub examples: u64,
+    pub classes: Vec<ClassCounts>,
+    pub sequences: u64,
+    pub lengths: Lengths,
+    /// Sequences that were cut to `room` tokens.
+    pub cut: u64,
+    pub room: u64,
+    /// Examples of which the same text stood in the split before.
+    pub repeated: u64,
+    pub shown: Vec<ShownExample>,
+}
+
+/// All splits of the data.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct DataReport {
+    pub splits: Vec<SplitReport>,
+    /// Sentences that the user should read.
+    pub warnings: Vec<String>,
+}

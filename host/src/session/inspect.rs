@@ -1,0 +1,206 @@
+//! The data of a config as the model would read them: counts, classes, lengths,
+//! what stands twice, and examples as tokens. Nothing is trained and no weight is
+//! read.
+
+use std::collections::{BTreeMap, HashSet};
+use std::sync::Arc;
+
+use anyhow::{Context, Result};
+use host_engine::data::dataset::Dataset;
+use host_engine::data::find::{self, FoundSplit};
+use host_engine::files::checkpoint::read_config;
+use host_engine::models;
+use host_engine::text::Tokenizer;
+use host_ir::model::ModelDescription;
+use host_ir::task::{Example, FieldType, Layout, SplitUse};
+
+use crate::cell::CellSpec;
+use crate::dataset::{ClassCounts, DataReport, Lengths, ShownExample, SplitReport};
+use crate::embedded;
+use crate::session::data::{self, Tokenising, parse};
+use crate::session::duplicates::{Seen, digest, read_fields};
+use crate::session::prepare;
+
+/// Reads all splits of a spec, and shows the first so many examples of each.
+///
+/// # Errors
+/// All that can be wrong with the task's plugin, the data and the tokenizer.
+pub fn describe_data(spec: &CellSpec, shown: usize) -> Result<DataReport> {
+    let task = prepare::task(&spec.task)?;
+    let model = embedded::model(&spec.model.path)?;
+    let config = models::read(&read_config(&model)?).with_context(|| model.display().to_string())?;
+    let tokenizer = Tokenizer::open(&model)?;
+    let folder = embedded::data(&spec.data.path)?;
+    let found = find::find(&task.layout, &folder, &spec.data.overrides())?;
+    let (mut counts, mut warnings) = (BTreeMap::new(), Vec::new());
+    for split in &found {
+        let count = data::count(&task, split, spec.data.max_bad_records, &mut warnings)?;
+        counts.insert(split.name.clone(), count);
+    }
+    let facts = ModelDescription {
+        architecture: config.name().to_string(),
+        facts: config.facts().clone(),
+        ..Default::default()
+    };
+    let plan = task.plan(Arc::new(facts), counts)?.value;
+    let tokenising = Tokenising {
+        task: &task,
+        plan: &plan,
+        tokenizer: &tokenizer,
+        config: config.as_ref(),
+        room: data::room(&plan, config.as_ref(), 0)?,
+        max_bad_records: spec.data.max_bad_records,
+    };
+    let mut seen = Seen::new(&tokenising.reading()?);
+    let mut order: Vec<usize> = (0..found.len()).collect();
+    order.sort_by_key(|&place| found[place].usage == SplitUse::Train);
+    let mut splits = Vec::new();
+    for place in order {
+        splits.push((place, read(&tokenising, &found[place], shown, &mut seen)?));
+    }
+    warnings.extend(seen.warnings());
+    splits.sort_by_key(|(place, _)| *place);
+    Ok(DataReport { splits: splits.into_iter().map(|(_, split)| split).collect(), warnings })
+}
+
+fn read(
+    tokenising: &Tokenising<'_>,
+    found: &FoundSplit,
+    shown: usize,
+    seen: &mut Seen,
+) -> Result<SplitReport> {
+    let (reading, layout) = (tokenising.reading()?, &*tokenising.task.layout);
+    let fields = read_fields(&reading);
+    let mut dataset = Dataset::new(layout);
+    let mut classes = Classes::new(layout);
+    let (mut digests, mut repeated, mut first) = (HashSet::new(), 0, Vec::new());
+    // What is wrong was told when the records were counted.
+    parse(tokenising.task, found, tokenising.max_bad_records, |examples| {
+        dataset.add(&examples, &reading)?;
+        for example in &examples {
+            classes.count(example);
+            repeated += u64::from(!digests.insert(digest(example, &fields)));
+        }
+        match found.usage {
+            SplitUse::Train => seen.look_for(&examples),
+            _ => seen.add(&found.name, &examples),
+        }
+        let wanted = shown - first.len();
+        first.extend(examples.into_iter().take(wanted));
+        Ok(())
+    })?;
+    let mut lengths: BTreeMap<usize, u64> = BTreeMap::new();
+    for example in 0..dataset.len() {
+        for piece in dataset.pieces(example)? {
+            *lengths.entry(piece.ids.len()).or_default() += 1;
+        }
+    }
+    let examples: Vec<ShownExample> = first
+        .iter()
+        .enumerate()
+        .map(|(place, example)| as_read(tokenising.tokenizer, layout, &dataset, place, example))
+        .collect::<Result<_>>()?;
+    Ok(SplitReport {
+        name: found.name.clone(),
+        files: found.files.iter().map(|file| file.display().to_string()).collect(),
+        examples: dataset.len() as u64,
+        classes: classes.0.into_iter().map(|(_, counts)| counts).collect(),
+        sequences: dataset.sequences() as u64,
+        lengths: summarise(&lengths),
+        cut: dataset.cut as u64,
+        room: tokenising.room as u64,
+        repeated,
+        shown: examples,
+    })
+}
+
+/// Examples of each class, by the place of its field.
+struct Classes(Vec<(usize, ClassCounts)>);
+
+impl Classes {
+    fn new(layout: &Layout) -> Classes {
+        let labels = layout.fields.iter().enumerate().filter_map(|(place, field)| match &field.kind {
+            FieldType::Label(names) => {
+                let classes = names.iter().map(|name| (name.clone(), 0)).collect();
+                Some((place, ClassCounts { field: field.name.clone(), classes, missing: 0 }))
+            }
+            _ => None,
+        });
+        Classes(labels.collect())
+    }
+
+    fn count(&mut self, example: &Example) {
+        for (place, counts) in &mut self.0 {
+            match example.label(*place) {
+                Some(label) => counts.classes[label as usize].1 += 1,
+                None => counts.missing += 1,
+            }
+        }
+    }
+}
+
+/// Shortest, longest, mean and quantiles of lengths with how often each is.
+fn summarise(lengths: &BTreeMap<usize, u64>) -> Lengths {
+    let count: u64 = lengths.values().sum();
+    let total: u64 = lengths.iter().map(|(&length, &times)| length as u64 * times).sum();
+    let quantile = |share: f64| {
+        let rank = (share * count as f64).ceil().max(1.0) as u64;
+        let mut before = 0;
+        let reached = lengths.iter().find(|&(_, &times)| {
+            before += times;
+            before >= rank
+        });
+        reached.map_or(0, |(&length, _)| length as u64)
+    };
+    Lengths {
+        shortest: lengths.keys().next().map_or(0, |&length| length as u64),
+        median: quantile(0.5),
+        mean: total as f64 / count.max(1) as f64,
+        most: quantile(0.95),
+        longest: lengths.keys().next_back().map_or(0, |&length| length as u64),
+    }
+}
+
+/// An example as tokens, by sequence and segment.
+fn as_read(
+    tokenizer: &Tokenizer,
+    layout: &Layout,
+    dataset: &Dataset,
+    place: usize,
+    example: &Example,
+) -> Result<ShownExample> {
+    let mut sequences = Vec::new();
+    for piece in dataset.pieces(place)? {
+        let mut segments: Vec<(u32, Vec<String>)> = Vec::new();
+        for (&id, &segment) in piece.ids.iter().zip(&piece.token_types) {
+            let token = tokenizer.token(id).unwrap_or_else(|| format!("[{id}]"));
+            match segments.last_mut() {
+                Some((last, tokens)) if *last == segment => tokens.push(token),
+                _ => segments.push((segment, vec![token])),
+            }
+        }
+        sequences.push(segments);
+    }
+    let labels = layout.fields.iter().enumerate().filter_map(|(place, field)| match &field.kind {
+        FieldType::Label(names) => {
+            let name = example.label(place).map(|label| names[label as usize].clone());
+            Some((field.name.clone(), name))
+        }
+        _ => None,
+    });
+    Ok(ShownExample { origin: example.origin.to_string(), labels: labels.collect(), sequences })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn quantiles_are_lengths_that_stand_there() {
+        // 3, 3, 5, 5, 5, 5, 5, 5, 5, 40.
+        let lengths = summarise(&BTreeMap::from([(3, 2), (5, 7), (40, 1)]));
+        assert_eq!(lengths, Lengths { shortest: 3, median: 5, mean: 8.1, most: 40, longest: 40 });
+        assert_eq!(summarise(&BTreeMap::from([(7, 1)])).median, 7);
+        assert_eq!(summarise(&BTreeMap::new()), Lengths::default());
+    }
+}

@@ -1,0 +1,157 @@
+//! Tasks and their data, through the whole program: every config, bad records,
+//! splits without labels, the data as the model reads them.
+
+mod support;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use support::{cells, experiment, fails, host, root, succeeds};
+
+/// Configs of tasks for which the program has no small model yet.
+const WITHOUT_SAMPLE: [&str; 1] = ["xsum.toml"];
+
+/// All configs below a folder.
+fn configs(folder: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(folder).unwrap().flatten() {
+        let path = entry.path();
+        if path.is_dir() {
+            found.extend(configs(&path));
+        } else if path.extension().is_some_and(|ending| ending == "toml") {
+            found.push(path);
+        }
+    }
+    found.sort();
+    found
+}
+
+/// Every config in the tree goes through every step, on a small model and the
+/// sample that its task carries. Of a task without one, the config is read and
+/// each of its keys checked before that is said.
+#[test]
+fn every_config_can_be_tried() {
+    let configs = configs(&root().join("configs"));
+    assert!(configs.len() >= 5, "the configs are not where this test looks");
+    let folder = tempfile::tempdir().unwrap();
+    for config in &configs {
+        let arguments = ["run", config.to_str().unwrap(), "--smoke", "--threads", "2"];
+        if WITHOUT_SAMPLE.iter().any(|name| config.ends_with(name)) {
+            let said = fails(host(folder.path(), &arguments), 1);
+            assert!(said.contains("carries no sample"), "{said}");
+            continue;
+        }
+        let (table, log) = succeeds(host(folder.path(), &arguments));
+        assert!(log.contains("-smoke"), "{log}");
+        assert!(!table.trim().is_empty(), "{}", config.display());
+    }
+    for entry in fs::read_dir(folder.path().join("runs")).unwrap().flatten() {
+        let cells = cells(&entry.path());
+        assert!(!cells.is_empty());
+        for (name, cell) in cells {
+            let result = &cell["result"];
+            assert!(result["steps"].as_u64().unwrap() >= 2, "{name} made no step");
+            assert!(
+                result["best_metric"].is_object() && result["best_epoch"].is_number(),
+                "{name}: {result}"
+            );
+        }
+    }
+}
+
+/// The lines of a file of the only cell of a run.
+fn lines(run: &Path, file: &str) -> Vec<serde_json::Value> {
+    let cell = fs::read_dir(run.join("cells")).unwrap().flatten().next().unwrap().path();
+    let text = fs::read_to_string(cell.join(file)).unwrap();
+    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+/// A smoke run of one method of a config; its run directory and its log.
+fn tried(folder: &Path, name: &str) -> (PathBuf, String) {
+    let config = root().join(format!("configs/{name}.toml"));
+    let arguments = ["run", config.to_str().unwrap(), "--smoke", "--method", "bitfit"];
+    let (_, log) = succeeds(host(folder, &arguments));
+    (folder.join(format!("runs/{name}-smoke")), log)
+}
+
+#[test]
+fn a_split_without_labels_is_for_prediction() {
+    let folder = tempfile::tempdir().unwrap();
+    let (run, log) = tried(folder.path(), "commonsenseqa");
+    assert!(log.contains("test has no answer: there are predictions of it and no metrics"), "{log}");
+    let predictions = lines(&run, "predictions-test.jsonl");
+    assert_eq!(predictions.len(), 1);
+    assert!(predictions[0]["answer"].as_u64().unwrap() < 5 && predictions[0].get("gold_answer").is_none());
+    let splits = cells(&run)[0].1["result"]["metrics"].clone();
+    assert!(splits[0]["split"] == "dev" && splits[0]["metrics"]["accuracy"].is_number(), "{splits}");
+    assert!(splits[1]["split"] == "test" && splits[1]["metrics"].as_object().unwrap().is_empty(), "{splits}");
+}
+
+/// One prediction a question, however many windows its passage has, in the file
+/// that the leaderboard wants.
+#[test]
+fn predictions_are_written_as_the_task_declares() {
+    let folder = tempfile::tempdir().unwrap();
+    let (run, log) = tried(folder.path(), "boolq-sl");
+    // Three of six train as false, as the first of equal ones; one of three is false.
+    assert!(log.contains("always \"false\", the most frequent in training, on val: accuracy 0.333"), "{log}");
+    let val = lines(&run, "val-BoolQ.jsonl");
+    assert_eq!(val.iter().map(|line| line["idx"].as_u64().unwrap()).collect::<Vec<_>>(), [0, 1, 2]);
+    assert!(val.iter().all(|line| line["label"].is_boolean()));
+    assert_eq!(lines(&run, "test-BoolQ.jsonl").len(), 1);
+    let config = root().join("configs/boolq-sl.toml");
+    let (text, _) =
+        succeeds(host(folder.path(), &["data", config.to_str().unwrap(), "--smoke", "--examples", "1"]));
+    let sequences = text.lines().find(|line| line.contains("sequences, ")).unwrap();
+    assert!(!sequences.contains(" 1.00 an example"), "no passage of the sample is long: {text}");
+}
+
+#[test]
+fn data_are_shown_as_the_model_reads_them() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = root().join("configs/commonsenseqa.toml");
+    let (text, _) =
+        succeeds(host(folder.path(), &["data", config.to_str().unwrap(), "--smoke", "--examples", "1"]));
+    for part in [
+        "train: 6 examples from ",
+        "  answer: A 1 (16.7%), B 1 (16.7%), C 1 (16.7%), D 1 (16.7%), E 1 (16.7%)",
+        "  answer: without 1",
+        "  30 sequences, 5.00 an example",
+        "train_rand_split.jsonl:1, answer A",
+        " [SEP] |1 ",
+    ] {
+        assert!(text.contains(part), "\"{part}\" is not in\n{text}");
+    }
+}
+
+/// One of 40 lines is wrong.
+fn wrong_line(keys: &str) -> tempfile::TempDir {
+    let folder = experiment(|config| config.replace("path = \"data\"", &format!("path = \"data\"\n{keys}")));
+    let path = folder.path().join("data/stsa.fine.train");
+    let text = fs::read_to_string(&path).unwrap();
+    let second = text.lines().nth(1).unwrap();
+    fs::write(&path, text.replacen(second, "9 word5", 1)).unwrap();
+    folder
+}
+
+#[test]
+fn wrong_records_are_left_out_to_a_number() {
+    let arguments = ["run", "experiment.toml", "--method", "lora"];
+    let folder = wrong_line("");
+    let error = fails(host(folder.path(), &arguments), 1);
+    assert!(error.contains("stsa.fine.train:2: the label is 9, and 0 to 4 are wanted"), "{error}");
+    let folder = wrong_line("max_bad_records = 1");
+    let (_, log) = succeeds(host(folder.path(), &arguments));
+    assert!(log.contains("1 wrong records of train were left out, the first: "), "{log}");
+    assert!(log.contains("stsa.fine.train:2: the label is 9"), "{log}");
+    assert!(log.contains("39"), "{log}");
+}
+
+#[test]
+fn what_trains_and_is_scored_is_counted() {
+    let folder = experiment(|config| config);
+    let dev = folder.path().join("data/stsa.fine.dev");
+    fs::write(dev, "0 word5 word6\n1 word6 word7\n1 word6 word7\n2 never seen\n").unwrap();
+    let (_, log) = succeeds(host(folder.path(), &["run", "experiment.toml", "--method", "lora"]));
+    assert!(log.contains("3 of 4 examples of dev stand among those that train too"), "{log}");
+}
