@@ -74,7 +74,12 @@ fn missing_files_are_named() {
         |folder| fs::remove_file(folder.join("model/vocab.txt")).unwrap(),
         &["neither tokenizer.json nor vocab.txt"],
     );
-    complains(1, |config| config.replace("\"model\"", "\"nowhere\""), |_| {}, &["nowhere"]);
+    complains(
+        1,
+        |config| config.replace("\"model\"", "\"nowhere\""),
+        |_| {},
+        &["nowhere: there is no such folder", "model.path"],
+    );
 }
 
 #[test]
@@ -158,6 +163,35 @@ fn files_that_are_no_plugins_are_named() {
     let module = wat::parse_str("(module)").unwrap();
     let text = plugin_check("module.wasm", &module);
     assert!(text.contains("module.wasm: "), "{text}");
+}
+
+/// Whatever a plugin does when it is asked, a sentence ends it.
+#[test]
+fn plugins_that_never_end_or_eat_memory_are_stopped() {
+    let component = |describe: &str| {
+        let text = format!(
+            r#"(component
+                (core module $module
+                    (memory (export "memory") 1)
+                    (func (export "describe") {describe})
+                    (func (export "plan") (result i32) i32.const 0))
+                (core instance $core (instantiate $module))
+                (func $describe (canon lift (core func $core "describe")))
+                (func $plan (result (result (error string)))
+                    (canon lift (core func $core "plan") (memory (core memory $core "memory"))))
+                (instance $method (export "describe" (func $describe)) (export "plan" (func $plan)))
+                (export "peft:plugin/method@0.1.0" (instance $method)))"#
+        );
+        wat::parse_str(text).unwrap()
+    };
+    let endless = plugin_check("endless.wasm", &component("(loop br 0)"));
+    assert!(endless.contains("endless.wasm, in its describe: it ran out of fuel"), "{endless}");
+    let growing = "(loop (br_if 0 (i32.ne (memory.grow (i32.const 1024)) (i32.const -1)))) unreachable";
+    let greedy = plugin_check("greedy.wasm", &component(growing));
+    assert!(
+        greedy.contains("greedy.wasm, in its describe: it wanted more than 1024 MiB of memory"),
+        "{greedy}"
+    );
 }
 
 #[test]

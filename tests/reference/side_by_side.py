@@ -81,7 +81,7 @@ class Sides:
             settings = ["--set", "model.reinitialise=true", "--set", f"training.dropout={rate}"]
             if method == "lora":
                 settings += ["--set", f"methods.lora.lora_dropout={rate}"]
-            shape = ["--batch", 16, "--length", 128, "--steps", 3, "--warmup-steps", 1, "--json"]
+            shape = ["--batch", 16, "--length", 128, "--steps", self.arguments.steps, "--warmup-steps", 1, "--json"]
             (measured,) = json.loads(output(self.host("bench", method, self.base, *settings, *shape)))
             return measured["seconds_per_step"], measured["peak_memory_bytes"]
         if work == "first step":
@@ -104,7 +104,7 @@ class Sides:
         if work in ("dropout 0.1", "no dropout"):
             rate = 0.1 if work == "dropout 0.1" else 0.0
             job |= {"work": "steps", "model": str(self.base), "dropout": rate}
-            job |= {"batch": 16, "length": 128, "warmup": 1, "steps": 3}
+            job |= {"batch": 16, "length": 128, "warmup": 1, "steps": self.arguments.steps}
         else:
             job |= {"work": work, "model": str(self.arguments.model)}
         if work == "first step":
@@ -168,6 +168,7 @@ def main():
     parser.add_argument("--model", required=True, type=Path)
     parser.add_argument("--data", required=True, type=Path)
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--steps", type=int, default=3, help="timed steps of a repeat, after one to warm up")
     parser.add_argument("--work", action="append", choices=sorted({work for work, _ in BOUNDS}), help="only this (repeatable)")
     parser.add_argument("--method", action="append", choices=METHODS, help="only this (repeatable)")
     arguments = parser.parse_args()

@@ -19,7 +19,7 @@ pub struct Limits {
 impl Default for Limits {
     fn default() -> Limits {
         Limits {
-            fuel: 20_000_000_000,
+            fuel: 5_000_000_000,
             fuel_per_byte: 100_000,
             memory: 1 << 30,
             time: Duration::from_secs(120),

@@ -26,9 +26,14 @@ const QUICKSTART: &[(&str, &[u8])] = &[
 /// The folder of a model.
 ///
 /// # Errors
-/// A name that is not embedded; a cache folder that cannot be written.
+/// A folder that is not there; a name that is not embedded; a cache folder that
+/// cannot be written.
 pub fn model(source: &Source) -> Result<PathBuf> {
     match source {
+        Source::Path(path) if !path.is_dir() => bail!(
+            "{}: there is no such folder; model.path is the folder in which the model's config.json lies",
+            path.display()
+        ),
         Source::Path(path) => Ok(path.clone()),
         Source::Hub(repository) => brought(repository),
         Source::Embedded(None) => written("encoder", ENCODER),
