@@ -46,7 +46,9 @@ impl Axis {
 
     fn linear(values: impl Iterator<Item = f64>, wanted: f64) -> Axis {
         let (low, high) = range(values);
-        let (low, high) = if low == high { (low - 0.5, high + 0.5) } else { (low, high) };
+        // Around a single value, and not below zero for what is not.
+        let margin = if low == 0.0 { 0.5 } else { low.abs() / 2.0 };
+        let (low, high) = if low == high { (low - margin, high + margin) } else { (low, high) };
         let step = nice((high - low) / wanted);
         let (first, last) = ((low / step).floor() as i64, (high / step).ceil() as i64);
         let decimals = (-step.log10().floor()).max(0.0) as usize;
