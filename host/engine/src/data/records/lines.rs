@@ -8,7 +8,7 @@ use host_ir::task::Container;
 use crate::data::records::{Chunks, LONGEST_RECORD, open};
 use crate::files::FileError;
 
-/// The lines before and after a document, as CoNLL's shared tasks write them.
+/// The lines before and after a document, as shared tasks on coreference write them.
 const DOCUMENT: (&str, &str) = ("#begin document", "#end document");
 
 pub fn read<E: From<FileError>>(container: Container, chunks: &mut Chunks<'_, E>) -> Result<(), E> {
