@@ -10,6 +10,7 @@ use std::fmt;
 use std::path::PathBuf;
 
 use anyhow::Result;
+use host_engine::device::{Device, Precision};
 use host_engine::train::settings::TrainingSettings;
 use host_ir::method::Counts;
 use host_ir::settings::{Description, Values};
@@ -137,20 +138,6 @@ impl DataSpec {
     pub fn overrides(&self) -> BTreeMap<String, PathBuf> {
         self.files.iter().map(|(split, file)| (split.clone(), PathBuf::from(file))).collect()
     }
-}
-
-/// What computes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Device {
-    Cpu,
-}
-
-/// What numbers are computed in.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Precision {
-    Fp32,
 }
 
 /// Where a plugin's component is.
@@ -362,6 +349,8 @@ pub struct Summary {
     pub steps: u64,
     pub best_metric: Option<BestMetric>,
     pub estimated_memory_bytes: u64,
+    /// What computes, and the bytes of its memory that are free, where it is known.
+    pub device: Option<(Device, Option<u64>)>,
     pub plugin_seconds: f64,
     /// Sentences that the user should read.
     pub warnings: Vec<String>,

@@ -51,6 +51,17 @@ pub struct Evaluation {
     pub outputs: Vec<Outputs>,
 }
 
+/// Memory that ends in the middle of an update leaves some parameters changed, so
+/// that the step must not be made again.
+fn in_update(error: EngineError) -> EngineError {
+    match error {
+        EngineError::Backend(error) if error.is_out_of_memory() => EngineError::Backend(BackendError::Wrong(
+            format!("in the middle of an update, {error}: smaller batches leave more of it"),
+        )),
+        error => error,
+    }
+}
+
 /// Programs and parameters of a cell on a backend.
 pub struct Engine {
     pub plans: Plans,
@@ -115,7 +126,7 @@ impl Engine {
         seed: u64,
     ) -> Result<StepResult, EngineError> {
         let result = self.accumulate(micro_batches, seed);
-        let result = result.and_then(|loss| self.update(loss, settings, learning_rate));
+        let result = result.and_then(|loss| self.update(loss, settings, learning_rate).map_err(in_update));
         if result.is_err() {
             self.backend.clear_gradients()?;
         }

@@ -5,6 +5,7 @@ pub mod backend;
 pub mod batch;
 pub mod compile;
 pub mod data;
+pub mod device;
 pub mod engine;
 pub mod files;
 pub mod generate;

@@ -3,10 +3,15 @@
 mod support;
 
 use host_engine::backend::cpu::Cpu;
+use host_engine::backend::{AdamW, Backend, BackendError, Step};
 use host_engine::batch::Batch;
-use host_engine::compile::Plans;
+use host_engine::compile::{Compiled, Plans};
 use host_engine::data::dataset::DatasetError;
 use host_engine::engine::Engine;
+use host_engine::parameters::Parameters;
+use host_engine::program::build::Program;
+use host_engine::program::instruction::Instruction;
+use host_engine::program::value::ValueId;
 use host_engine::train::settings::TrainingSettings;
 use host_engine::train::trainer::{Batches, EpochReport, Observer, StepReport, TrainError, train};
 use host_ir::task::HeadKind;
@@ -56,8 +61,106 @@ impl Observer for Notes {
     }
 }
 
+/// A device whose memory ends once: before an instruction, or before an update,
+/// counted from the start.
+struct Scarce {
+    inner: Cpu,
+    instructions: Option<usize>,
+    updates: Option<usize>,
+}
+
+/// Counts down; whether this was the last.
+fn ends(left: &mut Option<usize>) -> bool {
+    match left {
+        Some(0) => {
+            *left = None;
+            true
+        }
+        Some(count) => {
+            *count -= 1;
+            false
+        }
+        None => false,
+    }
+}
+
+impl Backend for Scarce {
+    fn set_parameters(&mut self, parameters: &Parameters, blocks: Vec<Vec<f32>>) -> Result<(), BackendError> {
+        self.inner.set_parameters(parameters, blocks)
+    }
+
+    fn read_block(&self, block: usize) -> Result<Vec<f32>, BackendError> {
+        self.inner.read_block(block)
+    }
+
+    fn write_block(&mut self, block: usize, elements: &[f32]) -> Result<(), BackendError> {
+        self.inner.write_block(block, elements)
+    }
+
+    fn read_gradient(&self, block: usize) -> Result<Vec<f32>, BackendError> {
+        self.inner.read_gradient(block)
+    }
+
+    fn begin(&mut self, compiled: &Compiled, batch: &Batch, step: &Step) -> Result<(), BackendError> {
+        self.inner.begin(compiled, batch, step)
+    }
+
+    fn execute(&mut self, program: &Program, instruction: &Instruction) -> Result<(), BackendError> {
+        match ends(&mut self.instructions) {
+            true => Err(BackendError::DeviceOutOfMemory),
+            false => self.inner.execute(program, instruction),
+        }
+    }
+
+    fn read(&self, program: &Program, value: ValueId) -> Result<Vec<f32>, BackendError> {
+        self.inner.read(program, value)
+    }
+
+    fn losses(&self) -> Result<Vec<f64>, BackendError> {
+        self.inner.losses()
+    }
+
+    fn gradient_norm(&self) -> Result<f64, BackendError> {
+        self.inner.gradient_norm()
+    }
+
+    fn gradient_is_zero(&self, all: &Parameters, block: usize, part: usize) -> Result<bool, BackendError> {
+        self.inner.gradient_is_zero(all, block, part)
+    }
+
+    fn update(
+        &mut self,
+        all: &Parameters,
+        block: usize,
+        part: usize,
+        rule: &AdamW,
+    ) -> Result<(), BackendError> {
+        match ends(&mut self.updates) {
+            true => Err(BackendError::DeviceOutOfMemory),
+            false => self.inner.update(all, block, part, rule),
+        }
+    }
+
+    fn clear_gradients(&mut self) -> Result<(), BackendError> {
+        self.inner.clear_gradients()
+    }
+
+    fn clear_state(&mut self) -> Result<(), BackendError> {
+        self.inner.clear_state()
+    }
+}
+
 fn run(plans: &Plans, epochs: f64, learning_rate: f64) -> (Result<u64, TrainError>, Notes) {
-    let mut engine = Engine::new(plans.clone(), blocks(plans, 3), Box::new(Cpu::new(1).unwrap())).unwrap();
+    run_on(plans, Box::new(Cpu::new(1).unwrap()), epochs, learning_rate)
+}
+
+fn run_on(
+    plans: &Plans,
+    backend: Box<dyn Backend>,
+    epochs: f64,
+    learning_rate: f64,
+) -> (Result<u64, TrainError>, Notes) {
+    let mut engine = Engine::new(plans.clone(), blocks(plans, 3), backend).unwrap();
     let settings = TrainingSettings {
         num_train_epochs: epochs,
         learning_rate,
@@ -110,4 +213,31 @@ fn a_loss_that_is_no_number_names_its_step_and_its_batch() {
     assert!(error.contains(&format!(" of step {} is ", steps + 1)), "{error}");
     // What was saved before is what is left.
     assert_eq!(notes.saved.len() as u64, u64::from(steps >= 3));
+}
+
+/// A step in which memory ended is made again from the weights that it began
+/// with: the losses are those of a training in which nothing happened. In the
+/// middle of an update that would be too late.
+#[test]
+fn a_step_that_memory_ended_is_made_again_from_unchanged_weights() {
+    let plans = plans(HEAD, |recorder| train_role(recorder, "all"));
+    let (_, whole) = run(&plans, 1.0, 1e-2);
+    let scarce =
+        |instructions, updates| Box::new(Scarce { inner: Cpu::new(1).unwrap(), instructions, updates });
+    let in_a_step = plans.training().unwrap().program.instructions().count();
+    // In the backward pass of the second step, when its first gradients are there.
+    let (ending, notes) = run_on(&plans, scarce(Some(2 * in_a_step - 3), None), 1.0, 1e-2);
+    assert_eq!(ending.unwrap(), 3);
+    assert_eq!(notes.losses, whole.losses);
+    assert_eq!(
+        notes.messages,
+        [
+            "the device's memory does not suffice for the batch: going on with micro-batches of 4 examples; the effective \
+          batch stays the same"
+        ]
+    );
+    let (ending, notes) = run_on(&plans, scarce(None, Some(3)), 1.0, 1e-2);
+    let error = ending.unwrap_err().to_string();
+    assert!(error.starts_with("in the middle of an update, the device's memory does not suffice"), "{error}");
+    assert!(notes.losses.is_empty() && notes.messages.is_empty());
 }

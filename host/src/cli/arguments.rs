@@ -32,6 +32,7 @@ Examples:
   host run configs/quickstart.toml --smoke      try every step on a few records
   host bench configs/quickstart.toml            measure what training costs here
   host score TASK --gold FILE --pred FILE       score predictions of any system
+  host info                                     show what this machine and this build have
   host plugin list                              show the methods and tasks that there are
   host run --help                               the keys of a config
 
@@ -45,6 +46,7 @@ pub enum Command {
     Data(DataArguments),
     Bench(BenchArguments),
     Fetch(FetchArguments),
+    Info(InfoArguments),
     Eval(EvalArguments),
     Compare(CompareArguments),
     Merge(MergeArguments),
@@ -146,6 +148,15 @@ pub struct FetchArguments {
     pub config: ConfigArguments,
 }
 
+/// Show what this machine and this build have: devices, threads, caches, plugins
+///
+/// Says what is missing for CUDA too, and how to get it.
+#[derive(Debug, Args)]
+pub struct InfoArguments {
+    #[command(flatten)]
+    pub plugins: PluginFolder,
+}
+
 const HUB_HELP: &str = "\
 The cache is the one that Python's huggingface_hub uses, in the same layout. These
 variables of the environment mean what they mean there:
@@ -177,9 +188,12 @@ pub struct ConfigArguments {
     /// Train with this seed instead of the config's (repeatable)
     #[arg(long = "seed", value_name = "NUMBER")]
     pub seeds: Vec<u32>,
-    /// What computes: auto or cpu
+    /// What computes: auto, cpu, cuda, cuda:1, metal, or candle-cpu (host info)
     #[arg(long)]
     pub device: Option<String>,
+    /// What numbers are computed in: fp32, or tf32 on CUDA
+    #[arg(long)]
+    pub precision: Option<String>,
     /// Threads that compute [default: what the batch job was given, or all cores]
     #[arg(long, value_name = "NUMBER")]
     pub threads: Option<u32>,
@@ -368,6 +382,10 @@ impl ConfigArguments {
         if let Some(device) = &self.device {
             raw.set_option(&format!("--device {device}"), "device", Value::Text(device.clone()))?;
         }
+        if let Some(precision) = &self.precision {
+            let value = Value::Text(precision.clone());
+            raw.set_option(&format!("--precision {precision}"), "precision", value)?;
+        }
         if let Some(threads) = self.threads {
             raw.set_option(&format!("--threads {threads}"), "threads", Value::Whole(i64::from(threads)))?;
         }
@@ -382,8 +400,9 @@ const CONFIG_HELP: &str = r#"A config:
   name = "x"                     # the run directory is runs/x; default: the file's name
   seeds = [42]                   # every method is trained once for each
   threads = 2                    # default: all cores
-  device = "auto"                # auto or cpu
-  precision = "fp32"
+  device = "auto"                # a GPU where there is one, else cpu; cpu, cuda, cuda:1,
+                                 # metal; candle-cpu computes on the CPU what a GPU would
+  precision = "fp32"             # or tf32, on CUDA
   methods = "all"                # or names: ["a", "b"]; or tables, below
 
   [model]

@@ -7,6 +7,7 @@ mod compare;
 mod data;
 mod eval;
 mod fetch;
+mod info;
 mod merge;
 mod plan;
 mod plugin;
@@ -30,6 +31,7 @@ pub fn main() -> ExitCode {
         Command::Data(arguments) => data::data(&arguments),
         Command::Bench(arguments) => bench::bench(&arguments),
         Command::Fetch(arguments) => fetch::fetch(&arguments),
+        Command::Info(arguments) => info::info(&arguments),
         Command::Eval(arguments) => eval::eval(&arguments),
         Command::Compare(arguments) => compare::compare(&arguments),
         Command::Merge(arguments) => merge::merge(&arguments),

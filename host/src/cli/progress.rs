@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
+use host_engine::device::Device;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::Serialize;
 
@@ -265,13 +266,23 @@ pub fn summary_lines(summary: &Summary) -> Vec<String> {
         trains,
         format!("{} examples, {}", examples.join(", "), words::plural(summary.steps, "optimizer step")),
         format!(
-            "about {} of memory; plugins loaded and asked in {}",
+            "about {} of memory{}; plugins loaded and asked in {}",
             words::bytes(summary.estimated_memory_bytes as f64),
+            device_words(summary.device),
             words::duration(summary.plugin_seconds)
         ),
     ];
     lines.extend(summary.warnings.iter().map(|warning| format!("warning: {warning}")));
     lines
+}
+
+/// Where the memory is, where it is not the machine's own.
+fn device_words(device: Option<(Device, Option<u64>)>) -> String {
+    match device {
+        None | Some((Device::Cpu, _)) => String::new(),
+        Some((device, None)) => format!(" on {device}"),
+        Some((device, Some(free))) => format!(" on {device}, where {} are free", words::bytes(free as f64)),
+    }
 }
 
 /// `epoch 1: train loss 1.4321, dev loss 1.3874, dev accuracy 0.3712 (best so far), 12.3 s`

@@ -9,7 +9,7 @@ use indicatif::ProgressBar;
 
 use super::arguments::ConfigArguments;
 use super::progress::{INTERVAL, bar};
-use super::terminal;
+use super::{info, terminal};
 use crate::cell::{CellSpec, DataSpec, ModelSpec, PluginSpec, Repository, Source};
 use crate::config::Config;
 use crate::hub::{Brought, Hub, Progress, Wanted};
@@ -23,9 +23,11 @@ pub struct Found {
     pub brought: Brought,
 }
 
-/// The config of a command line, with its model and its data in place.
+/// The config of a command line, with its device chosen and its model and its
+/// data in place.
 pub fn ready(arguments: &ConfigArguments) -> Result<Config> {
     let mut config = arguments.resolve()?;
+    info::choose_device(&mut config)?;
     bring(&mut config)?;
     Ok(config)
 }

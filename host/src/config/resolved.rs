@@ -1,12 +1,13 @@
 //! What a config means: every key known and of its type, plugins found, their
 //! settings complete, overrides applied.
 
+use host_engine::device::{Device, Precision};
 use host_engine::train::settings::TrainingSettings;
 use host_ir::settings::{Values, did_you_mean};
 
 use super::raw::{ConfigError, Entry, Item, Place, Raw, Table, Value};
 use super::{source, training};
-use crate::cell::{CellSpec, DataSpec, Device, ModelSpec, Plugin, PluginKind, PluginSpec, Precision};
+use crate::cell::{CellSpec, DataSpec, ModelSpec, Plugin, PluginKind, PluginSpec};
 
 const ROOT_KEYS: [&str; 10] =
     ["name", "device", "precision", "threads", "seeds", "methods", "model", "data", "task", "training"];
@@ -24,7 +25,8 @@ pub struct MethodConfig {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Config {
     pub name: String,
-    pub device: Device,
+    /// None where the machine decides.
+    pub device: Option<Device>,
     pub precision: Precision,
     pub threads: usize,
     pub seeds: Vec<u64>,
@@ -46,7 +48,7 @@ impl Config {
             method: method.plugin.clone(),
             training: method.training.clone(),
             seed,
-            device: self.device,
+            device: self.device.unwrap_or(Device::Cpu),
             precision: self.precision,
             threads: self.threads,
         };
@@ -86,12 +88,13 @@ pub fn resolve(raw: &Raw, name: &str, catalogue: &[Plugin], only: &[String]) -> 
     let methods = narrow(methods(raw, catalogue, &base)?, only)?;
     let threads = match root.get("threads") {
         Some(entry) => whole(entry, 1, 4096)? as usize,
-        None => default_threads(std::env::var("SLURM_CPUS_PER_TASK").ok().as_deref()),
+        None => threads_of_machine(),
     };
+    let device = device(root)?;
     Ok(Config {
         name,
-        device: device(root)?,
-        precision: precision(root)?,
+        device,
+        precision: precision(root, device)?,
         threads,
         seeds: seeds(root)?,
         model,
@@ -100,6 +103,11 @@ pub fn resolve(raw: &Raw, name: &str, catalogue: &[Plugin], only: &[String]) -> 
         training: base,
         methods,
     })
+}
+
+/// Threads that compute where nobody says how many.
+pub fn threads_of_machine() -> usize {
+    default_threads(std::env::var("SLURM_CPUS_PER_TASK").ok().as_deref())
 }
 
 /// What the batch job was given, or all cores that the process may use.
@@ -354,24 +362,31 @@ fn seeds(root: &Table) -> Result<Vec<u64>, ConfigError> {
     }
 }
 
-fn device(root: &Table) -> Result<Device, ConfigError> {
-    let Some(entry) = root.get("device") else { return Ok(Device::Cpu) };
+fn device(root: &Table) -> Result<Option<Device>, ConfigError> {
+    let Some(entry) = root.get("device") else { return Ok(None) };
     match text(entry)?.as_str() {
-        "auto" | "cpu" => Ok(Device::Cpu),
-        other => {
-            let sentence =
-                format!("this build has no device \"{other}\"; it has \"cpu\", and \"auto\" takes it");
-            Err(entry.item.error(sentence))
-        }
+        "auto" => Ok(None),
+        other => match other.parse() {
+            Ok(device) => Ok(Some(device)),
+            Err(error) => Err(entry.item.error(format!("{error}; \"auto\" takes the best that there is"))),
+        },
     }
 }
 
-fn precision(root: &Table) -> Result<Precision, ConfigError> {
+fn precision(root: &Table, device: Option<Device>) -> Result<Precision, ConfigError> {
     let Some(entry) = root.get("precision") else { return Ok(Precision::Fp32) };
-    match text(entry)?.as_str() {
-        "fp32" => Ok(Precision::Fp32),
-        other => Err(entry.item.error(format!("this build computes in \"fp32\" and not in \"{other}\""))),
-    }
+    let precision = match text(entry)?.as_str() {
+        "fp32" => Precision::Fp32,
+        "tf32" => Precision::Tf32,
+        "bf16" => {
+            let sentence = "no device computes in \"bf16\" yet: all have \"fp32\", and CUDA has \"tf32\"";
+            return Err(entry.item.error(sentence));
+        }
+        _ => return Err(wrong(entry, "\"fp32\" or \"tf32\"")),
+    };
+    let computes = device.map_or(Ok(()), |device| device.computes(precision));
+    computes.map_err(|error| entry.item.error(error.to_string()))?;
+    Ok(precision)
 }
 
 #[cfg(test)]

@@ -93,6 +93,14 @@ fn one_method_overridden_keeps_all_and_their_order() {
 }
 
 #[test]
+fn devices_are_read_and_the_machine_may_decide() {
+    let device = |text: &str| resolved(&with(text), &[], &[]).unwrap().device;
+    assert_eq!((device(""), device("device = \"auto\"")), (None, None));
+    assert_eq!(device("device = \"cuda:1\"\nprecision = \"tf32\""), Some(Device::Cuda(1)));
+    assert_eq!(device("device = \"candle-cpu\""), Some(Device::CandleCpu));
+}
+
+#[test]
 fn methods_are_narrowed_by_label() {
     let config = resolved(MINIMAL, &["seeds=[1, 2]"], &["lora"]).unwrap();
     let cells = config.cells();
@@ -136,8 +144,11 @@ fn what_cannot_be_meant_is_an_error_with_its_line() {
     assert!(error(&with("seeds = 3")).contains("`seeds` takes a list of whole numbers"));
     assert!(error(&with("seeds = [3, 3]")).contains("the seed 3 is given twice"));
     assert!(error(&with("threads = 0")).contains("`threads` takes a whole number from 1"));
-    assert!(error(&with("device = \"cuda\"")).contains("this build has no device \"cuda\""));
-    assert!(error(&with("precision = \"bf16\"")).contains("this build computes in \"fp32\""));
+    assert!(error(&with("device = \"gpu\"")).contains("there is no device \"gpu\"; devices are \"cpu\""));
+    assert!(error(&with("precision = \"bf16\"")).contains("no device computes in \"bf16\" yet"));
+    assert!(error(&with("precision = \"fp16\"")).contains("takes \"fp32\" or \"tf32\", not \"fp16\""));
+    let tf32 = error(&with("device = \"cpu\"\nprecision = \"tf32\""));
+    assert!(tf32.starts_with("x.toml:2: tf32 is a format of NVIDIA's tensor cores"), "{tf32}");
     assert!(error(&with("name = \"../x\"")).contains("`name` names the run's directory"));
     assert!(error(&with("training = 3")).contains("`training` takes a table of keys, not 3"));
     assert_eq!(

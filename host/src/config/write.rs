@@ -14,7 +14,8 @@ pub fn to_toml(config: &Config, command: &str) -> String {
     let mut document = DocumentMut::new();
     let root = document.as_table_mut();
     root["name"] = toml_edit::value(&config.name);
-    root["device"] = toml_edit::value(json_text(&config.device));
+    let device = config.device.map_or("auto".to_string(), |device| device.to_string());
+    root["device"] = toml_edit::value(device);
     root["precision"] = toml_edit::value(json_text(&config.precision));
     root["threads"] = toml_edit::value(config.threads as i64);
     root["seeds"] = toml_edit::value(config.seeds.iter().map(|&seed| seed as i64).collect::<Array>());

@@ -72,7 +72,7 @@ fn brought(repository: &Repository) -> Result<PathBuf> {
 }
 
 /// The folder under which this program keeps what it can make again.
-fn cache() -> PathBuf {
+pub fn cache() -> PathBuf {
     let base = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
     let home = || Some(PathBuf::from(std::env::var_os("HOME")?).join(".cache"));
     base.or_else(home).unwrap_or_else(std::env::temp_dir).join("host")

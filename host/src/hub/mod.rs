@@ -21,6 +21,8 @@ mod error;
 mod settings;
 mod wanted;
 
+use std::path::Path;
+
 use hf_hub::{Repo, RepoType};
 
 use cache::{RepositoryCache, is_commit};
@@ -104,6 +106,19 @@ pub struct Hub {
 impl Hub {
     pub fn from_environment() -> Hub {
         Hub { client: Client::new(Settings::from_environment()) }
+    }
+
+    /// The folder of the cache.
+    pub fn cache(&self) -> &Path {
+        &self.client.settings.cache
+    }
+
+    /// The hub's address, or the variable that forbids to ask there.
+    pub fn endpoint(&self) -> Result<&str, &'static str> {
+        match self.client.settings.offline {
+            Some(variable) => Err(variable),
+            None => Ok(&self.client.settings.endpoint),
+        }
     }
 
     /// Finds what is wanted of a repository, and brings what of it is not in the

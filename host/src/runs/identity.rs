@@ -9,7 +9,7 @@ use crate::cell::{CellSpec, Digests};
 ///
 /// Paths, labels and where a plugin comes from do not count, their contents'
 /// digests do. The number of threads does not either: results agree over it to
-/// rounding. Of what the hub has, the commit counts beside the files' digests.
+/// rounding; nor which of several like devices it is. Of what the hub has, the commit counts beside the files' digests.
 pub fn identity(spec: &CellSpec, digests: &Digests) -> String {
     digest(&described(spec, digests, Some(spec.seed)))
 }
@@ -28,7 +28,7 @@ fn described(spec: &CellSpec, digests: &Digests, seed: Option<u64>) -> Value {
         "method": { "digest": spec.method.digest, "settings": spec.method.settings },
         "training": spec.training,
         "seed": seed,
-        "device": spec.device,
+        "device": spec.device.kind(),
         "precision": spec.precision,
         "program": digests.program,
     });
@@ -78,13 +78,12 @@ fn write_canonical(value: &Value, text: &mut String) {
 pub mod tests {
     use std::collections::BTreeMap;
 
+    use host_engine::device::{Device, Precision};
     use host_engine::train::settings::TrainingSettings;
     use host_ir::settings::Setting;
 
     use super::*;
-    use crate::cell::{
-        DataSpec, Device, ModelSpec, Origin, PluginSpec, Precision, Repository, Snapshot, Source,
-    };
+    use crate::cell::{DataSpec, ModelSpec, Origin, PluginSpec, Repository, Snapshot, Source};
 
     pub fn spec(label: &str, seed: u64) -> CellSpec {
         let plugin = |name: &str| PluginSpec {
@@ -130,6 +129,8 @@ pub mod tests {
             identity(&base, &Digests { model: "other".into(), ..digests() }),
             identity(&base, &Digests { program: "other".into(), ..digests() }),
             of(|spec| spec.seed = 2),
+            of(|spec| spec.device = Device::Cuda(0)),
+            of(|spec| spec.precision = Precision::Tf32),
             of(|spec| spec.model.reinitialise = true),
             of(|spec| spec.model.path = of_hub("a")),
             of(|spec| spec.model.path = of_hub("b")),

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use host_engine::backend::timed::Times;
 use host_engine::batch::Batch;
+use host_engine::device::Device;
 use host_engine::kernels::matmul::peak_operations_per_second;
 use host_engine::kernels::parallel::Threads;
 use host_engine::machine;
@@ -71,14 +72,18 @@ pub fn measure(spec: &BenchmarkSpec, started: Instant) -> Result<Measured> {
     let evaluation = start.elapsed().as_secs_f64();
     // Before the matrices of the peak take memory of their own.
     let peak_memory_bytes = machine::peak_memory();
-    let peak = peak_operations_per_second(&Threads::new(cell.threads)?);
+    // Of other devices nobody has measured the peak.
+    let peak = match cell.device {
+        Device::Cpu => Some(peak_operations_per_second(&Threads::new(cell.threads)?)),
+        _ => None,
+    };
     let total: f64 = step_seconds.iter().sum();
     let mut sorted = step_seconds.clone();
     sorted.sort_by(f64::total_cmp);
     Ok(Measured {
         label: cell.label.clone(),
-        precision: "fp32".into(),
-        device: "cpu".into(),
+        precision: cell.precision.to_string(),
+        device: cell.device.to_string(),
         threads: cell.threads,
         trained_parameters: prepared.plans.method.counts(&prepared.plans.model).trained as u64,
         examples_per_step: examples / steps,
@@ -90,7 +95,7 @@ pub fn measure(spec: &BenchmarkSpec, started: Instant) -> Result<Measured> {
         evaluation_tokens_per_second: tokens / evaluation,
         product_operations_per_step: operations as f64 / steps,
         peak_operations_per_second: peak,
-        share_of_peak: operations as f64 / total / peak,
+        share_of_peak: peak.map(|peak| operations as f64 / total / peak),
         seconds_to_first_step,
         peak_memory_bytes,
         estimated_memory_bytes: memory.total(),

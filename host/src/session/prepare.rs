@@ -8,7 +8,6 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, anyhow, bail};
 use host_engine::backend::Backend;
-use host_engine::backend::cpu::Cpu;
 use host_engine::backend::timed::{Timed, Times};
 use host_engine::compile::{Compiled, Plans};
 use host_engine::data::dataset::Noise;
@@ -17,7 +16,6 @@ use host_engine::data::sampler::Sampler;
 use host_engine::engine::Engine;
 use host_engine::files::checkpoint::{Checkpoint, read_generation_config};
 use host_engine::init::{Reinitialised, initial_blocks};
-use host_engine::machine;
 use host_engine::models;
 use host_engine::text::Tokenizer;
 use host_engine::train::memory::{LargestBatch, MemoryEstimate, estimate, micro_batch_that_fits};
@@ -277,7 +275,8 @@ impl Prepared {
         let largest = self.largest(spec)?;
         let parts = spec.training.gradient_accumulation_steps.max(1) as usize;
         let mut micro_batch = largest.examples.div_ceil(parts).max(1);
-        if let (true, Some(available)) = (spec.training.auto_find_batch_size, machine::available_memory()) {
+        if let (true, Some(available)) = (spec.training.auto_find_batch_size, spec.device.available_memory()?)
+        {
             let available = available - available / MEMORY_MARGIN;
             let fits = micro_batch_that_fits(&self.training, &self.plans.parameters, &largest, available);
             micro_batch = micro_batch.min(fits);
@@ -305,6 +304,7 @@ impl Prepared {
                 .collect(),
             steps: total_steps(&spec.training, self.sampler(spec)?.steps_of_epoch(0)?),
             estimated_memory_bytes: memory.total(),
+            device: Some((spec.device, spec.device.available_memory()?)),
             plugin_seconds: self.load_seconds + self.plan_seconds,
             best_metric: self.best_metric(),
             warnings,
@@ -313,12 +313,13 @@ impl Prepared {
 
     /// The engine with all parameters at their start.
     pub fn engine(&mut self, spec: &CellSpec) -> Result<Engine> {
-        self.engine_on(spec, Box::new(Cpu::new(spec.threads)?))
+        self.engine_on(spec, spec.device.backend(spec.threads, spec.precision)?)
     }
 
     /// The engine on a backend that notes how long each instruction takes.
     pub fn timed_engine(&mut self, spec: &CellSpec, times: Times) -> Result<Engine> {
-        self.engine_on(spec, Box::new(Timed::new(Box::new(Cpu::new(spec.threads)?), times)))
+        let backend = spec.device.backend(spec.threads, spec.precision)?;
+        self.engine_on(spec, Box::new(Timed::new(backend, times)))
     }
 
     fn engine_on(&mut self, spec: &CellSpec, backend: Box<dyn Backend>) -> Result<Engine> {

@@ -18,8 +18,18 @@ pub enum BackendError {
     /// Working memory of this size is not to be had.
     #[error("{bytes} bytes of memory for the batch are not to be had")]
     OutOfMemory { bytes: usize },
+    /// A device whose memory is its own has no more of it.
+    #[error("the device's memory does not suffice for the batch")]
+    DeviceOutOfMemory,
     #[error("{0}")]
     Wrong(String),
+}
+
+impl BackendError {
+    /// Whether less at a time could work.
+    pub fn is_out_of_memory(&self) -> bool {
+        matches!(self, BackendError::OutOfMemory { .. } | BackendError::DeviceOutOfMemory)
+    }
 }
 
 /// What determines a micro-batch's computation besides the batch itself.

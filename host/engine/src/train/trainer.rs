@@ -1,7 +1,6 @@
 //! The training loop, after transformers' Trainer: effective batches of a
 //! seeded permutation, evaluation after each epoch, the best checkpoint kept.
 
-use crate::backend::BackendError;
 use crate::batch::Batch;
 use crate::data::dataset::DatasetError;
 use crate::engine::{Engine, EngineError, NamedTensor};
@@ -219,12 +218,12 @@ fn step(
         let tokens = effective.iter().map(Batch::rows).sum();
         match engine.step(&effective, settings, learning_rate, seed) {
             Ok(result) => return Ok((result, tokens)),
-            Err(EngineError::Backend(BackendError::OutOfMemory { bytes }))
-                if settings.auto_find_batch_size && ending.micro_batch > 1 =>
+            Err(EngineError::Backend(error))
+                if error.is_out_of_memory() && settings.auto_find_batch_size && ending.micro_batch > 1 =>
             {
                 ending.micro_batch = ending.micro_batch.div_ceil(2);
                 observer.message(format!(
-                    "{bytes} bytes of memory were not to be had: going on with micro-batches of {} examples; the effective batch stays the same",
+                    "{error}: going on with micro-batches of {} examples; the effective batch stays the same",
                     ending.micro_batch
                 ));
             }

@@ -24,7 +24,11 @@ use crate::program::value::{Sizes, Storage, ValueId};
 
 impl From<candle_core::Error> for BackendError {
     fn from(error: candle_core::Error) -> BackendError {
-        BackendError::Wrong(format!("candle: {error}"))
+        // The device's own error lies below layers of candle's, in words alone.
+        match format!("{error:?}").contains("CUDA_ERROR_OUT_OF_MEMORY") {
+            true => BackendError::DeviceOutOfMemory,
+            false => BackendError::Wrong(format!("candle: {error}")),
+        }
     }
 }
 

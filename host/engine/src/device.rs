@@ -1,0 +1,389 @@
+//! Devices: what can run a program, and what of it this build and this machine
+//! have.
+//!
+//! The CPU has kernels of our own. Every other device is candle's; its CPU device
+//! among them, on which anybody can look at what a GPU would compute.
+
+use std::fmt;
+use std::path::Path;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+use crate::backend::candle::Candle;
+use crate::backend::cpu::Cpu;
+use crate::backend::{Backend, BackendError};
+use crate::machine;
+
+/// What computes. Written `cpu`, `cuda`, `cuda:1`, `metal` or `candle-cpu`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub enum Device {
+    Cpu,
+    /// A GPU of NVIDIA's, by its number among those that the process sees.
+    Cuda(usize),
+    Metal,
+    /// The second backend on candle's CPU device: slow, for comparison.
+    CandleCpu,
+}
+
+impl fmt::Display for Device {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Device::Cuda(number) => write!(f, "cuda:{number}"),
+            other => f.write_str(other.kind()),
+        }
+    }
+}
+
+impl FromStr for Device {
+    type Err = DeviceError;
+
+    fn from_str(text: &str) -> Result<Device, DeviceError> {
+        match text {
+            "cpu" => Ok(Device::Cpu),
+            "cuda" => Ok(Device::Cuda(0)),
+            "metal" => Ok(Device::Metal),
+            "candle-cpu" => Ok(Device::CandleCpu),
+            other => {
+                let number = other.strip_prefix("cuda:").and_then(|number| number.parse().ok());
+                let unknown = || DeviceError(format!("there is no device \"{other}\"; {KNOWN}"));
+                number.map(Device::Cuda).ok_or_else(unknown)
+            }
+        }
+    }
+}
+
+impl TryFrom<String> for Device {
+    type Error = DeviceError;
+
+    fn try_from(text: String) -> Result<Device, DeviceError> {
+        text.parse()
+    }
+}
+
+impl From<Device> for String {
+    fn from(device: Device) -> String {
+        device.to_string()
+    }
+}
+
+const KNOWN: &str = "devices are \"cpu\", \"cuda\", \"cuda:1\", \"metal\" and \"candle-cpu\"";
+
+/// Why a device cannot be used, as a sentence.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct DeviceError(pub String);
+
+/// What numbers are computed in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Precision {
+    Fp32,
+    /// Products of numbers rounded to 10 bits of mantissa, sums in fp32.
+    Tf32,
+}
+
+impl fmt::Display for Precision {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Precision::Fp32 => "fp32",
+            Precision::Tf32 => "tf32",
+        })
+    }
+}
+
+/// A GPU as its driver describes it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Gpu {
+    pub device: Device,
+    pub name: String,
+    pub memory_bytes: u64,
+    /// What no process has taken.
+    pub free_bytes: u64,
+    /// Major and minor number of its compute capability.
+    pub capability: (u32, u32),
+}
+
+/// What this build and this machine have of CUDA.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Cuda {
+    /// The CUDA version, major and minor, up to which the driver goes, and that of
+    /// the build.
+    pub driver: (u32, u32),
+    pub build: (u32, u32),
+    pub gpus: Vec<Gpu>,
+}
+
+impl Device {
+    /// The word without the number.
+    pub fn kind(self) -> &'static str {
+        match self {
+            Device::Cpu => "cpu",
+            Device::Cuda(_) => "cuda",
+            Device::Metal => "metal",
+            Device::CandleCpu => "candle-cpu",
+        }
+    }
+
+    /// A backend on the device. `threads` are those of our own kernels.
+    ///
+    /// # Errors
+    /// A device that this build or this machine does not have; a precision in
+    /// which it does not compute.
+    pub fn backend(self, threads: usize, precision: Precision) -> Result<Box<dyn Backend>, DeviceError> {
+        self.computes(precision)?;
+        let wrong = |error: BackendError| DeviceError(format!("{self} cannot be used: {error}"));
+        let candle = |device: candle_core::Result<candle_core::Device>| match device {
+            Ok(device) => Ok(Box::new(Candle::new(device)) as Box<dyn Backend>),
+            Err(error) => Err(wrong(error.into())),
+        };
+        match self {
+            Device::Cpu => Ok(Box::new(Cpu::new(threads).map_err(wrong)?)),
+            Device::CandleCpu => candle(Ok(candle_core::Device::Cpu)),
+            Device::Cuda(number) => {
+                self.gpu()?;
+                candle_core::cuda::set_gemm_reduced_precision_f32(precision == Precision::Tf32);
+                candle(candle_core::Device::new_cuda(number))
+            }
+            Device::Metal => {
+                metal()?;
+                candle(candle_core::Device::new_metal(0))
+            }
+        }
+    }
+
+    /// # Errors
+    /// A precision in which the device does not compute.
+    pub fn computes(self, precision: Precision) -> Result<(), DeviceError> {
+        match (precision, self) {
+            (Precision::Fp32, _) | (Precision::Tf32, Device::Cuda(_)) => Ok(()),
+            (Precision::Tf32, other) => Err(DeviceError(format!(
+                "tf32 is a format of NVIDIA's tensor cores, and the device is {other}, which computes in fp32"
+            ))),
+        }
+    }
+
+    /// What the driver says of a GPU; none of other devices.
+    ///
+    /// # Errors
+    /// CUDA that cannot be used; a number that no GPU has.
+    pub fn gpu(self) -> Result<Option<Gpu>, DeviceError> {
+        let Device::Cuda(number) = self else { return Ok(None) };
+        let gpus = cuda()?.gpus;
+        let count = gpus.len();
+        gpus.into_iter().nth(number).map(Some).ok_or_else(|| {
+            let seen = std::env::var("CUDA_VISIBLE_DEVICES");
+            let seen = seen.map_or(String::new(), |seen| format!(" (CUDA_VISIBLE_DEVICES is \"{seen}\")"));
+            DeviceError(format!("there is no {self}: the driver shows {count} of them, from cuda:0 on{seen}"))
+        })
+    }
+
+    /// Bytes of memory that a training on the device can take; `None` where that
+    /// is not known.
+    ///
+    /// # Errors
+    /// As [`Self::gpu`].
+    pub fn available_memory(self) -> Result<Option<u64>, DeviceError> {
+        match self {
+            Device::Cpu | Device::CandleCpu => Ok(machine::available_memory()),
+            Device::Cuda(_) => Ok(self.gpu()?.map(|gpu| gpu.free_bytes)),
+            Device::Metal => Ok(None),
+        }
+    }
+
+    /// The device that a machine should be used with: the GPU that has the most
+    /// free memory, else Metal's, else the CPU; and why, where there is something
+    /// to say.
+    pub fn automatic() -> (Device, Option<String>) {
+        let cuda = cuda();
+        if let Ok(Cuda { gpus, .. }) = &cuda
+            && let Some(gpu) = gpus.iter().max_by_key(|gpu| gpu.free_bytes)
+        {
+            return (gpu.device, Some(format!("{} is used: {}", gpu.device, gpu.words())));
+        }
+        if metal().is_ok() {
+            return (Device::Metal, Some("metal is used".into()));
+        }
+        let expected = cfg!(feature = "cuda") || Path::new("/dev/nvidiactl").exists();
+        let why = match cuda {
+            Err(DeviceError(sentence)) => sentence,
+            Ok(_) => "the driver shows no GPU".into(),
+        };
+        (Device::Cpu, expected.then(|| format!("the CPU is used: {why}")))
+    }
+}
+
+impl Gpu {
+    /// `NVIDIA H100 80GB HBM3, compute capability 9.0, 78.5 of 79.2 GiB free`
+    pub fn words(&self) -> String {
+        let gibi = |bytes: u64| bytes as f64 / 1_073_741_824.0;
+        let (major, minor) = self.capability;
+        format!(
+            "{}, compute capability {major}.{minor}, {:.1} of {:.1} GiB free",
+            self.name,
+            gibi(self.free_bytes),
+            gibi(self.memory_bytes)
+        )
+    }
+}
+
+/// What there is of CUDA.
+///
+/// # Errors
+/// What is missing, and how to get it.
+#[cfg(not(feature = "cuda"))]
+pub fn cuda() -> Result<Cuda, DeviceError> {
+    Err(DeviceError(
+        "this build has no CUDA; `cargo build --release --features cuda` makes one that has, where a CUDA toolkit is"
+            .into(),
+    ))
+}
+
+/// What there is of Apple's Metal.
+///
+/// # Errors
+/// What is missing, and how to get it.
+pub fn metal() -> Result<(), DeviceError> {
+    let missing = match (cfg!(target_os = "macos"), cfg!(feature = "metal")) {
+        (true, true) => return Ok(()),
+        (true, false) => {
+            "this build has no Metal; `cargo build --release --features metal` makes one that has"
+        }
+        (false, _) => "Metal is there on macOS alone",
+    };
+    Err(DeviceError(missing.into()))
+}
+
+#[cfg(feature = "cuda")]
+pub use with_cuda::cuda;
+
+#[cfg(feature = "cuda")]
+mod with_cuda {
+    use std::ffi::{CStr, CString};
+
+    use candle_core::cuda::cudarc::driver::{CudaContext, DriverError, result, sys};
+
+    use super::{Cuda, Device, DeviceError, Gpu};
+
+    /// Libraries that the build calls, and what brings them. The names carry the
+    /// toolkit's major version.
+    fn libraries(major: u32) -> [(String, &'static str); 4] {
+        let toolkit = "which the CUDA toolkit of the build's version brings: load its module, or name its folder in \
+                       LD_LIBRARY_PATH";
+        [
+            ("libcuda.so.1".into(), "which the NVIDIA driver brings; without one there is no GPU to use"),
+            (format!("libcublas.so.{major}"), toolkit),
+            (format!("libcublasLt.so.{major}"), toolkit),
+            ("libcurand.so.10".into(), toolkit),
+        ]
+    }
+
+    /// What there is of CUDA.
+    ///
+    /// # Errors
+    /// What is missing, and how to get it.
+    pub fn cuda() -> Result<Cuda, DeviceError> {
+        let build = version(sys::CUDA_VERSION);
+        for (name, from) in libraries(build.0) {
+            load(&name).map_err(|cause| DeviceError(format!("{name} is missing ({cause}), {from}")))?;
+        }
+        let wrong = |error: DriverError| DeviceError(format!("CUDA's driver does not work: {error}"));
+        let mut number = 0;
+        // SAFETY: the call writes one number.
+        unsafe { sys::cuDriverGetVersion(&mut number) }.result().map_err(wrong)?;
+        let driver = version(number as u32);
+        if driver < build {
+            return Err(DeviceError(format!(
+                "the driver goes up to CUDA {}.{} and this build needs {}.{}: a newer driver is needed, or a build with an \
+                 older toolkit",
+                driver.0, driver.1, build.0, build.1
+            )));
+        }
+        result::init().map_err(wrong)?;
+        let count = result::device::get_count().map_err(wrong)?;
+        let gpus = (0..count as usize).map(gpu).collect::<Result<_, _>>().map_err(wrong)?;
+        Ok(Cuda { driver, build, gpus })
+    }
+
+    fn gpu(number: usize) -> Result<Gpu, DriverError> {
+        let context = CudaContext::new(number)?;
+        let (free, total) = context.mem_get_info()?;
+        let (major, minor) = context.compute_capability()?;
+        Ok(Gpu {
+            device: Device::Cuda(number),
+            name: context.name()?,
+            memory_bytes: total as u64,
+            free_bytes: free as u64,
+            capability: (major as u32, minor as u32),
+        })
+    }
+
+    /// 12040 is 12.4.
+    fn version(number: u32) -> (u32, u32) {
+        (number / 1000, number % 1000 / 10)
+    }
+
+    /// Loads a library for good.
+    fn load(name: &str) -> Result<(), String> {
+        let name = CString::new(name).map_err(|error| error.to_string())?;
+        // SAFETY: the names are those of CUDA's libraries, whose initialisers have
+        // no effect on this process but their own.
+        if unsafe { libc::dlopen(name.as_ptr(), libc::RTLD_NOW | libc::RTLD_GLOBAL) }.is_null() {
+            // SAFETY: the loader's message is there until its next call, of which
+            // there is none before it is copied.
+            let message = unsafe { libc::dlerror() };
+            let unsaid = || "the loader says nothing".to_string();
+            // SAFETY: what is not null is a text that ends with a zero.
+            return Err(match message.is_null() {
+                true => unsaid(),
+                false => unsafe { CStr::from_ptr(message) }.to_string_lossy().into_owned(),
+            });
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn devices_are_written_as_they_are_read() {
+        for text in ["cpu", "metal", "candle-cpu", "cuda:0", "cuda:3"] {
+            assert_eq!(text.parse::<Device>().unwrap().to_string(), text);
+        }
+        assert_eq!("cuda".parse(), Ok(Device::Cuda(0)));
+        for text in ["gpu", "cuda:", "cuda:x", "CPU", ""] {
+            assert!(text.parse::<Device>().unwrap_err().0.contains("devices are"), "{text}");
+        }
+    }
+
+    #[test]
+    fn what_a_device_does_not_compute_is_refused() {
+        for device in [Device::Cpu, Device::CandleCpu, Device::Metal] {
+            assert!(device.computes(Precision::Fp32).is_ok());
+            assert!(device.computes(Precision::Tf32).unwrap_err().0.contains("tensor cores"));
+        }
+        assert!(Device::Cuda(1).computes(Precision::Tf32).is_ok());
+    }
+
+    /// A machine without a GPU is used with its CPU, and what is asked of CUDA ends
+    /// with a sentence whether the build has it or not.
+    #[test]
+    fn what_is_missing_is_said() {
+        let (device, why) = Device::automatic();
+        match cuda() {
+            Ok(cuda) if !cuda.gpus.is_empty() => assert_eq!(device.kind(), "cuda"),
+            Ok(_) => assert!(Device::Cuda(0).gpu().unwrap_err().0.contains("there is no cuda:0")),
+            Err(error) => {
+                let named = match cfg!(feature = "cuda") {
+                    true => why.is_some_and(|why| why.contains(&error.0)),
+                    false => error.0.contains("--features cuda"),
+                };
+                assert!(named, "{error}");
+                assert!(Device::Cuda(0).backend(1, Precision::Fp32).is_err());
+            }
+        }
+    }
+}

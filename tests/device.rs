@@ -1,0 +1,151 @@
+//! Devices: the second backend trains what the first trains, and what a machine
+//! or a build does not have is said in a sentence.
+
+mod support;
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::process::Command;
+
+use serde_json::Value;
+use support::{cells, experiment, fails, host, root, succeeds};
+
+/// Losses and metrics of a cell, by what they are.
+fn numbers(cell: &Value) -> Vec<(String, f64)> {
+    let result = &cell["result"];
+    let mut numbers = Vec::new();
+    for epoch in result["epochs"].as_array().unwrap() {
+        numbers.push((format!("train loss after {}", epoch["epoch"]), epoch["train_loss"].as_f64().unwrap()));
+    }
+    for split in result["metrics"].as_array().unwrap() {
+        for (name, value) in split["metrics"].as_object().unwrap() {
+            numbers.push((format!("{} {name}", split["split"]), value.as_f64().unwrap()));
+        }
+    }
+    numbers
+}
+
+/// The quickstart, cut short, on our kernels and on candle's tensor operations:
+/// plugins, data, dropout, updates and evaluation are the same, and so are the
+/// numbers, within rounding.
+#[test]
+fn the_second_backend_trains_the_quickstart_as_the_first() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = root().join("configs/quickstart.toml");
+    let cells_on = |device: &str| {
+        let out = folder.path().join(device);
+        let arguments = ["run", config.to_str().unwrap(), "--device", device, "--out", out.to_str().unwrap()];
+        let mut command = host(folder.path(), &arguments);
+        command.args(["--set", "training.max_steps=12"]);
+        let (_, log) = succeeds(command);
+        assert_eq!(log.contains("of memory on candle-cpu, where"), device == "candle-cpu", "{log}");
+        cells(&out)
+    };
+    let (first, second) = (cells_on("cpu"), cells_on("candle-cpu"));
+    assert_eq!((first.len(), second.len()), (4, 4));
+    for (_, first) in first {
+        let label = first["spec"]["label"].as_str().unwrap();
+        let second = second.iter().find(|(_, cell)| cell["spec"]["label"] == label).unwrap();
+        assert_eq!(second.1["spec"]["device"], "candle-cpu");
+        assert_ne!(second.1["identity"], first["identity"], "another device is another cell");
+        let (first, second) = (numbers(&first), numbers(&second.1));
+        assert_eq!(first.len(), second.len(), "{label}");
+        for ((name, first), (_, second)) in first.into_iter().zip(second) {
+            // Of five hundred sentences, two may lie on the border of two classes.
+            let bound = if name.contains("loss") { 1e-4 * first.abs() } else { 5e-3 };
+            assert!((first - second).abs() <= bound, "{label}, {name}: {first} and {second}");
+        }
+    }
+}
+
+#[test]
+fn what_is_not_there_is_said() {
+    let folder = experiment(|config| config);
+    let plan =
+        |more: &[&str]| host(folder.path(), &[&["plan", "experiment.toml", "--summary"], more].concat());
+    let text = fails(plan(&["--device", "gpu"]), 2);
+    assert!(text.contains("--device gpu: there is no device \"gpu\"; devices are"), "{text}");
+    let text = fails(plan(&["--precision", "bf16"]), 2);
+    assert!(text.contains("--precision bf16: no device computes in \"bf16\" yet"), "{text}");
+    let text = fails(plan(&["--device", "cpu", "--precision", "tf32"]), 2);
+    assert!(text.contains("--precision tf32: tf32 is a format of NVIDIA's tensor cores"), "{text}");
+    // A number that no machine has so many GPUs for.
+    let text = fails(plan(&["--device", "cuda:99"]), 1);
+    assert!(text.contains("the device cuda:99 cannot be used"), "{text}");
+    let named = match cfg!(feature = "cuda") {
+        true => ["is missing", "the driver goes up to", "there is no cuda:99"]
+            .iter()
+            .any(|part| text.contains(part)),
+        false => text.contains("this build has no CUDA; `cargo build --release --features cuda`"),
+    };
+    assert!(named, "{text}");
+    if !cfg!(all(target_os = "macos", feature = "metal")) {
+        assert!(fails(plan(&["--device", "metal"]), 1).contains("the device metal cannot be used"));
+    }
+}
+
+#[test]
+fn info_says_what_this_machine_and_this_build_have() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut command = host(folder.path(), &["info"]);
+    command.env("HF_HOME", folder.path().join("hf")).env_remove("HF_HUB_CACHE").env("HF_HUB_OFFLINE", "1");
+    command.env("SLURM_CPUS_PER_TASK", "3");
+    let (text, _) = succeeds(command);
+    let line =
+        |name: &str| text.lines().find(|line| line.starts_with(name)).unwrap_or_else(|| panic!("{text}"));
+    assert!(line("program").contains("host 0."), "{text}");
+    assert!(line("threads").contains("3, what the batch job was given"), "{text}");
+    assert!(line("hub's files").contains("hf/hub, offline: HF_HUB_OFFLINE is set"), "{text}");
+    assert!(line("methods").contains("lora 0.") && line("tasks").contains("sst5 0."), "{text}");
+    if !cfg!(feature = "cuda") {
+        assert!(line("cuda").contains("this build has no CUDA"), "{text}");
+        assert!(line("auto").contains("cpu; in fp32"), "{text}");
+    }
+}
+
+/// A program of that name in a folder, which writes its arguments.
+fn stand_in(folder: &Path, name: &str) {
+    let path = folder.join(name);
+    fs::write(&path, format!("#!/bin/sh\necho \"{name} $*\"\n")).unwrap();
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+}
+
+/// The batch script asks for a GPU where the config or the command line wants
+/// CUDA, and does not train on the CPU of a job that has none.
+#[test]
+fn the_batch_script_asks_for_a_gpu_where_one_is_wanted() {
+    let folder = tempfile::tempdir().unwrap();
+    for name in ["sbatch", "srun"] {
+        stand_in(folder.path(), name);
+    }
+    for (name, text) in [("gpu.toml", "device = \"cuda:0\"\n"), ("cpu.toml", "# device = \"cuda\"\n")] {
+        fs::write(folder.path().join(name), text).unwrap();
+    }
+    let script = |arguments: &[&str], job: bool| {
+        let mut command = Command::new("bash");
+        command.arg(root().join("slurm/run.sbatch")).args(arguments).current_dir(folder.path());
+        let path = format!("{}:{}", folder.path().display(), std::env::var("PATH").unwrap());
+        command.env("PATH", path).env("HOST_BINARY", env!("CARGO_BIN_EXE_host"));
+        for name in ["SLURM_JOB_ID", "SLURM_JOB_GPUS", "SLURM_SUBMIT_DIR", "CUDA_VISIBLE_DEVICES"] {
+            command.env_remove(name);
+        }
+        if job {
+            command.env("SLURM_JOB_ID", "7");
+        }
+        command
+    };
+    let submitted = |arguments: &[&str]| succeeds(script(arguments, false)).0;
+    assert!(submitted(&["gpu.toml", "--seed", "1"]).starts_with("sbatch --gpus=1 "));
+    assert!(submitted(&["gpu.toml", "--seed", "1"]).trim().ends_with("run.sbatch gpu.toml --seed 1"));
+    assert!(submitted(&["cpu.toml", "--device", "cuda"]).starts_with("sbatch --gpus=1 "));
+    assert!(submitted(&["cpu.toml", "--device=cuda:1"]).starts_with("sbatch --gpus=1 "));
+    assert!(!submitted(&["cpu.toml"]).contains("--gpus"));
+    assert!(!submitted(&["gpu.toml", "--device", "cpu"]).contains("--gpus"));
+    let text = fails(script(&["gpu.toml"], true), 2);
+    assert!(text.contains("the job has no GPU") && text.contains("--gpus=1"), "{text}");
+    let mut command = script(&["gpu.toml"], true);
+    command.env("CUDA_VISIBLE_DEVICES", "0");
+    assert!(succeeds(command).0.contains("srun --ntasks=1"));
+    assert!(succeeds(script(&["cpu.toml"], true)).0.contains("srun --ntasks=1"));
+}
