@@ -53,6 +53,20 @@ fn an_unknown_plugin_is_named_with_the_nearest() {
     complains(2, change, |_| {}, &["lorra", "did you mean `lora`"]);
 }
 
+/// The golden checkpoint has 40 positions.
+#[test]
+fn sequences_that_are_too_long_are_an_error_where_the_config_says_so() {
+    let change = |config: String| config.replace("[task]", "too_long = \"error\"\n[task]");
+    let lengthen = |folder: &Path| {
+        let path = folder.join("data/stsa.fine.train");
+        let lines = fs::read_to_string(&path).unwrap();
+        fs::write(path, format!("{lines}1{}\n", " word9".repeat(60))).unwrap();
+    };
+    complains(1, change, lengthen, &["1 of 41 sequences of train have more than 40 tokens", "data.too_long"]);
+    let change = |config: String| config.replace("[task]", "too_long = \"shout\"\n[task]");
+    complains(2, change, |_| {}, &["experiment.toml:7", "`too_long` is \"shout\""]);
+}
+
 #[test]
 fn missing_files_are_named() {
     complains(

@@ -131,6 +131,20 @@ pub struct DataSpec {
     /// Records of a split that may be wrong and are left out.
     #[serde(default)]
     pub max_bad_records: u64,
+    /// What becomes of sequences that are longer than the task or the model takes.
+    #[serde(default)]
+    pub too_long: TooLong,
+}
+
+/// What becomes of a sequence that is too long.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum TooLong {
+    /// It is cut, and counted.
+    #[default]
+    Cut,
+    /// The cell does not start.
+    Error,
 }
 
 impl DataSpec {

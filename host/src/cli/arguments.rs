@@ -417,6 +417,7 @@ const CONFIG_HELP: &str = r#"A config:
   revision = "main"              # with name, as of the model
   files = { train = "a.txt" }    # instead of the task's own file names
   max_bad_records = 0            # wrong records of a split that are left out, and counted
+  too_long = "cut"               # or "error": sequences that the model cannot read whole
 
   [task]
   name = "NAME"                  # all other keys are the task's: host plugin show NAME

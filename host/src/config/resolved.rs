@@ -7,7 +7,7 @@ use host_ir::settings::{Values, did_you_mean};
 
 use super::raw::{ConfigError, Entry, Item, Place, Raw, Table, Value};
 use super::{source, training};
-use crate::cell::{CellSpec, DataSpec, ModelSpec, Plugin, PluginKind, PluginSpec};
+use crate::cell::{CellSpec, DataSpec, ModelSpec, Plugin, PluginKind, PluginSpec, TooLong};
 
 const ROOT_KEYS: [&str; 10] =
     ["name", "device", "precision", "threads", "seeds", "methods", "model", "data", "task", "training"];
@@ -181,7 +181,7 @@ fn model(raw: &Raw) -> Result<ModelSpec, ConfigError> {
 
 fn data(raw: &Raw) -> Result<DataSpec, ConfigError> {
     let (data, path) = source::of(raw, "data")?;
-    check_keys(data, &["path", "name", "revision", "files", "max_bad_records"], "[data]")?;
+    check_keys(data, &["path", "name", "revision", "files", "max_bad_records", "too_long"], "[data]")?;
     let files = match data.get("files") {
         Some(entry) => {
             let entries = table(entry)?.entries.iter();
@@ -191,7 +191,18 @@ fn data(raw: &Raw) -> Result<DataSpec, ConfigError> {
     };
     let max_bad_records =
         data.get("max_bad_records").map(|entry| whole(entry, 0, i64::MAX)).transpose()?.unwrap_or(0) as u64;
-    Ok(DataSpec { path, files, max_bad_records })
+    let too_long = match data.get("too_long") {
+        None => TooLong::default(),
+        Some(entry) => match text(entry)?.as_str() {
+            "cut" => TooLong::Cut,
+            "error" => TooLong::Error,
+            other => {
+                let sentence = format!("`too_long` is \"{other}\"; it can be \"cut\" or \"error\"");
+                return Err(entry.item.error(sentence));
+            }
+        },
+    };
+    Ok(DataSpec { path, files, max_bad_records, too_long })
 }
 
 /// The task of a config with its settings.

@@ -33,6 +33,7 @@ pub fn to_toml(config: &Config, command: &str) -> String {
     if config.data.max_bad_records > 0 {
         data["max_bad_records"] = toml_edit::value(config.data.max_bad_records as i64);
     }
+    data["too_long"] = toml_edit::value(json_text(&config.data.too_long));
     root["data"] = Item::Table(data);
 
     let mut task = Table::new();

@@ -24,6 +24,7 @@ fn described(spec: &CellSpec, digests: &Digests, seed: Option<u64>) -> Value {
         "model": { "digest": digests.model, "reinitialise": spec.model.reinitialise },
         "data": digests.data,
         "max_bad_records": spec.data.max_bad_records,
+        "too_long": spec.data.too_long,
         "task": { "digest": spec.task.digest, "settings": spec.task.settings },
         "method": { "digest": spec.method.digest, "settings": spec.method.settings },
         "training": spec.training,
@@ -83,7 +84,7 @@ pub mod tests {
     use host_ir::settings::Setting;
 
     use super::*;
-    use crate::cell::{DataSpec, ModelSpec, Origin, PluginSpec, Repository, Snapshot, Source};
+    use crate::cell::{DataSpec, ModelSpec, Origin, PluginSpec, Repository, Snapshot, Source, TooLong};
 
     pub fn spec(label: &str, seed: u64) -> CellSpec {
         let plugin = |name: &str| PluginSpec {
@@ -95,7 +96,12 @@ pub mod tests {
         CellSpec {
             label: label.into(),
             model: ModelSpec { path: Source::Path("/models/a".into()), reinitialise: false },
-            data: DataSpec { path: Source::Path("/data/a".into()), files: Vec::new(), max_bad_records: 0 },
+            data: DataSpec {
+                path: Source::Path("/data/a".into()),
+                files: Vec::new(),
+                max_bad_records: 0,
+                too_long: TooLong::Cut,
+            },
             task: plugin("task"),
             method: plugin(label),
             training: TrainingSettings::default(),
@@ -135,6 +141,7 @@ pub mod tests {
             of(|spec| spec.model.path = of_hub("a")),
             of(|spec| spec.model.path = of_hub("b")),
             of(|spec| spec.data.path = of_hub("a")),
+            of(|spec| spec.data.too_long = TooLong::Error),
             of(|spec| spec.training.learning_rate = 1e-3),
             of(|spec| spec.method.digest = "other".into()),
             of(|spec| spec.task.digest = "other".into()),
