@@ -21,7 +21,12 @@ pub fn smoke(mut config: Config) -> Result<Config> {
     config.name.push_str("-smoke");
     config.seeds.truncate(1);
     config.model = ModelSpec { path: Source::Embedded(None), reinitialise: false };
-    config.data = DataSpec { path: sample(&config.task)?, files: Vec::new(), max_bad_records: 0 };
+    config.data = DataSpec {
+        path: sample(&config.task)?,
+        files: Vec::new(),
+        max_bad_records: 0,
+        too_long: config.data.too_long,
+    };
     shorten(&mut config.training);
     config.methods.iter_mut().for_each(|method| shorten(&mut method.training));
     Ok(config)
