@@ -114,7 +114,7 @@ fn data_are_shown_as_the_model_reads_them() {
         succeeds(host(folder.path(), &["data", config.to_str().unwrap(), "--smoke", "--examples", "1"]));
     for part in [
         "train: 6 examples from ",
-        "  answer: A 1 (16.7%), B 1 (16.7%), C 1 (16.7%), D 1 (16.7%), E 1 (16.7%)",
+        "  answer: A 2 (33.3%), B 1 (16.7%), C 1 (16.7%), D 1 (16.7%), E 1 (16.7%)",
         "  answer: without 1",
         "  30 sequences, 5.00 an example",
         "train_rand_split.jsonl:1, answer A",

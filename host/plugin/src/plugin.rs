@@ -259,7 +259,7 @@ impl Task {
         let mut recorder = self.recorder(Phase::Parse);
         let (count, bytes) = (records.len() as u32, records.iter().map(|record| record.text.len()).sum());
         recorder.parse = ParseCall::new(split, container, records);
-        Ok(self.plugin.call(recorder, "parse", Some(count), bytes)?.parse.parsed)
+        Ok(self.plugin.call(recorder, "parse", Some(count), bytes)?.parse.finished())
     }
 
     /// The model side, when the examples of each split are counted.

@@ -123,10 +123,11 @@ mod tests {
             let error = error(&format!("name = \"{wrong}\""));
             assert!(error.contains("a folder is given by model.path"), "{error}");
         }
-        for wrong in ["\"../x\"", "\"\"", "\"a//b\"", "3"] {
+        for wrong in ["\"../x\"", "\"\"", "\"a//b\""] {
             let error = error(&format!("name = \"a/b\"\nrevision = {wrong}"));
             assert!(error.contains("`revision` takes a branch"), "{error}");
         }
+        assert!(error("name = \"a/b\"\nrevision = 3").contains("`revision` takes a string"));
         assert!(error("path = \"x\"\nrevision = \"main\"").contains("`revision` belongs to `name`"));
     }
 }

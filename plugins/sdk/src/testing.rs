@@ -309,7 +309,7 @@ impl TaskUnderTest {
         let (count, mut recorder) = (records.len() as u32, self.recorder(Phase::Parse));
         recorder.parse = ParseCall::new(split, container, records);
         let (recorder, ()) = calling(recorder, || crate::task::parse::<T>(count))?;
-        Ok(recorder.parse.parsed)
+        Ok(recorder.parse.finished())
     }
 
     /// Examples of the task's samples, by split.

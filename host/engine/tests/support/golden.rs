@@ -183,6 +183,8 @@ pub fn agree(
             let rounding = ["key.bias", "pos_key_proj.bias", "k_proj.bias"]
                 .iter()
                 .any(|end| gradient.name.ends_with(end));
+            // What is added to every choice's logit changes no probability.
+            let rounding = rounding || (name == "choice" && gradient.name == "classifier.bias");
             let floor = if rounding { 1e-2 } else { 1e-5 };
             let scale = norm(&wanted.elements).max(floor * global);
             assert!(

@@ -1,7 +1,7 @@
 //! What a task does with data: the functions of `input`, `example`, `group`,
 //! and the values of `output`, `prediction`, `statistic` and `metric`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use crate::record::{Answer, Phase, Recorder};
@@ -20,6 +20,19 @@ pub struct ParseCall {
     pub parsed: Parsed,
     /// The record of each example.
     owners: Vec<u32>,
+    /// Records that are wrong.
+    wrong: BTreeSet<u32>,
+}
+
+impl ParseCall {
+    /// What the call came to: of a wrong record nothing stays, whatever was made of
+    /// it before it was found wrong.
+    pub fn finished(mut self) -> Parsed {
+        let mut owners = self.owners.iter();
+        let whole = |_: &Example| owners.next().is_none_or(|owner| !self.wrong.contains(owner));
+        self.parsed.examples.retain(whole);
+        self.parsed
+    }
 }
 
 /// A chunk of examples for `predict`; a group is one example.
@@ -188,6 +201,7 @@ impl Recorder {
             false => format!("{place}: {sentence}"),
         };
         self.parse.parsed.rejected.push(sentence);
+        self.parse.wrong.insert(record);
         Ok(())
     }
 

@@ -400,9 +400,10 @@ impl Recorder {
             ));
         }
         self.take_head(function, HeadKind::MultipleChoice)?;
-        if self.task.sequences[place].choices.replace(choices).is_some_and(|known| known != choices) {
+        if self.task.sequences[place].choices.is_some_and(|known| known != choices) {
             return Err(self.wrong(function, format!("{function}: a sequence has one number of choices")));
         }
+        self.task.sequences[place].choices = Some(choices);
         let op = Op::ChoiceLogits(SequenceId(place as u32));
         Ok(self.task_leaf(op, vec![Dim::Fixed(choices)], Kind::Real))
     }
