@@ -6,6 +6,7 @@ use super::confidence::{self, Confident};
 use super::identity::settings_identity;
 use super::record::Finished;
 use super::words;
+use crate::cell::SplitMetrics;
 
 /// Metrics that come first, in the order of the table in the literature.
 const FIRST: [&str; 7] = [
@@ -94,12 +95,13 @@ impl Metric {
 
 impl Comparison {
     /// Compares cells, in the order of their methods' first cells. `split` is
-    /// the last one that the task reports where none is given: the held-out one
-    /// if there is one.
+    /// the last one with scores where none is given: the held-out one if there is
+    /// one and its answers are known.
     pub fn new(cells: Vec<Finished>, split: Option<&str>) -> Comparison {
         let split = split.map(String::from).or_else(|| {
-            let evaluated = cells.iter().find_map(|cell| cell.record.result.metrics.last());
-            evaluated.map(|evaluated| evaluated.split.clone())
+            let scored = |split: &&SplitMetrics| !split.metrics.0.is_empty();
+            let splits = |cell: &'_ Finished| cell.record.result.metrics.iter().rfind(scored).cloned();
+            cells.iter().find_map(splits).map(|evaluated| evaluated.split)
         });
         let metrics = metrics(&cells, split.as_deref());
         let mut groups: Vec<(String, String, Vec<usize>)> = Vec::new();
@@ -276,6 +278,16 @@ pub mod tests {
         assert_eq!(accuracy.mean, 0.375);
         assert!((accuracy.deviation.unwrap() - 0.25 / 2f64.sqrt()).abs() < 1e-15);
         assert_eq!(comparison.rows[1].metrics[0].unwrap(), Statistic { mean: 0.75, deviation: None });
+    }
+
+    /// A test split whose answers nobody has gives predictions and no scores.
+    #[test]
+    fn a_split_without_scores_is_not_compared() {
+        let mut cell = finished("alpha", 1, 0.5);
+        cell.record.result.metrics.last_mut().unwrap().metrics.0.clear();
+        let comparison = Comparison::new(vec![cell], None);
+        assert_eq!(comparison.split.as_deref(), Some("dev"));
+        assert_eq!(comparison.rows[0].metrics[0].unwrap().mean, 0.25);
     }
 
     #[test]
