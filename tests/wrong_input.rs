@@ -163,6 +163,31 @@ fn a_loss_that_explodes_ends_the_cell() {
     complains(1, change, |_| {}, &["of step", "batch 2 of epoch 1: the loss of step 2 is NaN"]);
 }
 
+/// An evaluation without a number ends the cell too, and the checkpoint of the epoch
+/// before stays where the sentence says.
+#[test]
+fn the_last_good_checkpoint_outlives_a_later_explosion() {
+    let folder = experiment(|config| {
+        // One step an epoch; the first is made with a learning rate of 0.
+        let keys = "learning_rate = 1e30\nwarmup_steps = 2\nmax_grad_norm = 0.0";
+        let config =
+            config.replace("learning_rate = 1e-3", keys).replace("batch_size = 8", "batch_size = 40");
+        config.split("[methods.lora]").next().unwrap().to_string()
+    });
+    let text = fails(host(folder.path(), &["run", "experiment.toml"]), 1);
+    for part in ["the model's output is NaN", "the best checkpoint so far is in"] {
+        assert!(text.contains(part), "\"{part}\" is not in:\n{text}");
+    }
+    let cell = fs::read_dir(folder.path().join("runs/experiment/cells")).unwrap().next().unwrap().unwrap();
+    let saved = fs::read(cell.path().join("adapter.safetensors")).unwrap();
+    for (name, tensor) in safetensors::SafeTensors::deserialize(&saved).unwrap().tensors() {
+        for bytes in tensor.data().chunks_exact(4) {
+            let value = f32::from_le_bytes(bytes.try_into().unwrap());
+            assert!(value.abs() < 100.0, "{name} has {value}");
+        }
+    }
+}
+
 fn plugin_check(name: &str, content: &[u8]) -> String {
     let folder = tempfile::tempdir().unwrap();
     fs::write(folder.path().join(name), content).unwrap();

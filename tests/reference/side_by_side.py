@@ -87,14 +87,15 @@ class Sides:
         if work == "first step":
             command, _ = self.host_run(method, "--set", "training.max_steps=1")
             return seconds_to_line(command, "step 1/1"), None
-        epoch = ["--set", "training.num_train_epochs=1"]
-        command, out = self.host_run(method, *epoch)
+        # One step is enough before an evaluation.
+        length = "max_steps" if work == "evaluation" else "num_train_epochs"
+        command, out = self.host_run(method, "--set", f"training.{length}=1")
         output(command)
         (cell,) = out.glob("cells/*/result.json")
         record = json.loads(cell.read_text())
         result = record["result"]
         if work == "evaluation":
-            # The evaluation of the one epoch, writing what it gave included.
+            # The evaluation after the step, writing what it gave included.
             memory = peak_of([self.arguments.host, "eval", str(out)])
             return result["evaluation_seconds"], memory
         return result["training_seconds"] + result["evaluation_seconds"], record["peak_memory_bytes"]

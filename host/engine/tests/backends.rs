@@ -162,6 +162,21 @@ fn nothing_is_computed_for_what_is_frozen() {
     assert_eq!(count("prompt"), 1);
 }
 
+/// A sequence of one token has none that is masked: the loss is of nothing.
+#[test]
+fn a_batch_without_masked_tokens_has_no_loss() {
+    for method in ["everything", "biases", "low rank"] {
+        let (_, method) = methods().into_iter().find(|(name, _)| *name == method).unwrap();
+        let plans = plans(HeadKind::MaskedLanguageModel, method);
+        let batch = packed(&plans, &[(0, 1)]);
+        for backend in [cpu(&plans, 2), engine(&plans, Candle::new(Device::Cpu))].iter_mut() {
+            let (loss, gradients) = gradients(backend, std::slice::from_ref(&batch));
+            assert_eq!(loss, 0.0);
+            assert!(gradients.iter().flat_map(|tensor| &tensor.elements).all(|&element| element == 0.0));
+        }
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(12))]
 

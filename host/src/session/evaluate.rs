@@ -1,6 +1,6 @@
 //! Evaluating a split: outputs of the model, predictions, scores, metrics.
 
-use anyhow::{Result, anyhow};
+use anyhow::{Result, anyhow, bail};
 use host_engine::batch::Batch;
 use host_engine::data::sampler::evaluation_batches;
 use host_engine::engine::Engine;
@@ -66,6 +66,12 @@ impl Prepared {
             split.dataset.pack(&placed, virtual_tokens, noise.as_ref(), &mut batch)?;
             let evaluation = engine.evaluate(&batch)?;
             for (&example, output) in examples.iter().zip(evaluation.outputs) {
+                if output.iter().flatten().any(|value| value.is_nan()) {
+                    bail!(
+                        "{name}, example {}: the model's output is NaN: training has diverged, or the checkpoint is damaged; lower learning_rate or max_grad_norm",
+                        example + 1
+                    );
+                }
                 outputs[example] = output;
             }
             if let Some(plan) = generation {

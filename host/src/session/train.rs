@@ -152,8 +152,7 @@ impl Observer for Watcher<'_> {
             let value = split.metrics.metrics.get(&best.name)?;
             Some(if best.higher_is_better { value } else { -value })
         });
-        let better =
-            value.is_none() || self.best_value.is_none_or(|known| value.is_some_and(|value| value > known));
+        let better = self.best_value.is_none_or(|known| value.is_some_and(|value| value > known));
         if better {
             self.best_value = value;
         }
@@ -210,9 +209,7 @@ pub fn train(spec: &CellSpec, directory: &Path, progress: &mut dyn Progress) -> 
     };
     let ended =
         trainer::train(&mut engine, &mut sampler, &spec.training, micro_batch, spec.seed, &mut watcher);
-    if let Some(failure) = watcher.failure.take() {
-        return Err(failure);
-    }
+    let ended = watcher.failure.take().map_or(ended.map_err(anyhow::Error::from), Err);
     let ending = ended.with_context(|| match watcher.best.is_empty() {
         true => "training ended without a result".to_string(),
         false => format!("training ended early; the best checkpoint so far is in {}", directory.display()),

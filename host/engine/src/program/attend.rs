@@ -135,7 +135,7 @@ impl Builder<'_> {
 
     /// Puts a value of this program into memory that outlives it.
     pub fn keep(&mut self, value: ValueId, slot: usize) {
-        let root = crate::program::layout::root(&self.program, value);
+        let root = self.program.root(value);
         self.program.values[root.0 as usize].storage = Storage::Kept { slot };
     }
 

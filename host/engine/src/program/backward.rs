@@ -65,13 +65,10 @@ impl Reverse<'_> {
         self.working(extents)
     }
 
-    /// The value whose memory this one shares, through all in-place values.
-    pub(super) fn root(&self, mut value: ValueId) -> ValueId {
-        while let Storage::InPlaceOf(other) = self.program.value(value).storage {
-            // A value in place of one that wants no gradient cuts it (`detach`).
-            value = other;
-        }
-        value
+    /// The value whose memory this one shares: one in place of a value that wants no
+    /// gradient cuts it (`detach`).
+    pub(super) fn root(&self, value: ValueId) -> ValueId {
+        self.program.root(value)
     }
 
     /// Where the gradient of a value is kept, and whether it has to be added to.

@@ -7,7 +7,7 @@ use host_ir::model::{ModelDescription, ParameterId, SiteId};
 use host_ir::task::TaskPlan;
 
 use crate::parameters::Parameters;
-use crate::program::instruction::{Activation, Dropout, Instruction, Integers, RowChoice};
+use crate::program::instruction::{Access, Activation, Dropout, Instruction, Integers, RowChoice};
 use crate::program::value::{Extent, Storage, Value, ValueId};
 
 /// Why a plan cannot be compiled.
@@ -51,6 +51,14 @@ pub struct Program {
 impl Program {
     pub fn value(&self, id: ValueId) -> &Value {
         &self.values[id.0 as usize]
+    }
+
+    /// The value whose memory this one shares, through all in-place values.
+    pub fn root(&self, mut value: ValueId) -> ValueId {
+        while let Storage::InPlaceOf(other) = self.value(value).storage {
+            value = other;
+        }
+        value
     }
 
     /// A new value.
@@ -227,6 +235,49 @@ impl<'a> Builder<'a> {
         pending.y
     }
 
+    /// The value itself where it may be written over, else a copy of it.
+    pub(super) fn overwritable(&mut self, value: ValueId) -> ValueId {
+        if self.read_by_nobody(value) {
+            return value;
+        }
+        let extents = self.extents(value);
+        let out = self.working(extents, &[value]);
+        self.push(Instruction::Copy { x: value, out, accumulate: false });
+        out
+    }
+
+    /// Whether nothing reads a value but what comes next: no expression and no earlier
+    /// instruction, and the reverse rule of what wrote it does not either. Views of the
+    /// value count as the value.
+    fn read_by_nobody(&self, value: ValueId) -> bool {
+        let root = self.program.root(value);
+        let same = |other: ValueId| self.program.root(other) == root;
+        let bound = [&self.method_values, &self.task_values];
+        let bound = bound.into_iter().flatten().flatten().any(|&node| same(node));
+        let touches = |instruction: &Instruction, wanted: fn(Access) -> bool| {
+            instruction.accesses().into_iter().any(|(other, access)| wanted(access) && same(other))
+        };
+        let forgets = |instruction: &Instruction| {
+            matches!(
+                instruction,
+                Instruction::Linear { .. }
+                    | Instruction::AddBias { .. }
+                    | Instruction::LowRank { .. }
+                    | Instruction::Dropout { .. }
+                    | Instruction::Embed { .. }
+                    | Instruction::ReachedRows { .. }
+                    | Instruction::Activate { .. }
+            )
+        };
+        let working = self.program.value(root).storage == Storage::Working;
+        working
+            && !bound
+            && self.program.forward.iter().all(|instruction| {
+                !touches(instruction, |access| access == Access::Read)
+                    && (forgets(instruction) || !touches(instruction, |access| access != Access::Read))
+            })
+    }
+
     /// dropout(y + bias) + residual, normalised; then `after`.
     pub fn norm(
         &mut self,
@@ -238,6 +289,7 @@ impl<'a> Builder<'a> {
     ) -> ValueId {
         let NormParameters { gain, shift, epsilon } = norm;
         let Pending { y, bias } = pending;
+        let y = self.overwritable(y);
         let inputs: Vec<ValueId> =
             [Some(y), bias, residual, Some(gain), Some(shift)].into_iter().flatten().collect();
         let extents = self.extents(y);

@@ -23,20 +23,12 @@ pub struct Lifetimes {
     ends: Vec<Vec<ValueId>>,
 }
 
-/// The value whose memory a value shares, through all in-place values.
-pub fn root(program: &Program, mut value: ValueId) -> ValueId {
-    while let Storage::InPlaceOf(other) = program.value(value).storage {
-        value = other;
-    }
-    value
-}
-
 /// Takes away forward instructions of which nothing is read or kept.
 pub fn prune(program: &mut Program) {
     let mut needed = vec![false; program.values.len()];
     let mut keep = vec![false; program.forward.len()];
     for output in &program.outputs {
-        needed[root(program, output.value).0 as usize] = true;
+        needed[program.root(output.value).0 as usize] = true;
     }
     for (value, needed) in program.values.iter().zip(&mut needed) {
         *needed |= matches!(value.storage, Storage::Kept { .. });
@@ -45,11 +37,11 @@ pub fn prune(program: &mut Program) {
         let accesses = instruction.accesses();
         let writes = |access: Access| access != Access::Read;
         let needs =
-            accesses.iter().any(|&(value, access)| writes(access) && needed[root(program, value).0 as usize]);
+            accesses.iter().any(|&(value, access)| writes(access) && needed[program.root(value).0 as usize]);
         if needs || matches!(instruction, Instruction::SumLoss { .. }) {
             keep[place] = true;
             for (value, _) in accesses {
-                needed[root(program, value).0 as usize] = true;
+                needed[program.root(value).0 as usize] = true;
             }
         }
     }
@@ -62,7 +54,7 @@ impl Lifetimes {
     pub fn new(program: &Program) -> Lifetimes {
         let count = program.forward.len() + program.backward.len();
         let roots: Vec<ValueId> =
-            (0..program.values.len() as u32).map(|place| root(program, ValueId(place))).collect();
+            (0..program.values.len() as u32).map(|place| program.root(ValueId(place))).collect();
         let mut range: Vec<Option<(usize, usize)>> = vec![None; program.values.len()];
         for (place, instruction) in program.instructions().enumerate() {
             for (value, _) in instruction.accesses() {

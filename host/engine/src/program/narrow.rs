@@ -7,7 +7,6 @@ use std::collections::BTreeMap;
 
 use crate::program::build::Program;
 use crate::program::instruction::{Access, Instruction, RowChoice};
-use crate::program::layout::root;
 use crate::program::value::{Extent, Storage, ValueId};
 
 /// Moves the choice of rows of a forward program to the earliest place where it
@@ -84,7 +83,7 @@ fn chosen_alone(program: &Program, choice: RowChoice) -> Vec<bool> {
         }
         // Values in one place are narrowed together.
         for value in 0..chosen.len() {
-            let root = root(program, ValueId(value as u32)).0 as usize;
+            let root = program.root(ValueId(value as u32)).0 as usize;
             let both = chosen[value] && chosen[root];
             (chosen[value], chosen[root]) = (both, both);
         }

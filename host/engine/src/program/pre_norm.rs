@@ -3,7 +3,7 @@
 
 use crate::program::backward::Reverse;
 use crate::program::build::{Builder, Pending};
-use crate::program::instruction::{Access, Activation, Dropout, Instruction};
+use crate::program::instruction::{Activation, Dropout, Instruction};
 use crate::program::value::{Extent, Storage, ValueId};
 
 impl Builder<'_> {
@@ -21,40 +21,11 @@ impl Builder<'_> {
     pub fn residual(&mut self, pending: Pending, residual: ValueId, dropout: Option<Dropout>) -> ValueId {
         let y = self.settle(pending);
         let y = self.dropped(y, dropout);
-        let out = match self.read_by_nobody(y) {
-            true => y,
-            false => {
-                let extents = self.extents(y);
-                let out = self.working(extents, &[y]);
-                self.push(Instruction::Copy { x: y, out, accumulate: false });
-                out
-            }
-        };
+        let out = self.overwritable(y);
         let wants = self.wants(&[out, residual]);
         self.program.values[out.0 as usize].wants_gradient |= wants;
         self.push(Instruction::Copy { x: residual, out, accumulate: true });
         out
-    }
-
-    /// Whether a value may be written over: no expression reads it, and the reverse
-    /// pass does not either.
-    fn read_by_nobody(&self, value: ValueId) -> bool {
-        let bound = [&self.method_values, &self.task_values];
-        let bound = bound.into_iter().flatten().any(|node| *node == Some(value));
-        let writers = self.program.forward.iter().filter(|instruction| {
-            instruction.accesses().contains(&(value, Access::Write))
-                || instruction.accesses().contains(&(value, Access::Update))
-        });
-        let only_sums = writers.clone().all(|writer| {
-            matches!(
-                writer,
-                Instruction::Linear { .. }
-                    | Instruction::AddBias { .. }
-                    | Instruction::LowRank { .. }
-                    | Instruction::Dropout { .. }
-            )
-        });
-        !bound && only_sums
     }
 
     /// activation(first half of the columns) * second half.

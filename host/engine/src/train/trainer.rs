@@ -173,9 +173,11 @@ pub fn train(
         let report =
             EpochReport { epoch: epoch + 1, loss: loss_sum / done.max(1) as f64, steps: ending.steps, last };
         let metric = observer.evaluate(engine, &report).map_err(TrainError::Observer)?;
+        // A metric that is undefined once it was defined is no better.
         let better = match (metric, &best) {
             (Some(metric), Some((known, _))) => metric > *known,
-            _ => true,
+            (None, Some((known, _))) => *known == f64::NEG_INFINITY,
+            (_, None) => true,
         };
         if better {
             best = Some((metric.unwrap_or(f64::NEG_INFINITY), engine.trained()?));

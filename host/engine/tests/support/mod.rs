@@ -204,6 +204,9 @@ pub fn methods() -> Vec<(&'static str, Plan)> {
         }),
         ("weights", |recorder| weight_hook(recorder, &["key", "intermediate.dense"])),
         ("scaled outputs", |recorder| scaled_outputs(recorder, &["key", "value", "output.dense"])),
+        ("outputs that nobody may write over", |recorder| {
+            squashed_outputs(recorder, &["attention.output.dense", "output.dense"])
+        }),
         ("prompt", |recorder| {
             let initial = recorder.full(&[4, 24], 0.0).unwrap();
             let prompt = recorder.parameter(None, "prompt", initial, true).unwrap();
@@ -336,6 +339,20 @@ pub fn scaled_outputs(recorder: &mut Recorder, names: &[&str]) {
         let delta = recorder.matmul(joined, up).unwrap();
         let sum = recorder.binary(Binary::Add, h, delta).unwrap();
         recorder.replace_output(site, sum).unwrap();
+    }
+}
+
+/// y' = tanh(s y), right before a norm: the reverse rule of tanh reads its result.
+pub fn squashed_outputs(recorder: &mut Recorder, names: &[&str]) {
+    use host_ir::graph::{Binary, Unary};
+    for site in select(recorder, names) {
+        let outputs = recorder.site_outputs(site).unwrap();
+        let scale = recorder.full(&[outputs], 0.0).unwrap();
+        let scale = recorder.parameter(Some(site), "scale", scale, true).unwrap();
+        let y = recorder.site_output(site).unwrap();
+        let product = recorder.binary(Binary::Multiply, y, scale).unwrap();
+        let squashed = recorder.unary(Unary::Tanh, product).unwrap();
+        recorder.replace_output(site, squashed).unwrap();
     }
 }
 

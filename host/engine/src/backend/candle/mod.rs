@@ -18,8 +18,7 @@ use crate::batch::Batch;
 use crate::compile::Compiled;
 use crate::parameters::Parameters;
 use crate::program::build::Program;
-use crate::program::instruction::Instruction;
-use crate::program::layout;
+use crate::program::instruction::{Access, Instruction};
 use crate::program::value::{Sizes, Storage, ValueId};
 
 impl From<candle_core::Error> for BackendError {
@@ -129,19 +128,22 @@ impl Backend for Candle {
         self.last_use = vec![0; program.values.len()];
         for (place, instruction) in program.instructions().enumerate() {
             for (value, _) in instruction.accesses() {
-                self.last_use[layout::root(program, value).0 as usize] = place;
+                self.last_use[program.root(value).0 as usize] = place;
             }
         }
         for output in &program.outputs {
-            self.last_use[layout::root(program, output.value).0 as usize] = usize::MAX;
+            self.last_use[program.root(output.value).0 as usize] = usize::MAX;
         }
         Ok(())
     }
 
     fn execute(&mut self, program: &Program, instruction: &Instruction) -> Result<(), BackendError> {
-        self.run(program, instruction)?;
+        match self.works_on_nothing(program, instruction) {
+            true => self.give_nothing(program, instruction)?,
+            false => self.run(program, instruction)?,
+        }
         for (value, _) in instruction.accesses() {
-            let root = layout::root(program, value).0 as usize;
+            let root = program.root(value).0 as usize;
             if self.last_use[root] <= self.place {
                 self.values[root] = None;
             }
@@ -271,7 +273,7 @@ impl Candle {
 
     /// The elements of a value as an array of its shape.
     fn get(&self, program: &Program, value: ValueId) -> Result<Tensor, BackendError> {
-        let root = layout::root(program, value);
+        let root = program.root(value);
         let sizes = program.value(value).sizes(&self.sizes);
         let count: usize = sizes.iter().product();
         let flat = match program.value(root).storage {
@@ -288,6 +290,27 @@ impl Candle {
         Ok(flat.reshape(sizes)?)
     }
 
+    /// Whether an instruction reads a value without elements, as all that follows from
+    /// the masked rows of a batch where no token is masked. Several of candle's
+    /// operations refuse such arrays.
+    fn works_on_nothing(&self, program: &Program, instruction: &Instruction) -> bool {
+        instruction
+            .accesses()
+            .into_iter()
+            .any(|(value, access)| access == Access::Read && program.value(value).elements(&self.sizes) == 0)
+    }
+
+    /// What an instruction makes of nothing: zeros, and nothing is added.
+    fn give_nothing(&mut self, program: &Program, instruction: &Instruction) -> Result<(), BackendError> {
+        for (value, access) in instruction.accesses() {
+            if access != Access::Read {
+                let zeros = Tensor::zeros(program.value(value).sizes(&self.sizes), DType::F32, &self.device)?;
+                self.set(program, value, zeros, access == Access::Update)?;
+            }
+        }
+        Ok(())
+    }
+
     /// Puts elements at a value's place, added to what is there if so said.
     fn set(
         &mut self,
@@ -296,7 +319,7 @@ impl Candle {
         elements: Tensor,
         accumulate: bool,
     ) -> Result<(), BackendError> {
-        let root = layout::root(program, value);
+        let root = program.root(value);
         if let Storage::Gradient { block, offset } = program.value(root).storage {
             return self.set_gradient((block, offset), elements.flatten_all()?, accumulate);
         }

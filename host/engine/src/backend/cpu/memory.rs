@@ -172,7 +172,7 @@ impl<'a> Views<'a> {
         // reference lives only here, and touches the vectors themselves, never
         // the elements to which slices were given out.
         let memory = unsafe { &mut *self.memory };
-        let root = crate::program::layout::root(self.program, value);
+        let root = self.program.root(value);
         let (start, available) = match self.program.value(root).storage {
             Storage::Parameter { block, .. } => {
                 (memory.parameters[block].as_mut_ptr(), memory.parameters[block].len())

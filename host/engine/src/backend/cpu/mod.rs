@@ -15,7 +15,6 @@ use crate::kernels::{adamw, reduce};
 use crate::parameters::Parameters;
 use crate::program::build::Program;
 use crate::program::instruction::Instruction;
-use crate::program::layout;
 use crate::program::value::{Extent, Sizes, Storage, ValueId};
 use memory::{Memory, Views};
 
@@ -147,7 +146,7 @@ impl Backend for Cpu {
     }
 
     fn read(&self, program: &Program, value: ValueId) -> Result<Vec<f32>, BackendError> {
-        let root = layout::root(program, value);
+        let root = program.root(value);
         let length = program.value(value).elements(&self.memory.sizes);
         Ok(match program.value(root).storage {
             Storage::Parameter { block, offset } => {
