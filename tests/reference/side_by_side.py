@@ -58,12 +58,22 @@ def bert_base(folder):
     return folder
 
 
+def few_sentences(folder):
+    """Data for steps on tokens drawn at random, of which the peer reads none."""
+    folder.mkdir()
+    for name, count in [("train", 32), ("dev", 8)]:
+        lines = [f"{number % 5} w{number} w{number + 1}\n" for number in range(count)]
+        (folder / f"stsa.fine.{name}").write_text("".join(lines))
+    return folder
+
+
 class Sides:
     """Both sides of each kind of work."""
 
     def __init__(self, arguments, folder):
         self.arguments, self.folder = arguments, folder
         self.base = bert_base(folder / "bert-base")
+        self.few = few_sentences(folder / "few")
         self.runs = 0
 
     def host(self, command, method, model, *rest):
@@ -79,6 +89,7 @@ class Sides:
         if work in ("dropout 0.1", "no dropout"):
             rate = 0.1 if work == "dropout 0.1" else 0.0
             settings = ["--set", "model.reinitialise=true", "--set", f"training.dropout={rate}"]
+            settings += ["--set", f"data.path={self.few}"]
             if method == "lora":
                 settings += ["--set", f"methods.lora.lora_dropout={rate}"]
             shape = ["--batch", 16, "--length", 128, "--steps", self.arguments.steps, "--warmup-steps", 1, "--json"]

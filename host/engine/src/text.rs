@@ -5,6 +5,7 @@ mod sentencepiece;
 
 use std::fs;
 use std::path::Path;
+use std::sync::Arc;
 
 use serde_json::{Map, Value};
 use tokenizers::utils::truncation::truncate_encodings;
@@ -53,10 +54,10 @@ pub struct Encoded {
     pub cut: bool,
 }
 
-/// A tokenizer without padding and truncation of its own.
+/// A tokenizer without padding and truncation of its own. Copies share one vocabulary.
 #[derive(Clone)]
 pub struct Tokenizer {
-    inner: tokenizers::Tokenizer,
+    inner: Arc<tokenizers::Tokenizer>,
     special_in_single: usize,
     special_in_pair: usize,
     /// The token that stands for a masked one, where there is one.
@@ -127,6 +128,7 @@ impl Tokenizer {
         let pair = inner.encode(("", ""), true).map_err(unreadable)?.len();
         let names = special_token(settings, "mask_token").into_iter().chain(["[MASK]", "<mask>"]);
         let mask = names.into_iter().find_map(|name| inner.token_to_id(name));
+        let inner = Arc::new(inner);
         Ok(Tokenizer { inner, special_in_single: single, special_in_pair: pair, mask })
     }
 
@@ -376,7 +378,7 @@ mod tests {
     #[test]
     fn what_is_baked_into_a_file_is_overridden() {
         let folder = folder("{}");
-        let mut inner = Tokenizer::open(folder.path()).unwrap().inner;
+        let mut inner = (*Tokenizer::open(folder.path()).unwrap().inner).clone();
         inner.with_padding(Some(PaddingParams {
             strategy: tokenizers::PaddingStrategy::Fixed(16),
             ..Default::default()

@@ -16,6 +16,7 @@ use host_engine::data::sampler::Sampler;
 use host_engine::engine::Engine;
 use host_engine::files::checkpoint::{Checkpoint, read_generation_config};
 use host_engine::init::{Reinitialised, initial_blocks};
+use host_engine::machine;
 use host_engine::models;
 use host_engine::text::Tokenizer;
 use host_engine::train::memory::{LargestBatch, MemoryEstimate, estimate, micro_batch_that_fits};
@@ -343,7 +344,9 @@ impl Prepared {
                 spec.seed,
             )?,
         };
-        Ok(Engine::new(self.plans.clone(), blocks, backend)?)
+        let engine = Engine::new(self.plans.clone(), blocks, backend)?;
+        machine::give_back_freed_memory();
+        Ok(engine)
     }
 
     /// The folder of the model.
