@@ -47,6 +47,9 @@ def steps(job):
     config.hidden_dropout_prob = config.attention_probs_dropout_prob = job["dropout"]
     model = with_method(AutoModelForSequenceClassification.from_config(config), job["method"], job["dropout"])
     model.train()
+    # Held through the steps, as in any program that trains on texts.
+    tokenizer = AutoTokenizer.from_pretrained(job["model"])
+    assert len(tokenizer) == config.vocab_size
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(grouped(model), lr=2e-5)
     batch, length, seconds = job["batch"], job["length"], []
