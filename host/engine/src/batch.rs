@@ -36,6 +36,12 @@ pub struct Batch {
     pub masked_tokens: Vec<i32>,
     /// What a decoder reads and should say; empty where there is none.
     pub target: Target,
+    /// `[words]`: the row of each word's first token, of an example by itself.
+    pub word_rows: Vec<u32>,
+    /// By field, `[words]`: a number for each word.
+    pub word_numbers: BTreeMap<String, Vec<i32>>,
+    /// By field: first word, last word and number of each span.
+    pub spans: BTreeMap<String, Vec<[u32; 3]>>,
 }
 
 /// The decoder's side of a batch: sequences packed as those of the encoder, one
@@ -130,5 +136,19 @@ impl Batch {
     pub fn labels_of_examples(&self, field: &str) -> Option<&[i32]> {
         let labels = if self.example_starts.is_empty() { &self.labels } else { &self.example_labels };
         labels.get(field).map(Vec::as_slice)
+    }
+
+    /// One more than the numbers of a field's spans, by first word and further
+    /// words, `[words, width]`; 0 where there is no span, and nothing of spans that
+    /// are longer than `width`. None of a field that the batch lacks.
+    pub fn span_numbers(&self, field: &str, width: usize) -> Option<Vec<i32>> {
+        let mut numbers = vec![0; self.word_rows.len() * width];
+        for &[first, last, number] in self.spans.get(field)? {
+            let further = (last - first) as usize;
+            if further < width {
+                numbers[first as usize * width + further] = number as i32 + 1;
+            }
+        }
+        Some(numbers)
     }
 }

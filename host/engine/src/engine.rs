@@ -196,8 +196,13 @@ impl Engine {
             for (place, part) in content.parts.iter().enumerate().filter(|(_, part)| part.trained) {
                 let decay =
                     part.weight_decay.unwrap_or(if part.decays { settings.weight_decay } else { 0.0 });
+                // The head's rate follows the same schedule.
+                let head_factor = match settings.head_learning_rate {
+                    Some(rate) if part.head && settings.learning_rate > 0.0 => rate / settings.learning_rate,
+                    _ => 1.0,
+                };
                 let rule = AdamW {
-                    learning_rate: learning_rate * part.learning_rate,
+                    learning_rate: learning_rate * part.learning_rate * head_factor,
                     beta1: settings.adam_beta1,
                     beta2: settings.adam_beta2,
                     epsilon: settings.adam_epsilon,
@@ -231,6 +236,10 @@ impl Engine {
         };
         for output in &program.outputs {
             let elements = self.backend.read(program, output.value)?;
+            if self.plans.task.reads_examples_alone() {
+                evaluation.outputs[0].push(elements);
+                continue;
+            }
             let starts = example_starts(program.value(output.value), batch);
             let row = elements.len() / starts.last().copied().unwrap_or(0).max(1);
             for (outputs, range) in evaluation.outputs.iter_mut().zip(starts.windows(2)) {

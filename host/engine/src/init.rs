@@ -63,7 +63,10 @@ pub fn initial_blocks(
         let elements = match load(plans, weights, parameter)? {
             Some(elements) => elements,
             None if parameter.head || may_be_missing || parameter.role == Role::Buffer => {
-                fresh(plans, id, seed)
+                match own_start(plans, &parameter.name, seed)? {
+                    Some(elements) => elements,
+                    None => fresh(plans, id, seed),
+                }
             }
             None => {
                 let nearest = weights.nearest(&parameter.name);
@@ -143,6 +146,39 @@ fn change_bases(plans: &Plans, blocks: &mut [Vec<f32>]) -> Result<(), InitError>
         blocks[block][part.offset..part.offset + part.elements].copy_from_slice(&elements);
     }
     Ok(())
+}
+
+/// The leaves of the starts of a task's own head: random ones.
+struct HeadStart<'a> {
+    name: &'a str,
+    seed: u64,
+}
+
+impl Leaves for HeadStart<'_> {
+    fn base(&self, _: ParameterId) -> Result<Vec<f32>, String> {
+        Err("the start of a head cannot be made of the model's weights".into())
+    }
+
+    fn added(&self, _: NewParameterId) -> Result<Vec<f32>, String> {
+        Err("the start of a head cannot be made of a method's parameters".into())
+    }
+
+    fn random(&self, place: usize, key: Option<&str>) -> Result<Stream, String> {
+        Ok(match key {
+            Some(key) => Stream::new(self.seed, &format!("key {key}")),
+            None => Stream::new(self.seed, &format!("head {} {place}", self.name)),
+        })
+    }
+}
+
+/// The start that the task gives a parameter of its own head.
+fn own_start(plans: &Plans, name: &str, seed: u64) -> Result<Option<Vec<f32>>, InitError> {
+    let Some(parameter) = plans.task.parameters.iter().find(|parameter| parameter.name == name) else {
+        return Ok(None);
+    };
+    let value = interpret::evaluate(&plans.task.graph, parameter.initial, &HeadStart { name, seed });
+    let error = |sentence| InitError::Expression { name: name.into(), sentence };
+    Ok(Some(value.map_err(error)?.values))
 }
 
 /// A parameter of the model at random.

@@ -21,6 +21,8 @@ pub struct Part {
     pub offset: usize,
     pub elements: usize,
     pub trained: bool,
+    /// Whether it is the task's, which may have a learning rate of its own.
+    pub head: bool,
     /// Factor of the run's learning rate.
     pub learning_rate: f64,
     /// Weight decay of its own; `None` takes the run's, where `decays`.
@@ -114,6 +116,7 @@ fn base_part(model: &ModelDescription, method: &MethodPlan, id: ParameterId) -> 
         offset: 0,
         elements: parameter.elements(),
         trained: method.trains(model, id),
+        head: parameter.head,
         learning_rate: group.learning_rate.unwrap_or(1.0),
         weight_decay: group.weight_decay,
         // A relative position bias is one by its name.
@@ -131,6 +134,7 @@ fn new_part(method: &MethodPlan, id: NewParameterId) -> Part {
         elements: shape.iter().product(),
         offset: 0,
         trained: parameter.trained,
+        head: false,
         learning_rate: group.learning_rate.unwrap_or(1.0),
         weight_decay: group.weight_decay,
         // transformers' Trainer leaves out what is named a bias or a norm only.

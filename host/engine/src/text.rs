@@ -164,6 +164,45 @@ impl Tokenizer {
         text.map_err(|error| TokenizerError::Undecoded { sentence: error.to_string() })
     }
 
+    /// Special tokens around one text.
+    pub fn special_tokens(&self) -> usize {
+        self.special_in_single
+    }
+
+    /// The ids of a word that stands after another one.
+    pub fn word_ids(&self, word: &str) -> Vec<u32> {
+        self.ids(&format!(" {word}"))
+    }
+
+    /// Words with the special tokens around them, and the first token of each
+    /// word; of one that has none, that of the word before.
+    ///
+    /// # Errors
+    /// A sentence of the tokenizer.
+    pub fn encode_words(&self, words: &[String]) -> Result<(Encoded, Vec<u32>), String> {
+        // With a space before it, a byte-level word is one within a text.
+        let spaced: Vec<String> = words.iter().map(|word| format!(" {word}")).collect();
+        let whole = self.inner.encode(spaced, true).map_err(|error| error.to_string())?;
+        let mut firsts: Vec<Option<u32>> = vec![None; words.len()];
+        for (token, word) in (0..).zip(whole.get_word_ids()) {
+            if let Some(first) = word.and_then(|word| firsts.get_mut(word as usize)) {
+                first.get_or_insert(token);
+            }
+        }
+        let mut before = 0;
+        let firsts = firsts.into_iter().map(|first| {
+            before = first.unwrap_or(before);
+            before
+        });
+        let encoded = Encoded {
+            ids: whole.get_ids().to_vec(),
+            token_types: whole.get_type_ids().to_vec(),
+            special: whole.get_special_tokens_mask().iter().map(|&special| special != 0).collect(),
+            cut: false,
+        };
+        Ok((encoded, firsts.collect()))
+    }
+
     /// One text or two with the special tokens around them, cut to at most so
     /// many tokens at the end of the longer one.
     ///

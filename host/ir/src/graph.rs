@@ -83,6 +83,19 @@ pub enum Reduce {
     /// Standard deviation, divided by n.
     Deviation,
     LogSumExp,
+    /// The largest element; equal ones share its gradient.
+    Maximum,
+}
+
+/// Integers of expressions are exact up to this one.
+const MOST_INTEGER: u32 = 1 << 24;
+
+/// Comparisons of two values, broadcast: 1 where they hold, else 0.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Compare {
+    Equal,
+    Less,
 }
 
 /// What a node does with its inputs.
@@ -123,6 +136,19 @@ pub enum Op {
     TargetTokens(SequenceId),
     /// The gold label of a field.
     Label(String),
+    /// A parameter of the task's head, by its number in
+    /// [`crate::task::TaskPlan::parameters`].
+    Head(u32),
+    /// The hidden states of the first token of each word of an example.
+    WordStates(SequenceId),
+    /// The numbers that a field gives the words of an example.
+    WordNumbers(String),
+    /// By first word and number of words less one: one more than the number that
+    /// a field gives the span, 0 where it gives none.
+    SpanNumbers {
+        field: String,
+        width: u32,
+    },
     Unary(Unary),
     Binary(Binary),
     Affine {
@@ -159,6 +185,29 @@ pub enum Op {
     Dropout(f64),
     /// Input 0 in training, input 1 in evaluation.
     Training,
+    /// Row i is row i + `by` of the input, zero where there is none.
+    Shift {
+        by: i32,
+    },
+    /// The places along an axis, from 0.
+    Positions {
+        axis: usize,
+    },
+    /// Whole numbers divided by a constant: the whole part, or what remains.
+    Quotient(u32),
+    Remainder(u32),
+    Compare(Compare),
+    /// Row-major places, ascending, of the largest elements: so many thousandths
+    /// of the first axis' size.
+    Largest {
+        thousandths: u32,
+    },
+    /// The first place along an axis that has the largest element.
+    ArgMax {
+        axis: usize,
+    },
+    /// Elements of input 0 at the row-major places of input 1.
+    Elements,
 }
 
 impl Op {
@@ -172,7 +221,7 @@ impl Op {
             Op::Uniform { .. } => "uniform",
             Op::Normal { .. } => "normal",
             Op::Draw { .. } => "draw",
-            Op::Base(_) | Op::New(_) => "parameter",
+            Op::Base(_) | Op::New(_) | Op::Head(_) => "parameter",
             Op::SiteInput(_) => "input",
             Op::SiteOutput(_) => "output",
             Op::Hidden(_) => "hidden",
@@ -184,6 +233,9 @@ impl Op {
             Op::TargetLogits(_) => "sequence-to-sequence",
             Op::TargetTokens(_) => "target-tokens",
             Op::Label(_) => "label",
+            Op::WordStates(_) => "word-states",
+            Op::WordNumbers(_) => "word-numbers",
+            Op::SpanNumbers { .. } => "span-numbers",
             Op::Unary(unary) => match unary {
                 Unary::Exp => "exp",
                 Unary::Log => "log",
@@ -216,6 +268,7 @@ impl Op {
                 Reduce::Norm => "norm",
                 Reduce::Deviation => "deviation",
                 Reduce::LogSumExp => "log-sum-exp",
+                Reduce::Maximum => "largest-over",
             },
             Op::Softmax { .. } => "softmax",
             Op::LogSoftmax { .. } => "log-softmax",
@@ -224,6 +277,15 @@ impl Op {
             Op::Detach => "detach",
             Op::Dropout(_) => "dropout",
             Op::Training => "training",
+            Op::Shift { .. } => "shift",
+            Op::Positions { .. } => "positions",
+            Op::Quotient(_) => "quotient",
+            Op::Remainder(_) => "remainder",
+            Op::Compare(Compare::Equal) => "equal",
+            Op::Compare(Compare::Less) => "less",
+            Op::Largest { .. } => "largest",
+            Op::ArgMax { .. } => "arg-max",
+            Op::Elements => "elements",
         }
     }
 }
@@ -310,8 +372,19 @@ impl Graph {
             }
         };
         for (place, &input) in inputs.iter().enumerate() {
-            let integer = matches!((op, place), (Op::Rows, 1) | (Op::CrossEntropy, 1));
-            let either = matches!(op, Op::Permute(_) | Op::Reshape | Op::Slice { .. } | Op::Concat { .. });
+            let integer = matches!(
+                (op, place),
+                (Op::Rows | Op::CrossEntropy | Op::Elements, 1) | (Op::Quotient(_) | Op::Remainder(_), 0)
+            );
+            let either = matches!(op, Op::Permute(_) | Op::Reshape | Op::Slice { .. } | Op::Concat { .. })
+                || matches!(
+                    op,
+                    Op::Positions { .. }
+                        | Op::Compare(_)
+                        | Op::Elements
+                        | Op::Shift { .. }
+                        | Op::Binary(Binary::Add)
+                );
             if integer {
                 if self.node(input).kind != Kind::Integer {
                     return Err(format!("{name} wants integers and was given real numbers {}", shape(place)));
@@ -328,8 +401,11 @@ impl Graph {
                 Err(format!("dropout of probability {probability}: it must be at least 0 and below 1"))
             }
             Op::Dropout(_) => same(shape(0)),
-            Op::Binary(_) => match shape(0).broadcast(shape(1)) {
-                Some(result) => Ok((result, Kind::Real)),
+            Op::Binary(_) | Op::Compare(_) if self.node(inputs[0]).kind != self.node(inputs[1]).kind => {
+                Err(format!("{name} of integers and real numbers"))
+            }
+            Op::Binary(_) | Op::Compare(_) => match shape(0).broadcast(shape(1)) {
+                Some(result) => Ok((result, if matches!(op, Op::Binary(_)) { kind } else { Kind::Real })),
                 None => Err(format!("{name} of {} and {}: the shapes do not broadcast", shape(0), shape(1))),
             },
             Op::Training if shape(0) == shape(1) => same(shape(0)),
@@ -386,6 +462,28 @@ impl Graph {
                     shape(1)
                 )),
             },
+            Op::Quotient(divisor) | Op::Remainder(divisor) if !(1..=MOST_INTEGER).contains(divisor) => {
+                Err(format!("{name} by {divisor}: 1 to {MOST_INTEGER} is wanted"))
+            }
+            Op::Quotient(_) | Op::Remainder(_) => same(shape(0)),
+            Op::Shift { .. } if shape(0).rank() == 0 => Err("shift of a single number".into()),
+            Op::Shift { .. } => same(shape(0)),
+            Op::Positions { axis } => Ok((Shape(vec![shape(0).0[*axis]]), Kind::Integer)),
+            Op::Largest { thousandths } => match shape(0).0.first() {
+                Some(Dim::Words) if (1..=1000).contains(thousandths) => {
+                    Ok((Shape(vec![Dim::Share(*thousandths)]), Kind::Integer))
+                }
+                _ => Err(format!(
+                    "largest of {}, {thousandths} thousandths: a first axis of words and 1 to 1000 thousandths are wanted",
+                    shape(0)
+                )),
+            },
+            Op::ArgMax { axis } => {
+                let mut result = shape(0).clone();
+                result.0.remove(*axis);
+                Ok((result, Kind::Integer))
+            }
+            Op::Elements => Ok((shape(1).clone(), kind)),
             _ => Err(format!("{name} is a leaf, not an operation on values")),
         }
     }

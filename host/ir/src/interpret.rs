@@ -198,7 +198,19 @@ pub fn evaluate(graph: &Graph, root: NodeId, leaves: &dyn Leaves) -> Result<Tens
             | Op::MaskedTokens(_)
             | Op::TargetLogits(_)
             | Op::TargetTokens(_)
-            | Op::Label(_) => Err(format!("{} has no value before a sequence is there", node.op.name())),
+            | Op::Label(_)
+            | Op::Head(_)
+            | Op::WordStates(_)
+            | Op::WordNumbers(_)
+            | Op::SpanNumbers { .. }
+            | Op::Shift { .. }
+            | Op::Positions { .. }
+            | Op::Quotient(_)
+            | Op::Remainder(_)
+            | Op::Compare(_)
+            | Op::Largest { .. }
+            | Op::ArgMax { .. }
+            | Op::Elements => Err(format!("{} has no value before a sequence is there", node.op.name())),
         };
         values[id.0 as usize] = Some(value?);
         for input in &node.inputs {
@@ -346,6 +358,13 @@ fn reduced(x: &Tensor, axes: &[usize], reduce: Reduce) -> Vec<f32> {
             }
             let totals = sums(&|to, value| (value - largest[to]).exp());
             totals.into_iter().zip(&largest).map(|(total, largest)| total.ln() + largest).collect()
+        }
+        Reduce::Maximum => {
+            let mut largest = vec![f64::NEG_INFINITY; count];
+            for (place, &value) in x.values.iter().enumerate() {
+                largest[at(place)] = largest[at(place)].max(f64::from(value));
+            }
+            largest
         }
     };
     result.into_iter().map(|value| value as f32).collect()

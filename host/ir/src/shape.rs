@@ -15,10 +15,17 @@ pub enum Dim {
     Masked,
     /// The number of tokens of the sequence's target.
     Targets,
+    /// The number of words of the example.
+    Words,
+    /// So many thousandths of the words, rounded up.
+    Share(u32),
 }
 
 /// From here on a size on the wire is a symbol.
 const FIRST_SYMBOL: u32 = 1 << 31;
+const WORDS: u32 = FIRST_SYMBOL + 0x100;
+/// With the thousandths added.
+const SHARE: u32 = FIRST_SYMBOL + 0x1000;
 
 impl Dim {
     /// The size as plugins see it.
@@ -28,6 +35,8 @@ impl Dim {
             Dim::Tokens => FIRST_SYMBOL,
             Dim::Masked => FIRST_SYMBOL + 1,
             Dim::Targets => FIRST_SYMBOL + 8,
+            Dim::Words => WORDS,
+            Dim::Share(thousandths) => SHARE + thousandths,
         }
     }
 
@@ -38,6 +47,8 @@ impl Dim {
             FIRST_SYMBOL => Some(Dim::Tokens),
             s if s == FIRST_SYMBOL + 1 => Some(Dim::Masked),
             s if s == FIRST_SYMBOL + 8 => Some(Dim::Targets),
+            WORDS => Some(Dim::Words),
+            s if (SHARE + 1..=SHARE + 1000).contains(&s) => Some(Dim::Share(s - SHARE)),
             _ => None,
         }
     }
@@ -58,6 +69,8 @@ impl fmt::Display for Dim {
             Dim::Tokens => f.write_str("tokens"),
             Dim::Masked => f.write_str("masked tokens"),
             Dim::Targets => f.write_str("target tokens"),
+            Dim::Words => f.write_str("words"),
+            Dim::Share(thousandths) => write!(f, "{thousandths}‰ of the words"),
         }
     }
 }
@@ -125,7 +138,10 @@ mod tests {
 
     #[test]
     fn sizes_survive_the_wire() {
-        for dim in [Dim::Fixed(0), Dim::Fixed(768), Dim::Tokens, Dim::Masked, Dim::Targets] {
+        let fixed = [Dim::Fixed(0), Dim::Fixed(768)];
+        for dim in
+            fixed.into_iter().chain([Dim::Tokens, Dim::Masked, Dim::Targets, Dim::Words, Dim::Share(400)])
+        {
             assert_eq!(Dim::from_wire(dim.to_wire()), Some(dim));
         }
         assert_eq!(Dim::from_wire(u32::MAX), None);

@@ -6,7 +6,9 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use crate::graph::{Graph, NodeId};
+use crate::graph::{Graph, NodeId, Op};
+use crate::model::{ModelDescription, Parameter, Role};
+use crate::record::NumberedSpan;
 
 /// Whether a split trains, is evaluated after each epoch, or is taken when it is there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -84,6 +86,12 @@ pub enum FieldType {
     Texts,
     /// With the names of the labels.
     Label(Vec<String>),
+    /// Words, which may be a whole document.
+    Words,
+    /// A number for each word of a field.
+    WordNumbers(String),
+    /// Spans of the words of a field, each with a number.
+    Spans(String),
 }
 
 impl FieldType {
@@ -93,6 +101,9 @@ impl FieldType {
             FieldType::Text => "a text",
             FieldType::Texts => "a list of texts",
             FieldType::Label(_) => "a label",
+            FieldType::Words => "words",
+            FieldType::WordNumbers(_) => "numbers of words",
+            FieldType::Spans(_) => "spans of words",
         }
     }
 }
@@ -113,6 +124,8 @@ pub enum PredictionType {
     Label(String),
     Real,
     Text,
+    /// Spans of the words of a field, each with a number.
+    Spans(String),
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -175,6 +188,12 @@ pub struct Layout {
     pub predictions: Vec<PredictionColumn>,
     #[serde(default)]
     pub prediction_files: Vec<PredictionFile>,
+    /// Files made of the texts of a prediction: name, and the prediction's place.
+    #[serde(default)]
+    pub text_files: Vec<(String, usize)>,
+    /// The field that identifies an example.
+    #[serde(default)]
+    pub id: Option<String>,
     pub statistics: Vec<String>,
     pub metrics: Vec<Metric>,
     /// The metric that chooses the best checkpoint.
@@ -239,6 +258,10 @@ pub struct Sequence {
     pub shift_positions: Option<u32>,
     /// What a decoder should make of it.
     pub target: Option<TargetText>,
+    /// The field whose words are read in windows, and the words that
+    /// neighbouring windows share.
+    #[serde(default)]
+    pub words: Option<(String, u32)>,
 }
 
 /// The text that a sequence should become.
@@ -294,6 +317,14 @@ impl Default for GenerationSettings {
     }
 }
 
+/// A parameter of the task's own head.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct TaskParameter {
+    pub name: String,
+    /// Its start, which depends on no example.
+    pub initial: NodeId,
+}
+
 /// The head that a task asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -320,6 +351,9 @@ pub struct TaskPlan {
     pub graph: Graph,
     pub sequences: Vec<Sequence>,
     pub head: Option<HeadKind>,
+    /// Of the head that the task makes itself.
+    #[serde(default)]
+    pub parameters: Vec<TaskParameter>,
     /// Values whose mean over the effective batch is a loss; losses add up.
     pub losses: Vec<NodeId>,
     pub outputs: Vec<(String, NodeId)>,
@@ -334,6 +368,35 @@ pub struct GenerationPlan {
     /// The name by which the task reads the text.
     pub name: String,
     pub settings: GenerationSettings,
+}
+
+impl TaskPlan {
+    /// Adds the parameters of the task's own head to a model's. Their roles follow
+    /// from their names, as those of checkpoints do.
+    pub fn add_head_to(&self, model: &mut ModelDescription) {
+        for parameter in &self.parameters {
+            let sizes = self.graph.shape(parameter.initial).sizes().unwrap_or_default();
+            let role =
+                match (parameter.name.to_lowercase().contains("norm"), parameter.name.ends_with("bias")) {
+                    (true, true) => Role::NormBias,
+                    (true, false) => Role::NormWeight,
+                    (false, true) => Role::Bias,
+                    (false, false) => Role::Weight,
+                };
+            model.parameters.push(Parameter {
+                name: parameter.name.clone(),
+                shape: sizes.into_iter().map(|size| size as u32).collect(),
+                role,
+                head: true,
+            });
+        }
+    }
+
+    /// Whether its expressions run over whole examples, so that a batch can be
+    /// one example only: they read words.
+    pub fn reads_examples_alone(&self) -> bool {
+        self.graph.nodes.iter().any(|node| matches!(node.op, Op::WordStates(_)))
+    }
 }
 
 /// Where a record stands: file and line, counted from 1.
@@ -365,6 +428,9 @@ pub enum FieldValue {
     Text(String),
     Texts(Vec<String>),
     Label(u32),
+    Words(Vec<String>),
+    WordNumbers(Vec<u32>),
+    Spans(Vec<NumberedSpan>),
 }
 
 /// One input of the model with what should come of it. Values stand in the
@@ -388,12 +454,14 @@ impl Example {
         }
     }
 
-    /// Bytes of its texts.
+    /// Bytes of its texts, words and spans.
     pub fn bytes(&self) -> usize {
         let texts = self.values.iter().flatten();
         let bytes = |value: &FieldValue| match value {
             FieldValue::Text(text) => text.len(),
-            FieldValue::Texts(texts) => texts.iter().map(String::len).sum(),
+            FieldValue::Texts(texts) | FieldValue::Words(texts) => texts.iter().map(String::len).sum(),
+            FieldValue::WordNumbers(numbers) => size_of_val(numbers.as_slice()),
+            FieldValue::Spans(spans) => size_of_val(spans.as_slice()),
             FieldValue::Label(_) => 0,
         };
         texts.map(bytes).sum()
@@ -430,6 +498,7 @@ pub enum PredictionValue {
     Label(u32),
     Real(f64),
     Text(String),
+    Spans(Vec<NumberedSpan>),
 }
 
 /// Predictions of one example, in the order of [`Layout::predictions`].

@@ -11,6 +11,7 @@ use crate::task::{HeadKind, Side, TaskPlan};
 
 /// Expressions deeper than this are written with an ellipsis.
 const DEPTH: usize = 12;
+const SHALLOW: usize = 4;
 
 /// The whole plan of a cell: what the task reads and computes, what trains,
 /// what is added and what is replaced.
@@ -31,7 +32,12 @@ impl Writer<'_> {
     fn write(&self, task: &TaskPlan, out: &mut String) -> std::fmt::Result {
         writeln!(out, "task")?;
         for sequence in &task.sequences {
-            write!(out, "  sequence of {}", quoted(&sequence.texts))?;
+            match &sequence.words {
+                Some((field, shared)) => {
+                    write!(out, "  sequence of the words of {field}, in windows that share {shared} words")?;
+                }
+                None => write!(out, "  sequence of {}", quoted(&sequence.texts))?,
+            }
             if let Some(list) = sequence.each.and_then(|place| sequence.texts.get(place)) {
                 write!(out, ", one for each of {list}")?;
             }
@@ -71,8 +77,14 @@ impl Writer<'_> {
             Some(HeadKind::SequenceToSequence) => writeln!(out, "  head: sequence to sequence")?,
             None => {}
         }
+        for parameter in &task.parameters {
+            let shape = task.graph.shape(parameter.initial);
+            writeln!(out, "  head parameter {} {shape}", parameter.name)?;
+        }
+        // The expressions of a head of its own are long.
+        let depth = if task.parameters.is_empty() { DEPTH } else { SHALLOW };
         for &loss in &task.losses {
-            writeln!(out, "  loss: mean of {}", self.expression(&task.graph, loss, DEPTH))?;
+            writeln!(out, "  loss: mean of {}", self.expression(&task.graph, loss, depth))?;
         }
         if let Some(generation) = &task.generation {
             let settings = &generation.settings;
@@ -80,7 +92,7 @@ impl Writer<'_> {
             writeln!(out, "  generated {name}: at most {most} tokens, {beams} beams")?;
         }
         for (name, node) in &task.outputs {
-            writeln!(out, "  output {name}: {}", self.expression(&task.graph, *node, DEPTH))?;
+            writeln!(out, "  output {name}: {}", self.expression(&task.graph, *node, depth))?;
         }
         self.write_trained(out)?;
         self.write_added(out)?;
@@ -201,7 +213,14 @@ impl Writer<'_> {
             Op::New(id) => self.method.parameter(*id).name.clone(),
             Op::SiteInput(_) => "input".into(),
             Op::SiteOutput(_) => "output".into(),
+            Op::Head(place) => format!("head parameter {place}"),
             Op::Label(field) => format!("label \"{field}\""),
+            Op::WordNumbers(field) => format!("word-numbers \"{field}\""),
+            Op::SpanNumbers { field, width } => format!("span-numbers \"{field}\" of {width} words"),
+            Op::Shift { by } => call(by.to_string()),
+            Op::Quotient(divisor) | Op::Remainder(divisor) => call(divisor.to_string()),
+            Op::Largest { thousandths } => call(format!("{thousandths}‰")),
+            Op::ArgMax { axis } | Op::Positions { axis } => call(format!("axis {axis}")),
             Op::Full(value) => match node.shape.rank() {
                 0 => value.to_string(),
                 _ => format!("full({}, {value})", node.shape),

@@ -1,7 +1,7 @@
 //! The functions of the contract, handed on to the recorder.
 
-use host_ir::graph::{Binary, Reduce, Unary};
-use host_ir::record::{Answer, NamesOrPattern, Recorder};
+use host_ir::graph::{Binary, Compare, Reduce, Unary};
+use host_ir::record::{Answer, NamesOrPattern, NumberedSpan, Recorder};
 use host_ir::settings::{Setting, SettingType};
 use host_ir::task::{FieldType, PredictionType, PredictionValue, SplitUse};
 
@@ -30,6 +30,7 @@ wasmtime::component::bindgen!({
             import peft:plugin/prediction@0.1.0;
             import peft:plugin/statistic@0.1.0;
             import peft:plugin/metric@0.1.0;
+            import peft:plugin/words@0.1.0;
         }
     ",
     imports: { default: trappable },
@@ -291,6 +292,16 @@ impl peft::plugin::graph::Host for State {
         softmax(value: Node, axis: i32) = |r| r.softmax(value.id, axis);
         log_softmax(value: Node, axis: i32) = |r| r.log_softmax(value.id, axis);
         log_sum_exp(value: Node, axis: i32, keep: bool) = |r| r.reduce(Reduce::LogSumExp, value.id, &[axis], keep);
+        largest_over(value: Node, axis: i32, keep: bool) = |r| r.reduce(Reduce::Maximum, value.id, &[axis], keep);
+        positions(value: Node, axis: i32) = |r| r.positions(value.id, axis);
+        quotient(value: Node, divisor: u32) = |r| r.quotient(value.id, divisor);
+        remainder(value: Node, divisor: u32) = |r| r.remainder(value.id, divisor);
+        equal(a: Node, b: Node) = |r| r.compare(Compare::Equal, a.id, b.id);
+        less(a: Node, b: Node) = |r| r.compare(Compare::Less, a.id, b.id);
+        shift(value: Node, by: i32) = |r| r.shift(value.id, by);
+        largest(value: Node, thousandths: u32) = |r| r.largest(value.id, thousandths);
+        arg_max(value: Node, axis: i32) = |r| r.arg_max(value.id, axis);
+        elements(value: Node, places: Node) = |r| r.elements(value.id, places.id);
         rows(table: Node, indices: Node) = |r| r.rows(table.id, indices.id);
         cross_entropy(logits: Node, labels: Node) = |r| r.cross_entropy(logits.id, labels.id);
         detach(value: Node) = |r| r.detach(value.id);
@@ -488,6 +499,10 @@ impl peft::plugin::field::Host for State {
         lift(self.recorder.gold(&name))
     }
 
+    fn id(&mut self, name: String) -> wasmtime::Result<()> {
+        lift(self.recorder.id_field(&name))
+    }
+
     fn names(&mut self, name: String) -> wasmtime::Result<Vec<String>> {
         lift(self.recorder.names(&name))
     }
@@ -611,6 +626,7 @@ impl peft::plugin::head::Host for State {
         masked_tokens(sequence: u32) = |r| r.masked_tokens(sequence);
         sequence_to_sequence(sequence: u32) = |r| r.sequence_to_sequence(sequence);
         target_tokens(sequence: u32) = |r| r.target_tokens(sequence);
+        parameter(name: String, initial: Node) = |r| r.head_parameter(&name, initial.id);
     }
 }
 
@@ -640,6 +656,74 @@ impl peft::plugin::generate::Host for State {
         no_repeat_ngram_size(size: u32);
         forced_bos_token(id: u32);
         forced_eos_token(id: u32);
+    }
+}
+
+/// Spans as they go over the wire.
+type WireSpans = Vec<(u32, u32, u32)>;
+
+fn spans(wire: WireSpans) -> Vec<NumberedSpan> {
+    wire.into_iter().map(|(first, last, number)| [first, last, number]).collect()
+}
+
+fn wire_spans(answer: Answer<Option<Vec<NumberedSpan>>>) -> wasmtime::Result<Option<WireSpans>> {
+    let wire = |spans: Vec<NumberedSpan>| spans.into_iter().map(|[a, b, c]| (a, b, c)).collect();
+    Ok(lift(answer)?.map(wire))
+}
+
+impl peft::plugin::words::Host for State {
+    fn field(&mut self, name: String) -> wasmtime::Result<()> {
+        lift(self.recorder.field(&name, FieldType::Words))
+    }
+
+    fn numbers(&mut self, name: String, of: String) -> wasmtime::Result<()> {
+        lift(self.recorder.field_over_words(&name, &of, FieldType::WordNumbers(of.clone())))
+    }
+
+    fn spans(&mut self, name: String, of: String) -> wasmtime::Result<()> {
+        lift(self.recorder.field_over_words(&name, &of, FieldType::Spans(of.clone())))
+    }
+
+    fn predicted_spans(&mut self, name: String, of: String) -> wasmtime::Result<()> {
+        lift(self.recorder.predicted_spans(&name, &of))
+    }
+
+    fn put(&mut self, example: u32, field: String, words: Vec<String>) -> wasmtime::Result<()> {
+        lift(self.recorder.put_words(example, &field, words))
+    }
+
+    fn put_numbers(&mut self, example: u32, field: String, numbers: Vec<u32>) -> wasmtime::Result<()> {
+        lift(self.recorder.put_word_numbers(example, &field, &numbers))
+    }
+
+    fn put_spans(&mut self, example: u32, field: String, wire: WireSpans) -> wasmtime::Result<()> {
+        lift(self.recorder.put_spans(example, &field, spans(wire)))
+    }
+
+    fn read(&mut self, sequence: u32, field: String, shared: u32) -> wasmtime::Result<()> {
+        lift(self.recorder.sequence_words(sequence, &field, shared))
+    }
+
+    node_functions! {
+        states(sequence: u32) = |r| r.word_states(sequence);
+        numbers_of(field: String) = |r| r.word_numbers(&field);
+        spans_of(field: String, width: u32) = |r| r.span_numbers(&field, width);
+    }
+
+    fn get(&mut self, example: u32, field: String) -> wasmtime::Result<Vec<String>> {
+        lift(self.recorder.group_words(example, &field))
+    }
+
+    fn get_spans(&mut self, example: u32, field: String) -> wasmtime::Result<Option<WireSpans>> {
+        wire_spans(self.recorder.group_spans(example, &field))
+    }
+
+    fn set_predicted(&mut self, example: u32, name: String, wire: WireSpans) -> wasmtime::Result<()> {
+        lift(self.recorder.set_spans(example, &name, spans(wire)))
+    }
+
+    fn get_predicted(&mut self, example: u32, name: String) -> wasmtime::Result<Option<WireSpans>> {
+        wire_spans(self.recorder.get_spans(example, &name))
     }
 }
 
@@ -718,6 +802,10 @@ impl peft::plugin::prediction::Host for State {
         form: String,
     ) -> wasmtime::Result<()> {
         lift(self.recorder.prediction_file_column(&file, &key, (true, &prediction), &form))
+    }
+
+    fn text_file(&mut self, name: String, prediction: String) -> wasmtime::Result<()> {
+        lift(self.recorder.text_file(&name, &prediction))
     }
 
     fn set_label(&mut self, example: u32, name: String, label: u32) -> wasmtime::Result<()> {

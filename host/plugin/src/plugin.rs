@@ -24,11 +24,12 @@ pub const CONTRACT: &str = "0.1.0";
 /// The package of the contract.
 const PACKAGE: &str = "peft:plugin/";
 /// The files of the contract, to compare imports with.
-const CONTRACT_FILES: [&str; 5] = [
+const CONTRACT_FILES: [&str; 6] = [
     include_str!("../../../wit/graph.wit"),
     include_str!("../../../wit/model.wit"),
     include_str!("../../../wit/method.wit"),
     include_str!("../../../wit/task.wit"),
+    include_str!("../../../wit/words.wit"),
     include_str!("../../../wit/worlds.wit"),
 ];
 

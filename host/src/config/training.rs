@@ -14,6 +14,7 @@ pub fn keys() -> Vec<(&'static str, SettingType)> {
     let schedules = ["linear", "constant", "cosine"].map(String::from).to_vec();
     vec![
         ("learning_rate", real(0.0, f64::INFINITY)),
+        ("head_learning_rate", real(0.0, f64::INFINITY)),
         ("num_train_epochs", real(POSITIVE, f64::INFINITY)),
         ("max_steps", whole(1)),
         ("per_device_train_batch_size", whole(1)),

@@ -119,6 +119,9 @@ fn lengthen(prepared: &mut Prepared, length: usize) -> Result<()> {
         .positions()
         .unwrap_or(usize::MAX)
         .saturating_sub(prepared.plans.method.virtual_tokens());
+    if prepared.plans.task.reads_examples_alone() {
+        bail!("--length cannot change documents of words; leave it out");
+    }
     if length == 0 || length > most {
         bail!("a length of {length} tokens does not lie between 1 and the model's {most}");
     }

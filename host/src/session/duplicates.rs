@@ -12,7 +12,7 @@ pub fn digest(example: &Example, fields: &[usize]) -> u64 {
     for &field in fields {
         match example.values.get(field) {
             Some(Some(FieldValue::Text(text))) => text.hash(&mut hasher),
-            Some(Some(FieldValue::Texts(texts))) => texts.hash(&mut hasher),
+            Some(Some(FieldValue::Texts(texts) | FieldValue::Words(texts))) => texts.hash(&mut hasher),
             _ => {}
         }
         0xffu8.hash(&mut hasher);
@@ -22,7 +22,8 @@ pub fn digest(example: &Example, fields: &[usize]) -> u64 {
 
 /// The places of the fields that the model reads.
 pub fn read_fields(reading: &Reading<'_>) -> Vec<usize> {
-    reading.sequence.texts.iter().filter_map(|name| reading.layout.field(name)).collect()
+    let names = reading.sequence.texts.iter().chain(reading.sequence.words.iter().map(|(name, _)| name));
+    names.filter_map(|name| reading.layout.field(name)).collect()
 }
 
 /// The examples of the evaluated splits. Of those that train nothing is kept.

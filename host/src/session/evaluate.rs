@@ -59,7 +59,8 @@ impl Prepared {
         let generation = self.plans.task.generation.as_ref();
         let mut texts = vec![String::new(); if generation.is_some() { total } else { 0 }];
         let (mut batch, mut done) = (Batch::default(), 0);
-        let size = spec.training.per_device_eval_batch_size as usize;
+        let alone = self.plans.task.reads_examples_alone();
+        let size = if alone { 1 } else { spec.training.per_device_eval_batch_size as usize };
         for examples in evaluation_batches(&split.dataset, size, virtual_tokens as usize)? {
             // Without dropout, nothing depends on the places.
             let placed: Vec<(usize, u32)> = examples.iter().map(|&example| (example, 0)).collect();

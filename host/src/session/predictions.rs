@@ -33,6 +33,14 @@ pub fn write(
             .with_context(|| format!("the prediction file {} of the split {split}", file.name))?;
         write_whole(&directory.join(format!("{split}-{}", file.name)), text.as_bytes())?;
     }
+    for (name, column) in &layout.text_files {
+        let text = |prediction: &Prediction| match &prediction[*column] {
+            Some(PredictionValue::Text(text)) => text.clone(),
+            _ => String::new(),
+        };
+        let whole: String = predictions.iter().map(text).collect();
+        write_whole(&directory.join(format!("{split}-{name}")), whole.as_bytes())?;
+    }
     Ok(())
 }
 
@@ -40,11 +48,15 @@ pub fn write(
 fn line(layout: &Layout, example: &Example, prediction: &Prediction) -> Value {
     let mut object = Map::new();
     object.insert("origin".into(), json!(example.origin.to_string()));
-    for (column, value) in layout.predictions.iter().zip(prediction) {
+    // What has a file of its own is not written twice.
+    let in_file = |place: usize| layout.text_files.iter().any(|(_, column)| *column == place);
+    let columns = layout.predictions.iter().zip(prediction).enumerate();
+    for (_, (column, value)) in columns.filter(|(place, _)| !in_file(*place)) {
         let value = match value {
             Some(PredictionValue::Label(label)) => json!(label),
             Some(PredictionValue::Real(real)) => json!(real),
             Some(PredictionValue::Text(text)) => json!(text),
+            Some(PredictionValue::Spans(spans)) => json!(spans),
             None => Value::Null,
         };
         object.insert(column.name.clone(), value);
@@ -53,7 +65,9 @@ fn line(layout: &Layout, example: &Example, prediction: &Prediction) -> Value {
         let value = match value {
             Some(FieldValue::Label(label)) => json!(label),
             Some(FieldValue::Text(text)) => json!(text),
-            Some(FieldValue::Texts(texts)) => json!(texts),
+            Some(FieldValue::Texts(texts) | FieldValue::Words(texts)) => json!(texts),
+            Some(FieldValue::WordNumbers(numbers)) => json!(numbers),
+            Some(FieldValue::Spans(spans)) => json!(spans),
             None => continue,
         };
         object.insert(format!("gold_{}", field.name), value);

@@ -98,6 +98,12 @@ fn prepare_with(spec: &CellSpec, saved: Option<MethodPlan>) -> Result<Prepared> 
     let model = embedded::model(&spec.model.path)?;
     let mut config =
         models::read(&read_generation_config(&model)?).with_context(|| model.display().to_string())?;
+    if spec.training.head_learning_rate.is_some() && spec.training.learning_rate == 0.0 {
+        bail!(
+            "training.head_learning_rate follows the schedule of training.learning_rate, which is 0: the head \
+             would not train; give a learning rate above 0, however small"
+        );
+    }
     if let Some(dropout) = spec.training.dropout {
         config.set_dropout(dropout);
     }
@@ -126,7 +132,6 @@ fn prepare_with(spec: &CellSpec, saved: Option<MethodPlan>) -> Result<Prepared> 
     };
     let task_plan = task.plan(Arc::new(facts), counts)?.value;
     check_task(&task_plan, &task.layout)?;
-    let head = task_plan.head.ok_or_else(|| anyhow!("the task {} asks for no head", spec.task.name))?;
     // Of a model that starts at random, the checkpoint still says what is new, so
     // that the same parameters train as with its weights.
     let names = match spec.model.reinitialise {
@@ -134,7 +139,16 @@ fn prepare_with(spec: &CellSpec, saved: Option<MethodPlan>) -> Result<Prepared> 
         false => Some(Checkpoint::open(&model, config.prefix())?),
     };
     let present = |name: &str| names.as_ref().is_none_or(|checkpoint| checkpoint.has(name));
-    let description = config.describe(head, &present);
+    let mut description = match task_plan.head {
+        Some(head) => config.describe(head, &present),
+        None if task_plan.parameters.is_empty() => {
+            bail!("the task {} asks for no head and makes none", spec.task.name)
+        }
+        None => config.describe_headless(&present).with_context(|| {
+            format!("the task {} makes its own head, which {} does not take", spec.task.name, config.name())
+        })?,
+    };
+    task_plan.add_head_to(&mut description);
     let method_plan = match (saved, &method) {
         (Some(plan), _) => plan,
         (None, Some((plugin, values))) => {
@@ -278,8 +292,8 @@ impl Prepared {
         let masked = self.plans.task.sequences.first().and_then(|sequence| sequence.mask_probability);
         // Twice the expected share: a batch of many sequences stays below it.
         let masked = masked.map_or(0, |share| (rows as f64 * (2.0 * share).min(1.0)).ceil() as usize);
-        let examples = self.sampler(spec)?.largest_batch();
-        Ok(LargestBatch { examples, rows, pieces, longest, masked, targets })
+        let (examples, words) = (self.sampler(spec)?.largest_batch(), dataset.most_words());
+        Ok(LargestBatch { examples, rows, pieces, longest, masked, targets, words })
     }
 
     /// Examples of a micro-batch, and the memory that it takes.
@@ -287,6 +301,9 @@ impl Prepared {
         let largest = self.largest(spec)?;
         let parts = spec.training.gradient_accumulation_steps.max(1) as usize;
         let mut micro_batch = largest.examples.div_ceil(parts).max(1);
+        if self.plans.task.reads_examples_alone() {
+            micro_batch = 1;
+        }
         if let (true, Some(available)) = (spec.training.auto_find_batch_size, spec.device.available_memory()?)
         {
             let available = available - available / MEMORY_MARGIN;
@@ -302,7 +319,7 @@ impl Prepared {
         let mut warnings = self.warnings.clone();
         let whole = self.largest(spec)?.examples;
         let asked = whole.div_ceil(spec.training.gradient_accumulation_steps.max(1) as usize);
-        if micro_batch < asked {
+        if micro_batch < asked && !self.plans.task.reads_examples_alone() {
             warnings.push(format!(
                 "memory does not suffice for micro-batches of {asked} examples; {micro_batch} are taken, and the effective batch of {whole} stays"
             ));

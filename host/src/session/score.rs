@@ -1,7 +1,9 @@
 //! Scoring predictions of any system: the task's parse, score and measure over
 //! two files, without a model.
 
+use std::collections::BTreeMap;
 use std::fs;
+use std::io::{BufRead, BufReader};
 use std::path::Path;
 
 use anyhow::{Context, Result, anyhow, bail};
@@ -58,7 +60,18 @@ pub fn score(spec: &PluginSpec, gold: &Path, predictions: &Path) -> Result<Score
         }
         some => warnings.push(format!("{some} examples of {} have no gold and do not count", gold.display())),
     }
-    let predicted = read(layout, &examples, predictions)?;
+    let predicted = match in_own_format(layout, predictions)? {
+        true => {
+            let found = FoundSplit { files: vec![predictions.to_path_buf()], ..found };
+            let mut responses = Vec::new();
+            data::parse(&task, &found, 0, |chunk| {
+                responses.extend(chunk);
+                Ok(())
+            })?;
+            matched(layout, &examples, &responses)?
+        }
+        false => read(layout, &examples, predictions)?,
+    };
     let mut sums = GroupSums::default();
     for (examples, predicted) in examples.chunks(CHUNK).zip(predicted.chunks(CHUNK)) {
         let scored = task.score(examples.to_vec(), predicted.to_vec())?;
@@ -76,6 +89,52 @@ pub fn score(spec: &PluginSpec, gold: &Path, predictions: &Path) -> Result<Score
 fn has_gold(layout: &Layout, example: &Example) -> bool {
     let gold = layout.fields.iter().zip(&example.values).filter(|(field, _)| field.gold);
     gold.clone().count() == 0 || gold.into_iter().any(|(_, value)| value.is_some())
+}
+
+/// Whether a file has examples in the task's own format, their gold being what
+/// was predicted: where examples have an identifier, and the file is no JSON.
+fn in_own_format(layout: &Layout, path: &Path) -> Result<bool> {
+    let file = fs::File::open(path).with_context(|| path.display().to_string())?;
+    let mut first = String::new();
+    BufReader::new(file).read_line(&mut first).with_context(|| path.display().to_string())?;
+    Ok(layout.id.is_some() && !first.trim_start().starts_with('{'))
+}
+
+/// Predictions from the gold fields of other examples, matched by identifier.
+/// Those of examples that are not asked for do not count; where one is missing,
+/// its spans are none.
+fn matched(layout: &Layout, examples: &[Example], responses: &[Example]) -> Result<Vec<Prediction>> {
+    let id = layout.id.as_ref().and_then(|id| layout.field(id));
+    let id = id.ok_or_else(|| anyhow!("the task's examples have no identifier"))?;
+    by_identifier(examples, id)?;
+    let responses = by_identifier(responses, id)?;
+    let value = |response: Option<&&Example>, column: &PredictionColumn| {
+        let field = layout.fields.iter().position(|field| field.gold && field.name == column.name)?;
+        match (response.and_then(|response| response.values[field].clone()), &column.kind) {
+            (Some(FieldValue::Spans(spans)), PredictionType::Spans(_)) => Some(PredictionValue::Spans(spans)),
+            (Some(FieldValue::Label(label)), PredictionType::Label(_)) => Some(PredictionValue::Label(label)),
+            (Some(FieldValue::Text(text)), PredictionType::Text) => Some(PredictionValue::Text(text)),
+            (None, PredictionType::Spans(_)) => Some(PredictionValue::Spans(Vec::new())),
+            _ => None,
+        }
+    };
+    let of = |example: &Example| {
+        let response = responses.get(example.text(id).unwrap_or_default());
+        layout.predictions.iter().map(|column| value(response, column)).collect()
+    };
+    Ok(examples.iter().map(of).collect())
+}
+
+/// Examples by the text that identifies them.
+fn by_identifier(examples: &[Example], id: usize) -> Result<BTreeMap<&str, &Example>> {
+    let mut found = BTreeMap::new();
+    for example in examples {
+        let name = example.text(id).unwrap_or_default();
+        if found.insert(name, example).is_some() {
+            bail!("{}: {name} is there twice", example.origin);
+        }
+    }
+    Ok(found)
 }
 
 /// The predictions of a file, one for each example, in their order.
@@ -130,6 +189,8 @@ fn object(layout: &Layout, example: &Example, line: &str) -> Result<Prediction, 
         Some(Value::Null) => Ok(None),
         Some(Value::String(text)) => one(layout, column, text).map(Some),
         Some(other) => one(layout, column, &other.to_string()).map(Some),
+        // It stands in a file of its own, which no metric reads.
+        None if layout.text_files.iter().any(|(_, place)| layout.predictions[*place] == *column) => Ok(None),
         None => {
             let known: Vec<&str> = object.keys().map(String::as_str).collect();
             Err(format!("there is no \"{}\"{}", column.name, did_you_mean(&column.name, &known)))
@@ -171,6 +232,15 @@ fn one(layout: &Layout, column: &PredictionColumn, text: &str) -> Result<Predict
                     names.join(", ")
                 )),
             }
+        }
+        PredictionType::Spans(_) => {
+            let spans = serde_json::from_str(text).map(PredictionValue::Spans);
+            spans.map_err(|_| {
+                format!(
+                    "the {} is {text}, and a list of [first word, last word, number] is wanted",
+                    column.name
+                )
+            })
         }
         PredictionType::Text => Ok(PredictionValue::Text(text.into())),
         PredictionType::Real => match text.parse::<f64>() {

@@ -18,6 +18,7 @@ pub mod task;
 #[cfg(not(target_arch = "wasm32"))]
 pub mod testing;
 pub mod text;
+pub mod words;
 
 /// The plan as data, for tests that look into it.
 #[cfg(not(target_arch = "wasm32"))]

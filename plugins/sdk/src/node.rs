@@ -165,6 +165,76 @@ impl Node {
         Node(raw::log_sum_exp(self.0, axis, keep))
     }
 
+    /// The largest element along an axis.
+    #[track_caller]
+    pub fn largest_over(self, axis: i32, keep: bool) -> Node {
+        here(Location::caller());
+        Node(raw::largest_over(self.0, axis, keep))
+    }
+
+    /// The integers 0, 1, ... along an axis.
+    #[track_caller]
+    pub fn positions(self, axis: i32) -> Node {
+        here(Location::caller());
+        Node(raw::positions(self.0, axis))
+    }
+
+    /// Integers divided by a constant: the whole part.
+    #[track_caller]
+    pub fn quotient(self, divisor: u32) -> Node {
+        here(Location::caller());
+        Node(raw::quotient(self.0, divisor))
+    }
+
+    /// Integers divided by a constant: what remains.
+    #[track_caller]
+    pub fn remainder(self, divisor: u32) -> Node {
+        here(Location::caller());
+        Node(raw::remainder(self.0, divisor))
+    }
+
+    /// 1 where both are equal, else 0, without gradient.
+    #[track_caller]
+    pub fn equal(self, other: Node) -> Node {
+        here(Location::caller());
+        Node(raw::equal(self.0, other.0))
+    }
+
+    /// 1 where this is less than the other, else 0, without gradient.
+    #[track_caller]
+    pub fn less(self, other: Node) -> Node {
+        here(Location::caller());
+        Node(raw::less(self.0, other.0))
+    }
+
+    /// Row i is row i + `by` of this, zeros where there is none.
+    #[track_caller]
+    pub fn shift(self, by: i32) -> Node {
+        here(Location::caller());
+        Node(raw::shift(self.0, by))
+    }
+
+    /// Row-major places of the largest elements: so many thousandths of the words.
+    #[track_caller]
+    pub fn largest(self, thousandths: u32) -> Node {
+        here(Location::caller());
+        Node(raw::largest(self.0, thousandths))
+    }
+
+    /// The first place along an axis that has the largest element.
+    #[track_caller]
+    pub fn arg_max(self, axis: i32) -> Node {
+        here(Location::caller());
+        Node(raw::arg_max(self.0, axis))
+    }
+
+    /// Elements at row-major places.
+    #[track_caller]
+    pub fn elements(self, places: Node) -> Node {
+        here(Location::caller());
+        Node(raw::elements(self.0, places.0))
+    }
+
     /// Inverted dropout; in evaluation the value itself.
     #[track_caller]
     pub fn dropout(self, probability: f64) -> Node {
@@ -285,6 +355,13 @@ pub fn normal<const N: usize>(shape: [u32; N], mean: f64, deviation: f64) -> Nod
 pub fn kaiming_uniform([outputs, inputs]: [u32; 2], a: f64) -> Node {
     let bound = (6.0 / ((1.0 + a * a) * f64::from(inputs))).sqrt();
     uniform([outputs, inputs], -bound, bound)
+}
+
+/// Whole numbers of the plugin's own arithmetic, row-major.
+#[track_caller]
+pub fn whole_numbers<const N: usize>(shape: [u32; N], values: &[i32]) -> Node {
+    here(Location::caller());
+    Node(raw::integers(&shape, values))
 }
 
 /// Rows of a table by constant numbers.

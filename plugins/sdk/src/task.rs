@@ -168,7 +168,7 @@ impl Record {
 
 /// An example that is being made.
 #[derive(Clone, Copy, Debug)]
-pub struct Example(u32);
+pub struct Example(pub(crate) u32);
 
 impl Example {
     pub fn text(self, field: &str, text: &str) -> Example {

@@ -218,6 +218,8 @@ fn records(container: Container, content: &str) -> Result<Vec<Record>, String> {
         Record { text: text.into(), json, origin }
     };
     match container {
+        // One document, or file, is one record.
+        Container::Documents | Container::Whole => Ok(vec![record(1, content, None)]),
         Container::Lines => {
             Ok(content.lines().zip(1..).map(|(text, line)| record(line, text, None)).collect())
         }

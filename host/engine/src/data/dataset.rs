@@ -11,6 +11,7 @@ use crate::batch::Batch;
 use crate::data::reading::Reading;
 use crate::data::store::Store;
 use crate::data::targets::Targets;
+use crate::data::words::{Windows, Words};
 use crate::text::Encoded;
 
 /// Why examples cannot become input of the model.
@@ -53,6 +54,8 @@ pub struct Dataset {
     counts: Vec<BTreeMap<i32, u64>>,
     /// What a decoder should make of each example, where there is one.
     pub targets: Option<Targets>,
+    /// Of examples of words.
+    words: Words,
     /// The position of a sequence's first row.
     pub first_position: u32,
     /// Sequences whose text was longer than the model reads.
@@ -91,7 +94,8 @@ impl Dataset {
     pub fn new(layout: &Layout) -> Dataset {
         let labels = layout.fields.iter().filter(|field| matches!(field.kind, FieldType::Label(_)));
         let labels: Vec<String> = labels.map(|field| field.name.clone()).collect();
-        Dataset::of_fields(labels)
+        let words = Words::new(layout);
+        Dataset { words, ..Dataset::of_fields(labels) }
     }
 
     fn of_fields(labels: Vec<String>) -> Dataset {
@@ -105,14 +109,18 @@ impl Dataset {
     /// An example without a text that the sequence reads, or with another number
     /// of pieces than its head chooses among; a full disk.
     pub fn add(&mut self, examples: &[Example], reading: &Reading<'_>) -> Result<(), DatasetError> {
-        let encode = |example: &Example| reading.pieces(example);
-        let encoded: Vec<Vec<Encoded>> = examples.par_iter().map(encode).collect::<Result<_, _>>()?;
+        let encode = |example: &Example| reading.read(example);
+        let encoded: Vec<Windows> = examples.par_iter().map(encode).collect::<Result<_, _>>()?;
         let places: Vec<usize> = self.labels.iter().filter_map(|name| reading.layout.field(name)).collect();
-        for (example, pieces) in examples.iter().zip(encoded) {
+        for (example, Windows { pieces, places: words }) in examples.iter().zip(encoded) {
             let labels: Vec<i32> =
                 places.iter().map(|&place| example.label(place).map_or(-1, |label| label as i32)).collect();
             self.cut += pieces.iter().filter(|piece| piece.cut).count();
             self.append(&pieces, &labels)?;
+            if !words.is_empty() {
+                let kept = self.words.add(reading.layout, example, &words);
+                kept.map_err(|sentence| DatasetError(format!("{}: {sentence}", example.origin)))?;
+            }
         }
         if let Some(targets) = &mut self.targets {
             targets.add(examples, reading.tokenizer)?;
@@ -148,6 +156,11 @@ impl Dataset {
             }
         }
         Ok(())
+    }
+
+    /// The most words of an example.
+    pub fn most_words(&self) -> usize {
+        self.words.most()
     }
 
     /// Number of examples.
@@ -308,6 +321,7 @@ impl Dataset {
         }
         batch.starts.push(0);
         batch.masked_tokens.clear();
+        batch.word_rows.clear();
         batch.labels.values_mut().chain(batch.example_labels.values_mut()).for_each(Vec::clear);
         // Where every example is one sequence, nothing says so.
         let pieces = self.most_pieces > 1;
@@ -316,6 +330,7 @@ impl Dataset {
         }
         for &(example, place) in examples {
             let (encoded, labels) = self.example(example)?;
+            let first_piece = batch.sequences();
             let mut draw = noise.map(|noise| {
                 (
                     noise,
@@ -330,6 +345,9 @@ impl Dataset {
             if pieces {
                 batch.example_starts.push(batch.sequences() as u32);
                 note(&mut batch.example_labels, &self.labels, &labels);
+            }
+            if self.words.most() > 0 {
+                self.words.pack(example, first_piece, batch)?;
             }
         }
         match &self.targets {

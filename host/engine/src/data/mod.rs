@@ -7,3 +7,4 @@ pub mod records;
 pub mod sampler;
 mod store;
 pub mod targets;
+pub mod words;

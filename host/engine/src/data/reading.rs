@@ -1,9 +1,10 @@
 //! How an example becomes tokens: the sequences, its pieces, that the model reads
 //! of it.
 
-use host_ir::task::{Example, Layout, Sequence, Side};
+use host_ir::task::{Example, FieldValue, Layout, Sequence, Side};
 
 use crate::data::dataset::DatasetError;
+use crate::data::words::{Windows, windows};
 use crate::text::{Encoded, Tokenizer, TruncationDirection};
 
 /// How examples become tokens.
@@ -18,6 +19,23 @@ pub struct Reading<'a> {
 }
 
 impl Reading<'_> {
+    /// The pieces of an example, and of an example of words the place of each.
+    ///
+    /// # Errors
+    /// As [`Self::pieces`]; words that fit no window.
+    pub fn read(&self, example: &Example) -> Result<Windows, DatasetError> {
+        let Some((field, shared)) = &self.sequence.words else {
+            return Ok(Windows { pieces: self.pieces(example)?, places: Vec::new() });
+        };
+        let error = |sentence: String| DatasetError(format!("{}: {sentence}", example.origin));
+        match self.layout.field(field).and_then(|field| example.values.get(field)?.as_ref()) {
+            Some(FieldValue::Words(words)) => {
+                windows(self.tokenizer, words, self.at_most, *shared as usize).map_err(error)
+            }
+            _ => Err(error(format!("the example has no words \"{field}\""))),
+        }
+    }
+
     /// The pieces of an example: one, or one for each text of a list or window.
     ///
     /// # Errors

@@ -342,6 +342,7 @@ impl<'a> Builder<'a> {
         extents[0] = match choice {
             RowChoice::FirstToken => Extent::Sequences,
             RowChoice::Masked => Extent::Masked,
+            RowChoice::Words => Extent::Words,
         };
         let out = self.working(extents, &[x]);
         self.push(Instruction::TakeRows { x, out, choice });

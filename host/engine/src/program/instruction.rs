@@ -8,7 +8,7 @@
 
 use std::sync::Arc;
 
-use host_ir::graph::{Binary, Unary};
+use host_ir::graph::{Binary, Compare, Unary};
 
 use crate::program::attend::{Attend, AttendBackward, AttendRecalled};
 use crate::program::relative::{Buckets, Terms};
@@ -41,6 +41,8 @@ pub enum RowChoice {
     FirstToken,
     /// The rows that masked-language-model noise has chosen: `[masked]`.
     Masked,
+    /// The first row of each word: `[words]`.
+    Words,
 }
 
 /// Where integers come from.
@@ -56,6 +58,11 @@ pub enum Integers {
     TargetTokens,
     /// Constants of the plan.
     Constant(Arc<[i32]>),
+    /// The numbers of a field, `[words]`.
+    Words(String),
+    /// The numbers of a field's spans by first word and further words, each plus
+    /// one, and 0 elsewhere: `[words, width]`.
+    Spans { field: String, width: usize },
 }
 
 /// Sums that fold axes away; others are made of these.
@@ -448,6 +455,62 @@ pub enum Instruction {
         dtable: ValueId,
         accumulate: bool,
     },
+    /// out = the integers, as real numbers.
+    Integers {
+        source: Integers,
+        out: ValueId,
+    },
+    /// `out[row]` (+)= `x[row + by]` along the first axis, 0 where there is none.
+    Shift {
+        x: ValueId,
+        by: i32,
+        out: ValueId,
+    },
+    /// `out[place]` = place.
+    Positions {
+        out: ValueId,
+    },
+    /// out = the whole part of x by the divisor, or what remains.
+    DivideWhole {
+        x: ValueId,
+        divisor: u32,
+        remainder: bool,
+        out: ValueId,
+    },
+    /// out = 1 where the comparison holds, else 0; broadcast.
+    Compare {
+        compare: Compare,
+        a: ValueId,
+        b: ValueId,
+        out: ValueId,
+    },
+    /// out = ascending row-major places of the largest elements, as many as `out` has.
+    Largest {
+        x: ValueId,
+        out: ValueId,
+    },
+    /// out = the first place along the axis that has the largest element.
+    ArgMax {
+        x: ValueId,
+        axis: usize,
+        out: ValueId,
+    },
+    /// out = parts of `table` by places; the first `axes` axes are counted in
+    /// row-major order, and the others are a part.
+    Gather {
+        table: ValueId,
+        places: ValueId,
+        axes: usize,
+        out: ValueId,
+    },
+    /// `dtable[place]` += `dout[part]`.
+    GatherBackward {
+        dout: ValueId,
+        places: ValueId,
+        axes: usize,
+        dtable: ValueId,
+        accumulate: bool,
+    },
 }
 
 /// How an instruction touches a value.
@@ -634,6 +697,26 @@ impl Instruction {
                 }
                 I::RowsBackward { dout, dtable, accumulate, .. } => {
                     note(Read, &[Some(dout)]);
+                    note(adds(accumulate), &[Some(dtable)]);
+                }
+                I::Integers { out, .. } | I::Positions { out } => note(Write, &[Some(out)]),
+                I::Shift { x, out, .. }
+                | I::DivideWhole { x, out, .. }
+                | I::Largest { x, out }
+                | I::ArgMax { x, out, .. } => {
+                    note(Read, &[Some(x)]);
+                    note(Write, &[Some(out)]);
+                }
+                I::Compare { a, b, out, .. } => {
+                    note(Read, &[Some(a), Some(b)]);
+                    note(Write, &[Some(out)]);
+                }
+                I::Gather { table, places, out, .. } => {
+                    note(Read, &[Some(table), Some(places)]);
+                    note(Write, &[Some(out)]);
+                }
+                I::GatherBackward { dout, places, dtable, accumulate, .. } => {
+                    note(Read, &[Some(dout), Some(places)]);
                     note(adds(accumulate), &[Some(dtable)]);
                 }
             }

@@ -5,7 +5,7 @@
 //! rows; one of a sequence, or of an example, without such an axis gets the axis
 //! of sequences, or of examples, in front; one of the plan stays as it is.
 
-use host_ir::graph::{Binary, NodeId, Op, Reduce, Scope, Unary};
+use host_ir::graph::{Binary, Compare, Kind, NodeId, Op, Reduce, Scope, Unary};
 use host_ir::method::AnyParameter;
 use host_ir::shape::Dim;
 
@@ -19,9 +19,24 @@ fn leads(extents: &[Extent]) -> bool {
     matches!(extents.first(), Some(Extent::Sequences | Extent::Examples))
 }
 
+fn extent(dim: Dim) -> Extent {
+    match dim {
+        Dim::Fixed(size) => Extent::Fixed(size as usize),
+        Dim::Tokens => Extent::Tokens,
+        Dim::Masked => Extent::Masked,
+        Dim::Targets => Extent::Targets,
+        Dim::Words => Extent::Words,
+        Dim::Share(thousandths) => Extent::Share(thousandths),
+    }
+}
+
 /// What a plan's node is over, with its axes after lowering; `rows` is what the
 /// axis of tokens stands for.
-fn extents_of(scope: Scope, dims: &[Dim], rows: Extent) -> Option<Vec<Extent>> {
+fn extents_of(scope: Scope, dims: &[Dim], rows: Extent, alone: bool) -> Option<Vec<Extent>> {
+    if alone && scope == Scope::Example {
+        // A batch is one example: its axes are the batch's, wherever they stand.
+        return Some(dims.iter().map(|&dim| extent(dim)).collect());
+    }
     let mut extents = Vec::with_capacity(dims.len() + 1);
     if dims.first().is_none_or(|dim| dim.fixed().is_some()) {
         match scope {
@@ -68,10 +83,12 @@ impl Builder<'_> {
     }
 
     fn only_integers(&self, of_task: bool, node: NodeId) -> bool {
-        matches!(
-            self.graph(of_task).node(node).op,
-            Op::Integers(_) | Op::Label(_) | Op::MaskedTokens(_) | Op::TargetTokens(_) | Op::Draw { .. }
-        )
+        let alone = of_task && self.task.reads_examples_alone();
+        match self.graph(of_task).node(node).op {
+            Op::Integers(_) => !alone,
+            Op::Label(_) | Op::MaskedTokens(_) | Op::TargetTokens(_) | Op::Draw { .. } => true,
+            _ => false,
+        }
     }
 
     fn integers(&self, of_task: bool, node: NodeId) -> Result<Integers, CompileError> {
@@ -88,6 +105,7 @@ impl Builder<'_> {
         let graph = self.graph(of_task);
         let node = graph.node(id);
         let name = node.op.name();
+        let alone = of_task && self.task.reads_examples_alone();
         let mut inputs = Vec::new();
         for &input in &node.inputs {
             if !self.only_integers(of_task, input) {
@@ -103,13 +121,21 @@ impl Builder<'_> {
             (_, true) => Extent::Targets,
             _ => self.rows,
         };
-        let Some(extents) = extents_of(node.scope, &node.shape.0, rows) else {
+        let Some(extents) = extents_of(node.scope, &node.shape.0, rows, alone) else {
             return Err(self.unsupported(format!("{name} with the shape {}", node.shape), of_task, id));
         };
         let lead = usize::from(leads(&extents));
+        if node.kind == Kind::Integer && !alone {
+            return Err(self.unsupported(
+                format!("{name} of integers outside of a plan that reads words"),
+                of_task,
+                id,
+            ));
+        }
         match &node.op {
             Op::Base(parameter) => Ok(self.parameter(AnyParameter::Base(*parameter))),
             Op::New(parameter) => Ok(self.parameter(AnyParameter::New(*parameter))),
+            Op::Head(place) => self.named(&self.task.parameters[*place as usize].name),
             Op::Constant(values) => {
                 let out = self.working(extents, &[]);
                 self.push(Instruction::Constant { out, values: values.clone() });
@@ -145,7 +171,7 @@ impl Builder<'_> {
                 Ok(out)
             }
             Op::Permute(axes) => {
-                let symbolic = node.scope != Scope::Plan && lead == 0;
+                let symbolic = node.scope != Scope::Plan && lead == 0 && !alone;
                 if symbolic && axes[0] != 0 {
                     return Err(self.unsupported("moving the axis of tokens", of_task, id));
                 }
@@ -187,8 +213,11 @@ impl Builder<'_> {
             Op::Matmul => self.lower_matmul(of_task, id, &inputs, extents),
             Op::Reduce { reduce, axes, keep } => {
                 let symbolic = node.scope != Scope::Plan
+                    && !alone
                     && graph.shape(node.inputs[0]).0.first().is_some_and(|dim| dim.fixed().is_none());
-                if symbolic && axes.contains(&0) {
+                let fixed = |axis: &usize| graph.shape(node.inputs[0]).0[*axis].fixed().is_some();
+                let counts = matches!(reduce, Reduce::Mean | Reduce::Deviation);
+                if (symbolic && axes.contains(&0)) || (counts && !axes.iter().all(fixed)) {
                     return Err(self.unsupported(format!("{name} over the axis of tokens"), of_task, id));
                 }
                 let lead = usize::from(leads(&self.extents(inputs[0])));
@@ -198,6 +227,7 @@ impl Builder<'_> {
             }
             Op::Softmax { axis } => self.lower_softmax(of_task, id, inputs[0], axis + lead, false),
             Op::LogSoftmax { axis } => self.lower_softmax(of_task, id, inputs[0], axis + lead, true),
+            Op::Rows if inputs.len() == 2 => Ok(self.rows_at(inputs[0], inputs[1], extents)),
             Op::Rows => match self.integers(of_task, node.inputs[1])? {
                 Integers::Constant(indices) if node.scope == Scope::Plan => {
                     let out = self.working(extents, &inputs);
@@ -215,9 +245,9 @@ impl Builder<'_> {
             }
             Op::Detach => Ok(self.program.add_value(extents, Storage::InPlaceOf(inputs[0]), false)),
             Op::Dropout(probability) => {
-                let by_token =
-                    extents.first().is_some_and(|&axis| axis == self.rows || axis == Extent::Targets);
-                if !by_token && *probability > 0.0 {
+                let by_row =
+                    [self.rows, Extent::Targets, Extent::Words].map(Some).contains(&extents.first().copied());
+                if !by_row && *probability > 0.0 {
                     return Err(self.unsupported(
                         "dropout of a value without an axis of tokens",
                         of_task,
@@ -228,6 +258,22 @@ impl Builder<'_> {
                 Ok(self.dropped(inputs[0], dropout))
             }
             Op::Training => Ok(inputs[usize::from(!self.training)]),
+            Op::Integers(_) if alone => Ok(self.choose(graph, node, &inputs, extents)),
+            Op::WordNumbers(_)
+            | Op::SpanNumbers { .. }
+            | Op::Shift { .. }
+            | Op::Elements
+            | Op::Positions { .. }
+            | Op::Quotient(_)
+            | Op::Remainder(_)
+            | Op::Compare(_)
+            | Op::Largest { .. }
+            | Op::ArgMax { .. } => match alone {
+                true => Ok(self.choose(graph, node, &inputs, extents)),
+                false => {
+                    Err(self.unsupported(format!("{name} outside of a plan that reads words"), of_task, id))
+                }
+            },
             Op::Uniform { .. }
             | Op::Normal { .. }
             | Op::Draw { .. }
@@ -241,7 +287,8 @@ impl Builder<'_> {
                 let what = format!("the {name} of {} before it is computed", self.site_name(*site));
                 Err(self.unsupported(what, of_task, id))
             }
-            Op::Hidden(_)
+            Op::WordStates(_)
+            | Op::Hidden(_)
             | Op::ClassificationLogits(_)
             | Op::TokenLogits(_)
             | Op::ChoiceLogits(_)
@@ -286,7 +333,8 @@ impl Builder<'_> {
         let (a, b) = (self.extents(inputs[0]), self.extents(inputs[1]));
         let fixed = |extents: &[Extent]| extents.iter().all(|extent| matches!(extent, Extent::Fixed(_)));
         // Rows by one matrix; or the same leading axes on both sides.
-        let by_matrix = b.len() == 2 && fixed(&b);
+        let alone = of_task && self.task.reads_examples_alone();
+        let by_matrix = b.len() == 2 && (fixed(&b) || alone);
         let batched = a.len() == b.len() && a[..a.len() - 2] == b[..b.len() - 2] && fixed(&a) && fixed(&b);
         if !by_matrix && !batched {
             return Err(self.unsupported("this product of values that depend on the sequence", of_task, id));
@@ -384,6 +432,15 @@ impl Builder<'_> {
                 let sum = self.fold(Fold::Sum, exponential, axes);
                 let logarithm = self.unary(Unary::Log, sum);
                 self.binary(Binary::Add, logarithm, maximum)
+            }
+            Reduce::Maximum => {
+                let maximum = self.fold(Fold::Maximum, x, axes);
+                let largest = self.working(extents, &[]);
+                self.push(Instruction::Compare { compare: Compare::Equal, a: x, b: maximum, out: largest });
+                let count = self.fold(Fold::Sum, largest, axes);
+                let weight = self.binary(Binary::Divide, largest, count);
+                let product = self.binary(Binary::Multiply, x, weight);
+                self.fold(Fold::Sum, product, axes)
             }
         }
     }

@@ -7,6 +7,7 @@
 pub mod attend;
 pub mod backward;
 pub mod build;
+mod choose;
 pub mod cost;
 pub mod hooks;
 pub mod instruction;

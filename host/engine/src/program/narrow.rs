@@ -97,6 +97,7 @@ fn rewrite(program: &mut Program, choice: RowChoice, chosen: &[bool]) {
     let rows = match choice {
         RowChoice::FirstToken => Extent::Sequences,
         RowChoice::Masked => Extent::Masked,
+        RowChoice::Words => Extent::Words,
     };
     // A value that was made whole and then chosen from is now made where its
     // chosen rows were.

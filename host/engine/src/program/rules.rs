@@ -263,6 +263,17 @@ impl Reverse<'_> {
                 let (dtable, accumulate) = self.target(table);
                 self.push(Instruction::RowsBackward { dout, indices: indices.clone(), dtable, accumulate });
             }
+            Instruction::Gather { table, places, axes, out } => {
+                let (Some(dout), true) = (self.gradient(out), self.wants(table)) else { return };
+                let (dtable, accumulate) = self.target(table);
+                self.push(Instruction::GatherBackward { dout, places, axes, dtable, accumulate });
+            }
+            Instruction::Shift { x, by, out } => {
+                let Some(dy) = self.gradient(out) else { return };
+                let dx = self.like(x);
+                self.push(Instruction::Shift { x: dy, by: -by, out: dx });
+                self.hand_over(x, dx);
+            }
             // Others make no gradient, or are made by the reverse pass itself.
             _ => self.relative(instruction),
         }

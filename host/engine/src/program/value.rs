@@ -31,6 +31,10 @@ pub enum Extent {
     TargetsTimes(usize),
     /// Rows of the memory of a generation.
     Remembered,
+    /// Words of the batch's only example.
+    Words,
+    /// So many thousandths of them, rounded up.
+    Share(u32),
 }
 
 /// The sizes of a batch, by which symbols are resolved.
@@ -46,6 +50,7 @@ pub struct Sizes {
     pub targets: usize,
     /// Rows of the memory of a generation.
     pub remembered: usize,
+    pub words: usize,
 }
 
 impl Sizes {
@@ -59,6 +64,7 @@ impl Sizes {
             longest: batch.longest(),
             targets: batch.target.rows(),
             remembered: batch.target.recall.as_ref().map_or(0, |recall| recall.memory_rows as usize),
+            words: batch.word_rows.len(),
         }
     }
 
@@ -75,6 +81,8 @@ impl Sizes {
             Extent::Targets => self.targets,
             Extent::TargetsTimes(times) => self.targets * times,
             Extent::Remembered => self.remembered,
+            Extent::Words => self.words,
+            Extent::Share(thousandths) => (self.words * thousandths as usize).div_ceil(1000),
         }
     }
 }

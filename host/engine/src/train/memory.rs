@@ -45,6 +45,8 @@ pub struct LargestBatch {
     pub masked: usize,
     /// Tokens of the longest target.
     pub targets: usize,
+    /// Words of the largest example, where expressions read words.
+    pub words: usize,
 }
 
 impl LargestBatch {
@@ -56,7 +58,8 @@ impl LargestBatch {
         let targets = (examples * self.targets).min(MICRO_BATCH_ROWS.max(self.targets));
         let examples = examples.min(tokens);
         let sequences = examples * self.pieces.max(1);
-        Sizes { tokens, sequences, examples, masked, targets, remembered: 0, longest: self.longest }
+        let (longest, words) = (self.longest, self.words);
+        Sizes { tokens, sequences, examples, masked, targets, remembered: 0, longest, words }
     }
 }
 

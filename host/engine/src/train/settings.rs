@@ -19,6 +19,8 @@ pub enum Schedule {
 pub struct TrainingSettings {
     /// Peak learning rate of AdamW.
     pub learning_rate: f64,
+    /// That of what the task adds, its head; the same where it is not given.
+    pub head_learning_rate: Option<f64>,
     pub num_train_epochs: f64,
     /// Optimizer steps in all; when given, it decides instead of the epochs.
     pub max_steps: Option<u64>,
@@ -57,6 +59,7 @@ impl Default for TrainingSettings {
     fn default() -> Self {
         TrainingSettings {
             learning_rate: 5e-5,
+            head_learning_rate: None,
             num_train_epochs: 3.0,
             max_steps: None,
             per_device_train_batch_size: 8,

@@ -214,7 +214,13 @@ impl Recorder {
         Ok(self.parse.parsed.examples.len() as u32 - 1)
     }
 
-    fn put(&mut self, function: &'static str, example: u32, field: usize, value: FieldValue) -> Answer<()> {
+    pub(super) fn put(
+        &mut self,
+        function: &'static str,
+        example: u32,
+        field: usize,
+        value: FieldValue,
+    ) -> Answer<()> {
         let count = self.parse.parsed.examples.len();
         match self.parse.parsed.examples.get_mut(example as usize) {
             Some(found) => {
@@ -325,7 +331,7 @@ impl Recorder {
         Ok(if self.phase == Phase::Predict { &self.predict.examples } else { &self.score.examples })
     }
 
-    fn example(&self, function: &'static str, example: u32) -> Answer<&Example> {
+    pub(super) fn example(&self, function: &'static str, example: u32) -> Answer<&Example> {
         let chunk = self.chunk(function)?;
         let count = chunk.len();
         chunk.get(example as usize).ok_or_else(|| {
@@ -351,7 +357,7 @@ impl Recorder {
         }
     }
 
-    fn readable(&self, function: &'static str, field: &str) -> Answer<usize> {
+    pub(super) fn readable(&self, function: &'static str, field: &str) -> Answer<usize> {
         let place = self.field_place(function, field)?;
         if self.layout.fields[place].gold && self.phase == Phase::Predict {
             return Err(
@@ -446,8 +452,9 @@ impl Recorder {
             (PredictionType::Label(field), PredictionValue::Label(label)) => {
                 self.layout.labels(field).is_some_and(|names| (*label as usize) < names.len())
             }
-            (PredictionType::Real, PredictionValue::Real(_)) => true,
-            (PredictionType::Text, PredictionValue::Text(_)) => true,
+            (PredictionType::Real, PredictionValue::Real(_))
+            | (PredictionType::Text, PredictionValue::Text(_))
+            | (PredictionType::Spans(_), PredictionValue::Spans(_)) => true,
             _ => false,
         };
         if !fits {
@@ -460,7 +467,7 @@ impl Recorder {
         Ok(())
     }
 
-    fn get_prediction(
+    pub(super) fn get_prediction(
         &self,
         function: &'static str,
         example: u32,

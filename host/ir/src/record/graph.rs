@@ -1,6 +1,6 @@
 //! The functions of the contract's `graph`.
 
-use crate::graph::{Binary, Kind, NodeId, Op, Reduce, Scope, Unary};
+use crate::graph::{Binary, Compare, Kind, NodeId, Op, Reduce, Scope, Unary};
 use crate::record::{Answer, Handle, MOST_NODES, Phase, Recorder};
 use crate::shape::{Dim, Shape};
 
@@ -269,6 +269,48 @@ impl Recorder {
     /// `graph.dropout`.
     pub fn dropout(&mut self, value: u32, probability: f64) -> Answer<u32> {
         self.apply("graph.dropout", Op::Dropout(probability), &[value], None)
+    }
+
+    /// `graph.shift`.
+    pub fn shift(&mut self, value: u32, by: i32) -> Answer<u32> {
+        self.apply("graph.shift", Op::Shift { by }, &[value], None)
+    }
+
+    /// `graph.positions`.
+    pub fn positions(&mut self, value: u32, axis: i32) -> Answer<u32> {
+        let axis = self.axis("graph.positions", value, axis)?;
+        self.apply("graph.positions", Op::Positions { axis }, &[value], None)
+    }
+
+    /// `graph.quotient`.
+    pub fn quotient(&mut self, value: u32, divisor: u32) -> Answer<u32> {
+        self.apply("graph.quotient", Op::Quotient(divisor), &[value], None)
+    }
+
+    /// `graph.remainder`.
+    pub fn remainder(&mut self, value: u32, divisor: u32) -> Answer<u32> {
+        self.apply("graph.remainder", Op::Remainder(divisor), &[value], None)
+    }
+
+    /// `graph.equal` and `less`.
+    pub fn compare(&mut self, compare: Compare, a: u32, b: u32) -> Answer<u32> {
+        self.apply("graph", Op::Compare(compare), &[a, b], None)
+    }
+
+    /// `graph.largest`.
+    pub fn largest(&mut self, value: u32, thousandths: u32) -> Answer<u32> {
+        self.apply("graph.largest", Op::Largest { thousandths }, &[value], None)
+    }
+
+    /// `graph.arg-max`.
+    pub fn arg_max(&mut self, value: u32, axis: i32) -> Answer<u32> {
+        let axis = self.axis("graph.arg-max", value, axis)?;
+        self.apply("graph.arg-max", Op::ArgMax { axis }, &[value], None)
+    }
+
+    /// `graph.elements`.
+    pub fn elements(&mut self, value: u32, places: u32) -> Answer<u32> {
+        self.apply("graph.elements", Op::Elements, &[value, places], None)
     }
 
     /// `graph.training`.

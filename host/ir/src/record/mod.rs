@@ -13,6 +13,7 @@ mod planner;
 #[cfg(test)]
 mod sequence_tests;
 mod task;
+mod words;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -25,6 +26,7 @@ use crate::task::{Layout, TaskPlan};
 
 pub use crate::select::NamesOrPattern;
 pub use data::{MeasureCall, ParseCall, PredictCall, ScoreCall};
+pub use words::NumberedSpan;
 
 /// Why a call was refused.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

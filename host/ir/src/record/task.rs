@@ -94,6 +94,37 @@ impl Recorder {
         Ok(())
     }
 
+    /// `field.id`.
+    pub fn id_field(&mut self, name: &str) -> Answer<()> {
+        self.laying_out("field.id")?;
+        let place = self.field_place("field.id", name)?;
+        if self.layout.fields[place].kind != FieldType::Text || self.layout.fields[place].gold {
+            return Err(self.wrong("field.id", format!("field.id: \"{name}\" is no text of the input")));
+        }
+        match self.layout.id.replace(name.into()) {
+            None => Ok(()),
+            Some(known) => {
+                Err(self.wrong("field.id", format!("field.id: \"{known}\" identifies examples already")))
+            }
+        }
+    }
+
+    /// `prediction.text-file`.
+    pub fn text_file(&mut self, name: &str, prediction: &str) -> Answer<()> {
+        let function = "prediction.text-file";
+        self.laying_out(function)?;
+        let column = self.column(function, prediction)?;
+        let plain = name.chars().all(|letter| letter.is_alphanumeric() || "-_.".contains(letter));
+        if !plain || name.is_empty() || self.layout.predictions[column].kind != PredictionType::Text {
+            return Err(self.wrong(
+                function,
+                format!("{function}: a plain name and a prediction that is a text are wanted, not \"{name}\" and \"{prediction}\""),
+            ));
+        }
+        self.layout.text_files.push((name.into(), column));
+        Ok(())
+    }
+
     /// `field.names`.
     pub fn names(&self, name: &str) -> Answer<Vec<String>> {
         let place = self.field_place("field.names", name)?;
@@ -336,7 +367,7 @@ impl Recorder {
         ))
     }
 
-    fn model_fact(&self, function: &'static str, key: &str) -> Answer<u32> {
+    pub(super) fn model_fact(&self, function: &'static str, key: &str) -> Answer<u32> {
         let fact = self.model.as_ref().and_then(|model| model.facts.get(key));
         fact.map(|&value| value as u32)
             .ok_or_else(|| self.wrong(function, format!("{function}: the model has no {key}")))
@@ -501,7 +532,11 @@ impl Recorder {
 
     /// `output.declare`.
     pub fn declare_output(&mut self, name: &str, value: u32) -> Answer<()> {
-        let node = self.objective_value("output.declare", value)?;
+        self.shaping("output.declare")?;
+        let node = self.node("output.declare", value)?;
+        if self.graph().node(node).scope == Scope::Plan {
+            return Err(self.wrong("output.declare", "output.declare: a value of an example is wanted"));
+        }
         if self.task.outputs.iter().any(|(known, _)| known == name) {
             return Err(self.wrong("output.declare", format!("output.declare: \"{name}\" is declared twice")));
         }

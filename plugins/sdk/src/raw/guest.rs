@@ -8,6 +8,7 @@ use crate::bindings::method::peft::plugin::{graph, model, planner, report, setti
 use crate::bindings::task::peft::plugin::metric as metric_functions;
 use crate::bindings::task::peft::plugin::{
     example, field, generate, group, head, input, objective, output, prediction, sequence, source, statistic,
+    words,
 };
 
 fn node(id: u32) -> Node {
@@ -229,6 +230,46 @@ pub fn deviation(value: u32, axes: &[i32], keep: bool) -> u32 {
 
 pub fn log_sum_exp(value: u32, axis: i32, keep: bool) -> u32 {
     graph::log_sum_exp(node(value), axis, keep).id
+}
+
+pub fn largest_over(value: u32, axis: i32, keep: bool) -> u32 {
+    graph::largest_over(node(value), axis, keep).id
+}
+
+pub fn positions(value: u32, axis: i32) -> u32 {
+    graph::positions(node(value), axis).id
+}
+
+pub fn quotient(value: u32, divisor: u32) -> u32 {
+    graph::quotient(node(value), divisor).id
+}
+
+pub fn remainder(value: u32, divisor: u32) -> u32 {
+    graph::remainder(node(value), divisor).id
+}
+
+pub fn equal(a: u32, b: u32) -> u32 {
+    graph::equal(node(a), node(b)).id
+}
+
+pub fn less(a: u32, b: u32) -> u32 {
+    graph::less(node(a), node(b)).id
+}
+
+pub fn shift(value: u32, by: i32) -> u32 {
+    graph::shift(node(value), by).id
+}
+
+pub fn largest(value: u32, thousandths: u32) -> u32 {
+    graph::largest(node(value), thousandths).id
+}
+
+pub fn arg_max(value: u32, axis: i32) -> u32 {
+    graph::arg_max(node(value), axis).id
+}
+
+pub fn elements(value: u32, places: u32) -> u32 {
+    graph::elements(node(value), node(places)).id
 }
 
 pub fn softmax(value: u32, axis: i32) -> u32 {
@@ -703,4 +744,76 @@ pub fn best_metric(name: &str) {
 
 pub fn set_metric(sample: u32, name: &str, value: f64) {
     metric_functions::set(sample, name, value)
+}
+
+pub fn head_parameter(name: &str, initial: u32) -> u32 {
+    head::parameter(name, node(initial)).id
+}
+
+pub fn words_field(name: &str) {
+    words::field(name)
+}
+
+pub fn words_numbers(name: &str, of: &str) {
+    words::numbers(name, of)
+}
+
+pub fn words_spans(name: &str, of: &str) {
+    words::spans(name, of)
+}
+
+pub fn predicted_spans(name: &str, of: &str) {
+    words::predicted_spans(name, of)
+}
+
+pub fn put_words(at: u32, field: &str, values: &[String]) {
+    words::put(at, field, values)
+}
+
+pub fn put_word_numbers(at: u32, field: &str, numbers: &[u32]) {
+    words::put_numbers(at, field, numbers)
+}
+
+pub fn put_spans(at: u32, field: &str, spans: &[(u32, u32, u32)]) {
+    words::put_spans(at, field, spans)
+}
+
+pub fn read_words(at: u32, field: &str, shared: u32) {
+    words::read(at, field, shared)
+}
+
+pub fn word_states(at: u32) -> u32 {
+    words::states(at).id
+}
+
+pub fn numbers_of(field: &str) -> u32 {
+    words::numbers_of(field).id
+}
+
+pub fn spans_of(field: &str, width: u32) -> u32 {
+    words::spans_of(field, width).id
+}
+
+pub fn get_words(at: u32, field: &str) -> Vec<String> {
+    words::get(at, field)
+}
+
+pub fn get_spans(at: u32, field: &str) -> Option<Vec<(u32, u32, u32)>> {
+    words::get_spans(at, field)
+}
+
+pub fn set_predicted(at: u32, name: &str, spans: &[(u32, u32, u32)]) {
+    words::set_predicted(at, name, spans)
+}
+
+pub fn get_predicted(at: u32, name: &str) -> Option<Vec<(u32, u32, u32)>> {
+    words::get_predicted(at, name)
+}
+
+pub fn field_id(name: &str) {
+    field::id(name)
+}
+
+pub fn text_file(name: &str, prediction: &str) {
+    prediction::text_file(name, prediction)
 }

@@ -1,8 +1,8 @@
 //! Anywhere but on wasm32: the host's own recorder, in this thread. A table, one
 //! line a function.
 
-use host_ir::graph::{Binary, Reduce, Unary};
-use host_ir::record::NamesOrPattern;
+use host_ir::graph::{Binary, Compare, Reduce, Unary};
+use host_ir::record::{NamesOrPattern, NumberedSpan};
 use host_ir::settings::{Setting, SettingType};
 use host_ir::task::{FieldType, PredictionType, PredictionValue, SplitUse};
 
@@ -265,6 +265,46 @@ pub fn deviation(value: u32, axes: &[i32], keep: bool) -> u32 {
 
 pub fn log_sum_exp(value: u32, axis: i32, keep: bool) -> u32 {
     recorded(|r| r.reduce(Reduce::LogSumExp, value, &[axis], keep))
+}
+
+pub fn largest_over(value: u32, axis: i32, keep: bool) -> u32 {
+    recorded(|r| r.reduce(Reduce::Maximum, value, &[axis], keep))
+}
+
+pub fn positions(value: u32, axis: i32) -> u32 {
+    recorded(|r| r.positions(value, axis))
+}
+
+pub fn quotient(value: u32, divisor: u32) -> u32 {
+    recorded(|r| r.quotient(value, divisor))
+}
+
+pub fn remainder(value: u32, divisor: u32) -> u32 {
+    recorded(|r| r.remainder(value, divisor))
+}
+
+pub fn equal(a: u32, b: u32) -> u32 {
+    recorded(|r| r.compare(Compare::Equal, a, b))
+}
+
+pub fn less(a: u32, b: u32) -> u32 {
+    recorded(|r| r.compare(Compare::Less, a, b))
+}
+
+pub fn shift(value: u32, by: i32) -> u32 {
+    recorded(|r| r.shift(value, by))
+}
+
+pub fn largest(value: u32, thousandths: u32) -> u32 {
+    recorded(|r| r.largest(value, thousandths))
+}
+
+pub fn arg_max(value: u32, axis: i32) -> u32 {
+    recorded(|r| r.arg_max(value, axis))
+}
+
+pub fn elements(value: u32, places: u32) -> u32 {
+    recorded(|r| r.elements(value, places))
 }
 
 pub fn softmax(value: u32, axis: i32) -> u32 {
@@ -735,4 +775,84 @@ pub fn best_metric(name: &str) {
 
 pub fn set_metric(sample: u32, name: &str, value: f64) {
     recorded(|r| r.set_metric(sample, name, value))
+}
+
+pub fn head_parameter(name: &str, initial: u32) -> u32 {
+    recorded(|r| r.head_parameter(name, initial))
+}
+
+pub fn words_field(name: &str) {
+    recorded(|r| r.field(name, FieldType::Words))
+}
+
+pub fn words_numbers(name: &str, of: &str) {
+    recorded(|r| r.field_over_words(name, of, FieldType::WordNumbers(of.into())))
+}
+
+pub fn words_spans(name: &str, of: &str) {
+    recorded(|r| r.field_over_words(name, of, FieldType::Spans(of.into())))
+}
+
+pub fn predicted_spans(name: &str, of: &str) {
+    recorded(|r| r.predicted_spans(name, of))
+}
+
+pub fn put_words(at: u32, field: &str, values: &[String]) {
+    recorded(|r| r.put_words(at, field, values.to_vec()))
+}
+
+pub fn put_word_numbers(at: u32, field: &str, numbers: &[u32]) {
+    recorded(|r| r.put_word_numbers(at, field, numbers))
+}
+
+fn numbered(spans: &[(u32, u32, u32)]) -> Vec<NumberedSpan> {
+    spans.iter().map(|&(first, last, number)| [first, last, number]).collect()
+}
+
+fn tuples(spans: Option<Vec<NumberedSpan>>) -> Option<Vec<(u32, u32, u32)>> {
+    spans.map(|spans| spans.into_iter().map(|[first, last, number]| (first, last, number)).collect())
+}
+
+pub fn put_spans(at: u32, field: &str, spans: &[(u32, u32, u32)]) {
+    recorded(|r| r.put_spans(at, field, numbered(spans)))
+}
+
+pub fn read_words(at: u32, field: &str, shared: u32) {
+    recorded(|r| r.sequence_words(at, field, shared))
+}
+
+pub fn word_states(at: u32) -> u32 {
+    recorded(|r| r.word_states(at))
+}
+
+pub fn numbers_of(field: &str) -> u32 {
+    recorded(|r| r.word_numbers(field))
+}
+
+pub fn spans_of(field: &str, width: u32) -> u32 {
+    recorded(|r| r.span_numbers(field, width))
+}
+
+pub fn get_words(at: u32, field: &str) -> Vec<String> {
+    recorded(|r| r.group_words(at, field))
+}
+
+pub fn get_spans(at: u32, field: &str) -> Option<Vec<(u32, u32, u32)>> {
+    tuples(recorded(|r| r.group_spans(at, field)))
+}
+
+pub fn set_predicted(at: u32, name: &str, spans: &[(u32, u32, u32)]) {
+    recorded(|r| r.set_spans(at, name, numbered(spans)))
+}
+
+pub fn get_predicted(at: u32, name: &str) -> Option<Vec<(u32, u32, u32)>> {
+    tuples(recorded(|r| r.get_spans(at, name)))
+}
+
+pub fn field_id(name: &str) {
+    recorded(|r| r.id_field(name))
+}
+
+pub fn text_file(name: &str, prediction: &str) {
+    recorded(|r| r.text_file(name, prediction))
 }

@@ -82,6 +82,7 @@ impl Candle {
                 self.batch.starts.iter().map(before).collect()
             }
             Some(Extent::Targets) => self.batch.target.starts.clone(),
+            Some(Extent::Words) => vec![0, self.batch.word_rows.len() as u32],
             _ => self.batch.starts.clone(),
         };
         Ok(Some(masks::rows(&self.step, dropout, &starts, &self.batch.places, columns, &self.device)?))
@@ -120,7 +121,7 @@ impl Candle {
         dropout.map(make).transpose()
     }
 
-    fn integers(&self, integers: &Integers) -> Result<Tensor> {
+    pub(super) fn integers(&self, integers: &Integers) -> Result<Tensor> {
         let values: Vec<u32> = match integers {
             Integers::Label(field) => {
                 let labels = self.batch.labels.get(field).ok_or_else(|| no_labels(field))?;
@@ -133,6 +134,18 @@ impl Candle {
             Integers::MaskedTokens => self.batch.masked_tokens.iter().map(|&token| token as u32).collect(),
             Integers::TargetTokens => self.batch.target.tokens.iter().map(|&token| token as u32).collect(),
             Integers::Constant(values) => values.iter().map(|&value| value as u32).collect(),
+            Integers::Words(field) => {
+                let numbers = self.batch.word_numbers.get(field).ok_or_else(|| {
+                    BackendError::Wrong(format!("the batch has no numbers of words of the field {field}"))
+                })?;
+                numbers.iter().map(|&number| number as u32).collect()
+            }
+            Integers::Spans { field, width } => {
+                let numbers = self.batch.span_numbers(field, *width).ok_or_else(|| {
+                    BackendError::Wrong(format!("the batch has no spans of the field {field}"))
+                })?;
+                numbers.iter().map(|&number| number as u32).collect()
+            }
         };
         let count = values.len();
         Ok(Tensor::from_vec(values, count, &self.device)?)
@@ -145,6 +158,7 @@ impl Candle {
                 starts.iter().map(|start| start + self.batch.virtual_tokens).collect()
             }
             RowChoice::Masked => self.batch.masked_rows.clone(),
+            RowChoice::Words => self.batch.word_rows.clone(),
         };
         let count = rows.len();
         Ok(Tensor::from_vec(rows, count, &self.device)?)

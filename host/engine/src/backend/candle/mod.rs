@@ -4,6 +4,7 @@
 
 mod attend;
 mod attention;
+mod choices;
 mod execute;
 mod expressions;
 mod masks;

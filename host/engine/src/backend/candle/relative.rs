@@ -166,7 +166,7 @@ impl Candle {
                     _ => Ok(()),
                 }
             }
-            _ => self.fine_grained(program, instruction),
+            _ => self.choose(program, instruction),
         }
     }
 

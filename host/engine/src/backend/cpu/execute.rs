@@ -1,5 +1,8 @@
 //! Each instruction as a call of its kernel.
 
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+
 use crate::backend::cpu::memory::Views;
 use crate::backend::{BackendError, Step, no_labels};
 use crate::batch::Batch;
@@ -27,6 +30,7 @@ pub struct Context<'a> {
     pub sequence_starts: &'a [u32],
     pub masked_starts: &'a [u32],
     pub first_tokens: &'a [u32],
+    pub word_starts: &'a [u32],
     pub step: &'a Step,
 }
 
@@ -77,26 +81,40 @@ impl<'a> Context<'a> {
         if let Some(Extent::Reached(buckets)) = self.program.value(value).extents.first() {
             return RowDropout::of_table(key, dropout.probability, buckets.shift(self.batch.longest()));
         }
-        let starts: &'a [u32] = match self.program.value(value).extents.first() {
-            Some(Extent::Sequences) => self.sequence_starts,
-            Some(Extent::Masked) => self.masked_starts,
-            Some(Extent::Targets) => &self.batch.target.starts,
-            _ => &self.batch.starts,
+        let places: &'a [u32] = &self.batch.places;
+        let (starts, places): (&'a [u32], _) = match self.program.value(value).extents.first() {
+            Some(Extent::Sequences) => (self.sequence_starts, places),
+            Some(Extent::Masked) => (self.masked_starts, places),
+            Some(Extent::Targets) => (&self.batch.target.starts, places),
+            // All words are those of one example, whose place is its first sequence's.
+            Some(Extent::Words) => (self.word_starts, &places[..1]),
+            _ => (&self.batch.starts, places),
         };
-        RowDropout::new(key, dropout.probability, starts, &self.batch.places)
+        RowDropout::new(key, dropout.probability, starts, places)
     }
 
-    fn integers<'b>(&'b self, integers: &'b Integers) -> Result<&'b [i32], BackendError> {
+    pub(super) fn integers<'b>(&'b self, integers: &'b Integers) -> Result<Cow<'b, [i32]>, BackendError> {
+        let missing = |what: &str, field: &str| {
+            BackendError::Wrong(format!("the batch has no {what} of the field {field}"))
+        };
+        let column = |values: &'b BTreeMap<String, Vec<i32>>, what: &str, field: &str| {
+            let values = values.get(field).ok_or_else(|| missing(what, field))?;
+            Ok(Cow::Borrowed(values.as_slice()))
+        };
         match integers {
-            Integers::Label(field) => {
-                self.batch.labels.get(field).map(Vec::as_slice).ok_or_else(|| no_labels(field))
-            }
+            Integers::Label(field) => column(&self.batch.labels, "labels", field),
             Integers::ExampleLabel(field) => {
-                self.batch.labels_of_examples(field).ok_or_else(|| no_labels(field))
+                let labels = self.batch.labels_of_examples(field);
+                Ok(Cow::Borrowed(labels.ok_or_else(|| no_labels(field))?))
             }
-            Integers::MaskedTokens => Ok(&self.batch.masked_tokens),
-            Integers::TargetTokens => Ok(&self.batch.target.tokens),
-            Integers::Constant(values) => Ok(values),
+            Integers::MaskedTokens => Ok(Cow::Borrowed(&self.batch.masked_tokens)),
+            Integers::TargetTokens => Ok(Cow::Borrowed(&self.batch.target.tokens)),
+            Integers::Constant(values) => Ok(Cow::Borrowed(values)),
+            Integers::Words(field) => column(&self.batch.word_numbers, "numbers of words", field),
+            Integers::Spans { field, width } => {
+                let numbers = self.batch.span_numbers(field, *width);
+                Ok(Cow::Owned(numbers.ok_or_else(|| missing("spans", field))?))
+            }
         }
     }
 
@@ -104,6 +122,7 @@ impl<'a> Context<'a> {
         match choice {
             RowChoice::FirstToken => self.first_tokens,
             RowChoice::Masked => &self.batch.masked_rows,
+            RowChoice::Words => &self.batch.word_rows,
         }
     }
 
@@ -432,7 +451,7 @@ impl<'a> Context<'a> {
                     self.write(losses),
                     self.write(log_sums),
                     self.read(logits),
-                    labels,
+                    &labels,
                 );
             }
             Instruction::CrossEntropyBackward { logits, ref labels, log_sums, dlosses, dlogits } => {
@@ -444,7 +463,7 @@ impl<'a> Context<'a> {
                     self.write(dlogits),
                     Some(logits),
                     log_sums,
-                    labels,
+                    &labels,
                     weights,
                 );
             }
@@ -462,7 +481,7 @@ impl<'a> Context<'a> {
             Instruction::Constant { out, ref values } => {
                 self.write(out).iter_mut().zip(values.iter()).for_each(|(out, &value)| *out = value as f32);
             }
-            _ => self.fine_grained(instruction),
+            _ => self.choose(instruction)?,
         }
         Ok(())
     }

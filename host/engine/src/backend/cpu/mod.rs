@@ -1,6 +1,7 @@
 //! The CPU backend: the kernels on slices of one arena.
 
 mod attend;
+mod choices;
 mod execute;
 mod expressions;
 mod memory;
@@ -18,6 +19,8 @@ use crate::program::instruction::Instruction;
 use crate::program::value::{Extent, Sizes, Storage, ValueId};
 use memory::{Memory, Views};
 
+pub use choices::largest;
+
 /// Runs programs on the processor's cores.
 pub struct Cpu {
     threads: Threads,
@@ -28,6 +31,8 @@ pub struct Cpu {
     masked_starts: Vec<u32>,
     /// The first token of each sequence that is no virtual one.
     first_tokens: Vec<u32>,
+    /// Words are those of one example: from none to all.
+    word_starts: [u32; 2],
     step: Step,
     losses: Vec<f64>,
 }
@@ -47,6 +52,7 @@ impl Cpu {
             sequence_starts: Vec::new(),
             masked_starts: Vec::new(),
             first_tokens: Vec::new(),
+            word_starts: [0; 2],
             step: Step::default(),
             losses: Vec::new(),
         })
@@ -125,6 +131,7 @@ impl Backend for Cpu {
         self.first_tokens.clear();
         let starts = &batch.starts[..sequences as usize];
         self.first_tokens.extend(starts.iter().map(|start| start + batch.virtual_tokens));
+        self.word_starts = [0, batch.word_rows.len() as u32];
         self.losses.clear();
         self.losses.resize(compiled.program.losses.len(), 0.0);
         Ok(())
@@ -140,6 +147,7 @@ impl Backend for Cpu {
             sequence_starts: &self.sequence_starts,
             masked_starts: &self.masked_starts,
             first_tokens: &self.first_tokens,
+            word_starts: &self.word_starts,
             step: &self.step,
         };
         context.execute(instruction, &mut self.losses)

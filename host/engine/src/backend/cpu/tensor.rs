@@ -104,6 +104,17 @@ pub fn binary(
         Binary::Maximum => f32::max,
         Binary::Minimum => f32::min,
     };
+    pairwise(of, a, b, out, sizes);
+}
+
+/// out = of(a, b), broadcast to the sizes of `out`.
+pub fn pairwise(
+    of: fn(f32, f32) -> f32,
+    a: (&[f32], &[usize]),
+    b: (&[f32], &[usize]),
+    out: &mut [f32],
+    sizes: &[usize],
+) {
     if a.0.len() == out.len() && b.0.len() == out.len() {
         for ((out, &a), &b) in out.iter_mut().zip(a.0).zip(b.0) {
             *out = of(a, b);
