@@ -112,3 +112,59 @@ fn files_that_do_not_belong_together_are_refused() {
     let unknown = fails(host(path, &["score", "sst6", "--gold", "a", "--pred", "b"]), 2);
     assert!(unknown.contains("there is no task plugin `sst6`"), "{unknown}");
 }
+
+/// The metrics of a file of summaries.
+fn summaries(folder: &Path, gold: &str, predictions: &str) -> serde_json::Value {
+    let arguments = ["score", "xsum", "--json", "--gold", gold, "--pred", predictions];
+    let found: serde_json::Value = serde_json::from_str(&succeeds(host(folder, &arguments)).0).unwrap();
+    found["metrics"].clone()
+}
+
+#[test]
+fn summaries_of_any_system_are_scored_as_text_and_as_json() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path();
+    let gold = "{\"document\": \"The cat sat. It slept.\", \"summary\": \"A cat sat on a mat.\"}\n\
+                {\"document\": \"Rain fell.\", \"summary\": \"It rained in Kranj.\"}\n";
+    fs::write(path.join("gold.jsonl"), gold).unwrap();
+    let said = ["A cat sat on a mat.", "It \"rained\" in Kranj, hard."];
+    fs::write(path.join("said.txt"), said.join("\n")).unwrap();
+    let json: Vec<String> =
+        said.iter().map(|text| serde_json::json!({ "summary": text }).to_string()).collect();
+    fs::write(path.join("said.jsonl"), json.join("\n")).unwrap();
+    let found = summaries(path, "gold.jsonl", "said.txt");
+    // Four of five words, and all of four: an F1 of 8/9.
+    assert!((found["rouge1"].as_f64().unwrap() - 17.0 / 18.0).abs() < 1e-9, "{found}");
+    assert_eq!(summaries(path, "gold.jsonl", "said.jsonl"), found);
+    fs::write(path.join("less.txt"), said[0]).unwrap();
+    let error = fails(host(path, &["score", "xsum", "--gold", "gold.jsonl", "--pred", "less.txt"]), 1);
+    assert!(error.contains("there are 1 predictions, and the gold file has 2 examples"), "{error}");
+}
+
+/// The means of what rouge-score gives, where its pairs are there.
+#[test]
+fn summaries_score_what_rouge_score_gives() {
+    let Some(data) = std::env::var_os("HOST_TEST_DATA") else {
+        println!("skipped: HOST_TEST_DATA is not set");
+        return;
+    };
+    let text = fs::read_to_string(Path::new(&data).join("rouge/lead_pairs.jsonl")).unwrap();
+    let pairs: Vec<serde_json::Value> =
+        text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let folder = tempfile::tempdir().unwrap();
+    let write = |file: &str, line: fn(&serde_json::Value) -> serde_json::Value| {
+        let lines: Vec<String> = pairs.iter().map(|pair| line(pair).to_string()).collect();
+        fs::write(folder.path().join(file), lines.join("\n")).unwrap();
+    };
+    write("gold.jsonl", |pair| serde_json::json!({ "document": "Any.", "summary": pair["target"] }));
+    write("said.jsonl", |pair| serde_json::json!({ "summary": pair["prediction"] }));
+    let found = summaries(folder.path(), "gold.jsonl", "said.jsonl");
+    for (stems, ending) in [("nostem", ""), ("stem", "_stemmed")] {
+        for name in ["rouge1", "rouge2", "rougeL", "rougeLsum"] {
+            let sum: f64 = pairs.iter().map(|pair| pair[stems][name][2].as_f64().unwrap()).sum();
+            let (score, wanted) = (&found[format!("{name}{ending}")], sum / pairs.len() as f64);
+            assert!((score.as_f64().unwrap() - wanted).abs() <= 1e-6, "{name}{ending}: {score}, {wanted}");
+        }
+    }
+    assert!(!pairs.is_empty());
+}

@@ -75,28 +75,69 @@ impl Task for XSum {
     }
 
     fn files(&self, files: Files) {
-        use Container::JsonLines;
-        files.train("train", &[("train.jsonl", JsonLines), ("train.json", JsonLines)]);
+        use Container::{JsonLines, Parquet, Whole};
+        files.train(
+            "train",
+            &[
+                ("train.jsonl", JsonLines),
+                ("train.json", JsonLines),
+                ("train-*.parquet", Parquet),
+                ("data/train-*.parquet", Parquet),
+                ("train/*.summary", Whole),
+            ],
+        );
         files.evaluate(
             "dev",
-            &[("validation.jsonl", JsonLines), ("dev.jsonl", JsonLines), ("validation.json", JsonLines)],
+            &[
+                ("validation.jsonl", JsonLines),
+                ("dev.jsonl", JsonLines),
+                ("validation.json", JsonLines),
+                ("validation-*.parquet", Parquet),
+                ("data/validation-*.parquet", Parquet),
+                ("validation/*.summary", Whole),
+            ],
         );
-        files.optional("test", &[("test.jsonl", JsonLines), ("test.json", JsonLines)]);
+        files.optional(
+            "test",
+            &[
+                ("test.jsonl", JsonLines),
+                ("test.json", JsonLines),
+                ("test-*.parquet", Parquet),
+                ("data/test-*.parquet", Parquet),
+                ("test/*.summary", Whole),
+            ],
+        );
     }
 
     fn parse(&self, record: Record) -> Result<(), String> {
-        let document = record.text("document")?;
+        let (document, summary) = match record.has_fields() {
+            true => {
+                let summary = if record.has("summary") { Some(record.text("summary")?) } else { None };
+                (record.text("document")?, summary)
+            }
+            false => {
+                let text = record.line();
+                (section(&text, "RESTBODY")?, Some(section(&text, "FIRST-SENTENCE")?))
+            }
+        };
         if document.trim().is_empty() {
             record.skip("the article is empty");
             return Ok(());
         }
-        let summary = if record.has("summary") { Some(record.text("summary")?) } else { None };
         let example = record.example().text("document", &format!("{}{document}", self.source_prefix));
         if let Some(summary) = summary {
             example.text("summary", &summary);
         }
         Ok(())
     }
+}
+
+/// A section of an article as the authors extract it: what stands between its mark,
+/// `[SN]NAME[SN]`, and the next one.
+fn section(text: &str, name: &str) -> Result<String, String> {
+    let mark = format!("[SN]{name}[SN]");
+    let (_, rest) = text.split_once(&mark).ok_or_else(|| format!("there is no {mark}"))?;
+    Ok(rest.split("[SN]").next().unwrap_or_default().trim().to_string())
 }
 
 /// The values of the metrics, in their order: F1 of each ROUGE, lengths in words, and
@@ -153,6 +194,20 @@ mod tests {
         assert_eq!(parsed.skipped["the article is empty"], 1);
         assert_eq!(parsed.rejected.len(), 1);
         assert!(parsed.rejected[0].starts_with("data:4: there is no \"document\""), "{:?}", parsed.rejected);
+    }
+
+    #[test]
+    fn the_authors_files_have_sections() {
+        let task = TaskUnderTest::new::<XSum>(&[]).unwrap();
+        let parsed = |text: &str| task.parse::<XSum>("train", Container::Whole, text).unwrap();
+        let text = "[SN]URL[SN]\nhttp://news.example/1\n\n[SN]TITLE[SN]\nThe cat\n\n[SN]FIRST-SENTENCE[SN]\nA cat sat.\n\n\
+                    [SN]RESTBODY[SN]\nThe cat sat on the mat.\nIt slept.\n";
+        let found = parsed(text);
+        assert_eq!(found.examples[0].text(0), Some("The cat sat on the mat.\nIt slept."));
+        assert_eq!(found.examples[0].text(1), Some("A cat sat."));
+        assert_eq!(parsed("No marks.").rejected, ["data:1: there is no [SN]RESTBODY[SN]"]);
+        let empty = parsed("[SN]FIRST-SENTENCE[SN]\nA cat sat.\n[SN]RESTBODY[SN]\n");
+        assert_eq!(empty.skipped["the article is empty"], 1);
     }
 
     #[test]
