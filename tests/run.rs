@@ -4,7 +4,7 @@ mod support;
 
 use std::fs;
 
-use support::{cells, experiment, fails, host, root, succeeds};
+use support::{cells, decoder_model, experiment, fails, host, root, succeeds};
 
 #[test]
 fn a_run_trains_compares_and_is_not_repeated() {
@@ -43,11 +43,17 @@ fn a_run_trains_compares_and_is_not_repeated() {
 /// Families whose parts have other names; the low-rank method knows them by itself.
 #[test]
 fn every_family_trains_and_is_evaluated_again() {
-    for family in ["electra", "roberta", "deberta", "deberta_own"] {
+    for family in ["electra", "roberta", "deberta", "deberta_own", "t5", "bart"] {
         let folder = experiment(|config| config);
-        for name in ["config.json", "model.safetensors"] {
-            let source = root().join("tests/golden").join(family).join("checkpoint").join(name);
-            fs::copy(source, folder.path().join("model").join(name)).unwrap();
+        let model = folder.path().join("model");
+        match family {
+            "t5" | "bart" => decoder_model(family, &model),
+            _ => {
+                for name in ["config.json", "model.safetensors"] {
+                    let source = root().join("tests/golden").join(family).join("checkpoint").join(name);
+                    fs::copy(source, model.join(name)).unwrap();
+                }
+            }
         }
         succeeds(host(folder.path(), &["run", "experiment.toml", "--method", "lora"]));
         let cells = cells(&folder.path().join("runs/experiment"));

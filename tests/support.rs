@@ -98,6 +98,50 @@ r = 4
 bias = "lora_only"
 "#;
 
+/// Puts the golden checkpoint of a family with a decoder in a model's place, with a
+/// tokenizer of whole words whose sequences end as the family's own do.
+pub fn decoder_model(family: &str, model: &Path) {
+    let checkpoint = if family == "t5" { "t5/relu" } else { "bart/checkpoint" };
+    for name in ["config.json", "model.safetensors"] {
+        fs::copy(root().join("tests/golden").join(checkpoint).join(name), model.join(name)).unwrap();
+    }
+    let (special, start): (&[&str], _) = match family {
+        "t5" => (&["<pad>", "</s>", "<unk>"], None),
+        _ => (&["<s>", "<pad>", "</s>", "<unk>"], Some("<s>")),
+    };
+    let word = |id: usize| special.get(id).map_or(format!("word{id}"), |token| token.to_string());
+    let vocabulary: serde_json::Map<_, _> = (0..96).map(|id| (word(id), id.into())).collect();
+    let added = |(id, content): (usize, &&str)| {
+        serde_json::json!({
+            "id": id, "content": content, "special": true, "single_word": false, "lstrip": false,
+            "rstrip": false, "normalized": false,
+        })
+    };
+    let token = |token: &str| serde_json::json!({ "SpecialToken": { "id": token, "type_id": 0 } });
+    let text = |id: &str| serde_json::json!({ "Sequence": { "id": id, "type_id": 0 } });
+    let framed = |texts: &[&str]| -> Vec<serde_json::Value> {
+        let texts = texts.iter().flat_map(|id| [text(id), token("</s>")]);
+        start.map(token).into_iter().chain(texts).collect()
+    };
+    let used = special.iter().enumerate().filter(|(_, token)| ["<s>", "</s>"].contains(token));
+    let used: serde_json::Map<_, _> = used
+        .map(|(id, token)| {
+            (token.to_string(), serde_json::json!({ "id": token, "ids": [id], "tokens": [token] }))
+        })
+        .collect();
+    let tokenizer = serde_json::json!({
+        "version": "1.0", "truncation": null, "padding": null, "normalizer": null, "decoder": null,
+        "added_tokens": special.iter().enumerate().map(added).collect::<Vec<_>>(),
+        "pre_tokenizer": { "type": "WhitespaceSplit" },
+        "post_processor": {
+            "type": "TemplateProcessing", "single": framed(&["A"]), "pair": framed(&["A", "B"]),
+            "special_tokens": used,
+        },
+        "model": { "type": "WordLevel", "vocab": vocabulary, "unk_token": "<unk>" },
+    });
+    fs::write(model.join("tokenizer.json"), tokenizer.to_string()).unwrap();
+}
+
 /// The records of the cells of a run, by directory name.
 pub fn cells(run: &Path) -> Vec<(String, serde_json::Value)> {
     let mut cells = Vec::new();

@@ -1,5 +1,6 @@
 """Writes a tiny BART, and what PyTorch makes of it: logits, losses, gradients and
-generated sequences.
+generated sequences; and logits, losses and the gradients of all embeddings where those
+of words are scaled.
 """
 
 import json
@@ -20,6 +21,17 @@ CONFIG = BartConfig(
 ALIASES = ("model.encoder.embed_tokens.weight", "model.decoder.embed_tokens.weight", "lm_head.weight")
 
 
+def scaled(model, ids, mask, labels):
+    """The same weights under scale_embedding, with all embeddings trained."""
+    config = BartConfig(**{**CONFIG.to_dict(), "scale_embedding": True})
+    twin = BartForConditionalGeneration(config).eval()
+    twin.load_state_dict(model.state_dict())
+    for name, parameter in twin.named_parameters():
+        parameter.requires_grad_(name.endswith(("shared.weight", "embed_positions.weight")))
+    found = conditional.evaluate(twin, ids, mask, labels)
+    conditional.save(OUT / "scaled.safetensors", {**found, **conditional.gradients(twin)})
+
+
 def main():
     OUT.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(1)
@@ -37,6 +49,7 @@ def main():
     conditional.write_batch(OUT, sources, targets)
     found = conditional.evaluate(model, ids, mask, labels)
     conditional.save(OUT / "conditional.safetensors", {**found, **conditional.gradients(model)})
+    scaled(model, ids, mask, labels)
     settings = [{**setting, **({"forced_eos_token_id": 2} if "forced_eos_token_id" in setting else {})} for setting in conditional.SETTINGS]
     (OUT / "generated.json").write_text(json.dumps({"checkpoint": conditional.generated(model, ids, mask, settings)}))
 

@@ -85,6 +85,11 @@ impl Target {
         self.ids.len()
     }
 
+    /// The last row of each sequence.
+    pub fn last_rows(&self) -> impl Iterator<Item = u32> {
+        self.starts.iter().skip(1).map(|end| end.saturating_sub(1))
+    }
+
     /// The first row that attends to each sequence of the encoder, and the number of
     /// rows.
     pub fn source_starts(&self) -> &[u32] {
@@ -121,6 +126,23 @@ impl Batch {
         match self.example_starts.len() {
             0 => self.sequences(),
             starts => starts - 1,
+        }
+    }
+
+    /// Lets the decoder read every sequence once more, its virtual rows left out,
+    /// shifted by the start token.
+    pub fn reread(&mut self, start: u32, first_position: u32) {
+        let target = &mut self.target;
+        target.clear();
+        target.starts.push(0);
+        for range in self.starts.windows(2) {
+            let ids = &self.ids[(range[0] + self.virtual_tokens) as usize..range[1] as usize];
+            if let Some((_, before)) = ids.split_last() {
+                target.ids.push(start);
+                target.ids.extend(before);
+            }
+            target.positions.extend((0..ids.len() as u32).map(|row| first_position + row));
+            target.starts.push(target.ids.len() as u32);
         }
     }
 

@@ -1,6 +1,6 @@
 //! T5 and BART: against transformers and peft on the files that
-//! tests/reference/t5.py and bart.py write, both backends against each other and
-//! against finite differences, and packing, which changes nothing.
+//! tests/reference/t5.py, bart.py and decoder_heads.py write, both backends against
+//! each other and against finite differences, and packing, which changes nothing.
 
 mod support;
 
@@ -10,7 +10,7 @@ use candle_core::Device;
 use host_engine::backend::Backend;
 use host_engine::backend::candle::Candle;
 use host_engine::backend::cpu::Cpu;
-use host_engine::batch::Batch;
+use host_engine::batch::{Batch, Target};
 use host_engine::compile::Plans;
 use host_engine::engine::{Engine, NamedTensor};
 use host_engine::models::Architecture;
@@ -20,7 +20,9 @@ use host_ir::random::Stream;
 use host_ir::record::Recorder;
 use host_ir::task::HeadKind;
 use serde_json::json;
-use support::conditional::{HEAD, golden_plans, packed};
+use support::conditional::{
+    HEAD, golden_changed, golden_classes, golden_plans, golden_tokens, packed, reread,
+};
 use support::golden::{agree, golden};
 use support::{Plan, blocks, difference, low_rank, low_rank_named, plans_of, scaled_outputs};
 use support::{train_role, weight_hook};
@@ -43,6 +45,40 @@ fn bart_agrees_with_transformers() {
     agree("bart", &plans, &checkpoint, &[], &batch, &golden("bart", "conditional"));
 }
 
+/// The head for classes of sequences, of T5ForSequenceClassification and
+/// BartForSequenceClassification.
+#[test]
+fn classes_of_sequences_agree_with_transformers() {
+    for (family, name) in [("t5", "relu"), ("bart", "checkpoint")] {
+        let (checkpoint, plans, batch) = golden_classes(family, name, everything);
+        let expected = golden(family, "classification");
+        let head = expected.iter().filter(|tensor| tensor.name.starts_with("classification_head."));
+        let head: Vec<NamedTensor> = head.cloned().collect();
+        assert_eq!(head.len(), 4);
+        agree(family, &plans, &checkpoint, &head, &batch, &expected);
+    }
+}
+
+/// The encoder alone, as T5ForTokenClassification has it.
+#[test]
+fn classes_of_tokens_agree_with_transformers() {
+    let (checkpoint, plans, batch) = golden_tokens("t5", "gated", everything);
+    let expected = golden("t5", "tokens");
+    let head = expected.iter().filter(|tensor| tensor.name.starts_with("classifier."));
+    let head: Vec<NamedTensor> = head.cloned().collect();
+    assert!(plans.model.modules.iter().all(|module| !module.name.contains("decoder")));
+    agree("tokens", &plans, &checkpoint, &head, &batch, &expected);
+}
+
+/// Embeddings of words are multiplied by the root of their size, and their gradients
+/// with them; the tied output is not.
+#[test]
+fn scaled_embeddings_agree_with_transformers() {
+    let (checkpoint, config, batch) = golden_changed("bart", "scale_embedding", json!(true));
+    let plans = plans_of(config, HEAD, |recorder| train_role(recorder, "embedding"));
+    agree("scaled", &plans, &checkpoint, &[], &batch, &golden("bart", "scaled"));
+}
+
 /// peft's default targets for T5 are the queries and the values of all attentions.
 #[test]
 fn low_rank_updates_of_t5_agree_with_peft() {
@@ -58,36 +94,39 @@ fn low_rank_updates_of_t5_agree_with_peft() {
 }
 
 /// google-t5/t5-small, google/t5-v1_1-base, google/mt5-small and facebook/bart-base
-/// have so many parameters in transformers.
+/// have so many parameters in transformers, as models that say texts and with a head
+/// for two classes (BART's for three), T5 also with one for nine classes of tokens.
 #[test]
 fn families_have_the_parameters_of_transformers() {
+    let count = |plans: Plans| plans.method.counts(&plans.model).trained;
     let t5 = |more: serde_json::Value| {
         let mut json = json!({
             "model_type": "t5", "vocab_size": 32128, "d_model": 512, "d_kv": 64, "d_ff": 2048, "num_layers": 6,
             "num_heads": 8, "relative_attention_num_buckets": 32, "feed_forward_proj": "relu",
         });
         json.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
-        plans_of(T5Config::read(json.as_object().unwrap()).unwrap(), HEAD, everything)
+        [HEAD, HeadKind::Classification { classes: 2 }, HeadKind::TokenClassification { classes: 9 }]
+            .map(|head| count(plans_of(T5Config::read(json.as_object().unwrap()).unwrap(), head, everything)))
     };
-    let count = |plans: &Plans| plans.method.counts(&plans.model).trained;
-    assert_eq!(count(&t5(json!({}))), 60_506_624);
+    assert_eq!(t5(json!({})), [60_506_624, 60_770_306, 35_335_433]);
     let base = json!({
         "d_model": 768, "d_ff": 2048, "num_layers": 12, "num_heads": 12, "feed_forward_proj": "gated-gelu",
         "tie_word_embeddings": false,
     });
-    assert_eq!(count(&t5(base)), 247_577_856);
+    assert_eq!(t5(base), [247_577_856, 223_495_682, 109_635_465]);
     let multilingual = json!({
         "model_type": "mt5", "vocab_size": 250112, "d_ff": 1024, "num_layers": 8, "num_heads": 6,
         "feed_forward_proj": "gated-gelu", "tie_word_embeddings": false,
     });
-    assert_eq!(count(&t5(multilingual)), 300_176_768);
+    assert_eq!(t5(multilingual), [300_176_768, 172_383_106, 146_945_225]);
     let json = json!({
         "model_type": "bart", "vocab_size": 50265, "d_model": 768, "encoder_layers": 6, "decoder_layers": 6,
         "encoder_attention_heads": 12, "decoder_attention_heads": 12, "encoder_ffn_dim": 3072,
         "decoder_ffn_dim": 3072, "max_position_embeddings": 1024,
     });
-    let bart = plans_of(BartConfig::read(json.as_object().unwrap()).unwrap(), HEAD, everything);
-    assert_eq!(count(&bart), 139_420_416);
+    let bart = [HEAD, HeadKind::Classification { classes: 3 }]
+        .map(|head| count(plans_of(BartConfig::read(json.as_object().unwrap()).unwrap(), head, everything)));
+    assert_eq!(bart, [139_420_416, 140_013_315]);
 }
 
 fn small_t5(gated: bool) -> T5Config {
@@ -95,7 +134,7 @@ fn small_t5(gated: bool) -> T5Config {
     let json = json!({
         "model_type": "t5", "vocab_size": 50, "d_model": 24, "d_kv": 5, "d_ff": 20, "num_layers": 2, "num_heads": 3,
         "relative_attention_num_buckets": 8, "relative_attention_max_distance": 10, "dropout_rate": 0.1,
-        "feed_forward_proj": function, "tie_word_embeddings": !gated,
+        "feed_forward_proj": function, "tie_word_embeddings": !gated, "classifier_dropout": 0.1,
     });
     T5Config::read(json.as_object().unwrap()).unwrap()
 }
@@ -105,6 +144,7 @@ fn small_bart() -> BartConfig {
         "model_type": "bart", "vocab_size": 50, "d_model": 24, "encoder_layers": 2, "decoder_layers": 2,
         "encoder_attention_heads": 3, "decoder_attention_heads": 4, "encoder_ffn_dim": 20, "decoder_ffn_dim": 30,
         "max_position_embeddings": 32, "dropout": 0.1, "attention_dropout": 0.1, "activation_dropout": 0.1,
+        "classifier_dropout": 0.1,
     });
     BartConfig::read(json.as_object().unwrap()).unwrap()
 }
@@ -136,7 +176,13 @@ fn prompt(recorder: &mut Recorder) {
     recorder.prompt(prompt).unwrap();
 }
 
-/// All small models with all methods.
+/// A head for classes of sequences.
+const CLASSES: HeadKind = HeadKind::Classification { classes: 3 };
+
+/// A head for classes of tokens.
+const TOKENS: HeadKind = HeadKind::TokenClassification { classes: 3 };
+
+/// All small models with all methods, for texts and for classes.
 fn all_plans() -> Vec<(String, Plans)> {
     let mut all = Vec::new();
     for gated in [false, true] {
@@ -144,13 +190,19 @@ fn all_plans() -> Vec<(String, Plans)> {
             all.push((format!("{name} of T5, gated {gated}"), plans_of(small_t5(gated), HEAD, method)));
         }
     }
+    for (name, method) in t5_methods() {
+        all.push((format!("{name} of T5 for classes"), plans_of(small_t5(true), CLASSES, method)));
+    }
+    all.push(("everything of T5 for tokens".into(), plans_of(small_t5(false), TOKENS, everything)));
     for (name, method) in bart_methods() {
         all.push((format!("{name} of BART"), plans_of(small_bart(), HEAD, method)));
+        all.push((format!("{name} of BART for classes"), plans_of(small_bart(), CLASSES, method)));
     }
     all
 }
 
-/// Pairs of so many tokens; a pair's content depends on its place alone.
+/// Pairs of so many tokens; a pair's content depends on its place alone. Of a model
+/// that tells classes apart, the sources with their classes.
 fn pairs(lengths: &[(u32, usize, usize)], plans: &Plans) -> Batch {
     let pairs: Vec<_> = lengths
         .iter()
@@ -161,7 +213,15 @@ fn pairs(lengths: &[(u32, usize, usize)], plans: &Plans) -> Batch {
             (place, draw(source), draw(target))
         })
         .collect();
-    packed(&pairs, plans.config.as_ref(), plans.method.virtual_tokens() as u32)
+    let batch = packed(&pairs, plans.config.as_ref(), plans.method.virtual_tokens() as u32);
+    match plans.task.head {
+        Some(HeadKind::Classification { classes }) => {
+            let labels = lengths.iter().map(|(place, ..)| (place % classes) as i32).collect();
+            reread(batch, plans.config.as_ref(), labels)
+        }
+        Some(HeadKind::TokenClassification { .. }) => Batch { target: Target::default(), ..batch },
+        _ => batch,
+    }
 }
 
 const LENGTHS: [(u32, usize, usize); 4] = [(0, 5, 7), (1, 1, 2), (2, 14, 1), (3, 6, 9)];
@@ -239,6 +299,8 @@ fn packing_order_and_micro_batches_change_nothing() {
     for (name, plans) in [
         ("T5", plans_of(small_t5(true), HEAD, everything)),
         ("BART", plans_of(small_bart(), HEAD, everything)),
+        ("T5 for classes", plans_of(small_t5(true), CLASSES, everything)),
+        ("BART for classes", plans_of(small_bart(), CLASSES, everything)),
     ] {
         let (loss, whole) = gradients(&mut cpu(&plans, 1), &[pairs(&LENGTHS, &plans)]);
         let mut turned = LENGTHS;
@@ -274,13 +336,43 @@ fn nothing_is_computed_for_what_is_frozen() {
     assert_eq!(count(|instruction| matches!(instruction, Instruction::AttendBackward(_))), 0);
 }
 
+/// Below a head for classes, what follows the last attention works on the last row of
+/// each sequence alone.
+#[test]
+fn rows_that_no_head_reads_are_not_computed() {
+    use host_engine::program::instruction::Instruction;
+    use host_engine::program::value::{Extent, Storage};
+    use host_ir::method::AnyParameter;
+    for (plans, last) in [
+        (
+            plans_of(small_t5(true), CLASSES, everything),
+            "transformer.decoder.block.1.layer.2.DenseReluDense.wo",
+        ),
+        (plans_of(small_bart(), CLASSES, everything), "model.decoder.layers.1.fc2"),
+    ] {
+        let program = plans.training().unwrap().program;
+        let weight = plans.model.find_parameter(&format!("{last}.weight")).unwrap();
+        let (block, part) = plans.parameters.find(AnyParameter::Base(weight));
+        let storage = Storage::Parameter { block, offset: part.offset };
+        let rows = program.forward.iter().find_map(|instruction| match *instruction {
+            Instruction::Linear { weight, y, .. } if program.value(weight).storage == storage => {
+                Some(program.value(y).extents[0])
+            }
+            _ => None,
+        });
+        assert_eq!(rows, Some(Extent::Sequences), "{last}");
+    }
+}
+
 #[test]
 fn what_a_model_lacks_is_refused() {
     let error = plans_of(support::config(), HEAD, |_| {}).training().unwrap_err().to_string();
     assert!(error.contains("bert has no decoder"), "{error}");
-    let classes = HeadKind::Classification { classes: 2 };
-    let error = plans_of(small_t5(false), classes, |_| {}).training().unwrap_err().to_string();
-    assert!(error.contains("sequence to sequence alone"), "{error}");
+    let error = plans_of(small_t5(false), HeadKind::MaskedLanguageModel, |_| {}).training().unwrap_err();
+    let wanted = "a model of the kind t5 has heads for texts and for classes of sequences and of tokens, and none for what this task asks";
+    assert_eq!(error.to_string(), wanted);
+    let error = plans_of(small_bart(), TOKENS, |_| {}).training().unwrap_err().to_string();
+    assert!(error.contains("bart has heads for texts and for classes of sequences, and none"), "{error}");
     let refused = |key: &str, value: serde_json::Value| {
         let mut json = json!({
             "model_type": "bart", "vocab_size": 50, "d_model": 24, "encoder_layers": 1, "decoder_layers": 1,
@@ -290,10 +382,6 @@ fn what_a_model_lacks_is_refused() {
         json[key] = value;
         BartConfig::read(json.as_object().unwrap()).unwrap_err().to_string()
     };
-    assert_eq!(
-        refused("scale_embedding", json!(true)),
-        "config.json: scale_embedding is true; only unscaled embeddings are supported"
-    );
     assert_eq!(
         refused("decoder_attention_heads", json!(5)),
         "config.json: d_model 24 is no multiple of decoder_attention_heads 5"

@@ -157,8 +157,14 @@ fn embedded(threads: &Threads, sizes: &[usize]) -> Results {
     let positions: Vec<u32> = (0..rows as u32).collect();
     let types: Vec<u32> = (0..rows as u32).map(|row| row % 2).collect();
     let starts = [0, rows as u32];
-    let lookup =
-        Lookup { starts: &starts, virtual_tokens: 0, ids: &ids, positions: &positions, types: &types };
+    let lookup = Lookup {
+        starts: &starts,
+        virtual_tokens: 0,
+        ids: &ids,
+        positions: &positions,
+        types: &types,
+        factor: 1.0,
+    };
     let mut out = zeros(rows * width);
     let read =
         Tables { word: Some(&word), position: Some(&position), token_type: Some(&token_type), prompt: None };

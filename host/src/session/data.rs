@@ -14,7 +14,7 @@ use host_engine::data::records;
 use host_engine::data::targets::Targets;
 use host_engine::models::Architecture;
 use host_engine::text::Tokenizer;
-use host_ir::task::{Example, Layout, Sequence, SplitUse, TaskPlan};
+use host_ir::task::{Example, HeadKind, Layout, Sequence, SplitUse, TaskPlan};
 use host_plugin::Task;
 
 use crate::session::duplicates::Seen;
@@ -166,6 +166,9 @@ impl Tokenising<'_> {
         let (reading, layout) = (self.reading()?, &self.task.layout);
         let (mut dataset, mut kept) = (Dataset::new(layout), Vec::new());
         dataset.targets = targets(reading.sequence, layout, self.config)?;
+        if matches!(self.plan.head, Some(HeadKind::Classification { .. })) {
+            dataset.rereads = self.config.decoder().cloned();
+        }
         dataset.first_position = self.config.first_position() as u32;
         parse(self.task, found, self.max_bad_records, |examples| {
             dataset.add(&examples, &reading)?;

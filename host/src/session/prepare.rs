@@ -135,8 +135,8 @@ fn prepare_with(spec: &CellSpec, saved: Option<MethodPlan>) -> Result<Prepared> 
     // Of a model that starts at random, the checkpoint still says what is new, so
     // that the same parameters train as with its weights.
     let names = match spec.model.reinitialise {
-        true => Checkpoint::open(&model, config.prefix()).ok(),
-        false => Some(Checkpoint::open(&model, config.prefix())?),
+        true => Checkpoint::open(&model, config.prefix(task_plan.head)).ok(),
+        false => Some(Checkpoint::open(&model, config.prefix(task_plan.head))?),
     };
     let present = |name: &str| names.as_ref().is_none_or(|checkpoint| checkpoint.has(name));
     let mut description = match task_plan.head {
@@ -288,7 +288,7 @@ impl Prepared {
         let (dataset, virtual_tokens) = (&self.train_split()?.dataset, self.plans.method.virtual_tokens());
         let (pieces, rows) = dataset.largest(virtual_tokens);
         let longest = dataset.longest() + virtual_tokens;
-        let targets = dataset.targets.as_ref().map_or(0, |targets| targets.longest());
+        let targets = dataset.most_targets();
         let masked = self.plans.task.sequences.first().and_then(|sequence| sequence.mask_probability);
         // Twice the expected share: a batch of many sequences stays below it.
         let masked = masked.map_or(0, |share| (rows as f64 * (2.0 * share).min(1.0)).ceil() as usize);
@@ -354,12 +354,11 @@ impl Prepared {
     fn engine_on(&mut self, spec: &CellSpec, backend: Box<dyn Backend>) -> Result<Engine> {
         let blocks = match spec.model.reinitialise {
             true => initial_blocks(&self.plans, &Reinitialised, true, spec.seed)?,
-            false => initial_blocks(
-                &self.plans,
-                &Checkpoint::open(&self.model, self.plans.config.prefix())?,
-                false,
-                spec.seed,
-            )?,
+            false => {
+                let prefix = self.plans.config.prefix(self.plans.task.head);
+                let checkpoint = Checkpoint::open(&self.model, prefix)?;
+                initial_blocks(&self.plans, &checkpoint, false, spec.seed)?
+            }
         };
         let engine = Engine::new(self.plans.clone(), blocks, backend)?;
         machine::give_back_freed_memory();

@@ -10,8 +10,9 @@ use rayon::prelude::*;
 use crate::batch::Batch;
 use crate::data::reading::Reading;
 use crate::data::store::Store;
-use crate::data::targets::Targets;
+use crate::data::targets::{Targets, check_ends};
 use crate::data::words::{Windows, Words};
+use crate::models::Decoder;
 use crate::text::Encoded;
 
 /// Why examples cannot become input of the model.
@@ -56,6 +57,9 @@ pub struct Dataset {
     pub targets: Option<Targets>,
     /// Of examples of words.
     words: Words,
+    /// The decoder that reads each sequence once more, where there is one and it has
+    /// nothing else to say.
+    pub rereads: Option<Decoder>,
     /// The position of a sequence's first row.
     pub first_position: u32,
     /// Sequences whose text was longer than the model reads.
@@ -113,6 +117,9 @@ impl Dataset {
         let encoded: Vec<Windows> = examples.par_iter().map(encode).collect::<Result<_, _>>()?;
         let places: Vec<usize> = self.labels.iter().filter_map(|name| reading.layout.field(name)).collect();
         for (example, Windows { pieces, places: words }) in examples.iter().zip(encoded) {
+            if let Some(decoder) = &self.rereads {
+                check_ends(decoder, example, &pieces)?;
+            }
             let labels: Vec<i32> =
                 places.iter().map(|&place| example.label(place).map_or(-1, |label| label as i32)).collect();
             self.cut += pieces.iter().filter(|piece| piece.cut).count();
@@ -189,19 +196,32 @@ impl Dataset {
     }
 
     /// The sequences of an example, and their rows with so many virtual ones in
-    /// front of each, those of its target among them.
+    /// front of each, those of the decoder among them.
     ///
     /// # Errors
     /// Reading from the temporary file.
     pub fn size(&self, example: usize, virtual_tokens: usize) -> Result<(usize, usize), DatasetError> {
         let Entry { tokens, pieces, .. } = self.entry(example)?;
-        let target = self.targets.as_ref().map_or(Ok(0), |targets| targets.length(example))?;
+        let target = match (&self.targets, &self.rereads) {
+            (Some(targets), _) => targets.length(example)?,
+            (None, Some(_)) => tokens,
+            (None, None) => 0,
+        };
         Ok((pieces, tokens + pieces * virtual_tokens + target))
     }
 
     /// Tokens of the longest sequence.
     pub fn longest(&self) -> usize {
         self.longest
+    }
+
+    /// Rows of the decoder of the example that has the most.
+    pub fn most_targets(&self) -> usize {
+        match (&self.targets, &self.rereads) {
+            (Some(targets), _) => targets.longest(),
+            (None, Some(_)) => self.most_tokens,
+            (None, None) => 0,
+        }
     }
 
     /// The most pieces of an example, and the most rows with so many virtual ones
@@ -277,6 +297,7 @@ impl Dataset {
     pub fn of_length(&self, length: usize) -> Result<Dataset, DatasetError> {
         let mut dataset = Dataset::of_fields(self.labels.clone());
         dataset.first_position = self.first_position;
+        dataset.rereads.clone_from(&self.rereads);
         for example in 0..self.examples {
             let (mut pieces, labels) = self.example(example)?;
             for piece in &mut pieces {
@@ -350,9 +371,12 @@ impl Dataset {
                 self.words.pack(example, first_piece, batch)?;
             }
         }
-        match &self.targets {
-            Some(targets) => targets.pack(examples.iter().map(|&(example, _)| example), &mut batch.target)?,
-            None => batch.target.clear(),
+        match (&self.targets, &self.rereads) {
+            (Some(targets), _) => {
+                targets.pack(examples.iter().map(|&(example, _)| example), &mut batch.target)?;
+            }
+            (None, Some(decoder)) => batch.reread(decoder.start, decoder.first_position),
+            (None, None) => batch.target.clear(),
         }
         Ok(())
     }

@@ -75,16 +75,20 @@ pub fn among(
     let (mut files, mut missing) = (Vec::new(), Vec::new());
     for split in &layout.splits {
         let given = overrides.get(&split.name).map(|path| path.to_string_lossy().into_owned());
-        let patterns: Vec<&str> = match &given {
-            Some(given) => vec![given],
-            None => split.files.iter().map(|file| file.pattern.as_str()).collect(),
+        let tried = match &given {
+            Some(given) => vec![given.clone()],
+            None => patterns(split).map(|(pattern, _)| pattern).collect(),
         };
         let found =
-            patterns.iter().map(|pattern| names_matching(names, pattern)).find(|found| !found.is_empty());
+            tried.iter().map(|pattern| names_matching(names, pattern)).find(|found| !found.is_empty());
         match found {
             Some(found) => files.extend(found),
             None if given.is_none() && split.usage == SplitUse::Optional => {}
-            None => missing.push(format!("file for the split {} ({})", split.name, patterns.join(", "))),
+            None => {
+                let declared = split.files.iter().map(|file| file.pattern.as_str()).collect::<Vec<_>>();
+                let wanted = given.unwrap_or_else(|| declared.join(", "));
+                missing.push(format!("file for the split {} ({wanted})", split.name));
+            }
         }
     }
     files.sort();
@@ -121,15 +125,16 @@ fn files_of(
         }
         return Ok(Some((vec![path.clone()], container_of(split, &path))));
     }
-    for file in &split.files {
-        for pattern in [file.pattern.clone(), format!("{}{PACKED}", file.pattern)] {
-            let files = matching(data, &pattern);
-            if !files.is_empty() {
-                return Ok(Some((files, file.container)));
-            }
-        }
-    }
-    Ok(None)
+    let mut found = patterns(split).map(|(pattern, container)| (matching(data, &pattern), container));
+    Ok(found.find(|(files, _)| !files.is_empty()))
+}
+
+/// The patterns of a split in the order in which they are tried: each as the task
+/// has it, then that of the same files packed.
+fn patterns(split: &Split) -> impl Iterator<Item = (String, Container)> {
+    split.files.iter().flat_map(|file| {
+        [file.pattern.clone(), format!("{}{PACKED}", file.pattern)].map(|pattern| (pattern, file.container))
+    })
 }
 
 /// The container of a file that the user gave: by a pattern that it matches,
@@ -235,6 +240,18 @@ mod tests {
         let given = |file: &str| BTreeMap::from([("dev".to_string(), PathBuf::from(file))]);
         assert!(among(&layout(), &names, &given("README.md")).0.contains(&"README.md".to_string()));
         assert_eq!(among(&layout(), &names, &given("x")).1, ["file for the split dev (x)"]);
+    }
+
+    /// As in a folder: a packed file takes the place of one that is not there.
+    #[test]
+    fn packed_files_are_found_among_names() {
+        let names = ["README.md", "a.dev.gz", "my-train-1.jsonl.gz", "my-train-2.jsonl.gz"];
+        let mut names: Vec<String> = names.into_iter().map(String::from).collect();
+        let none = BTreeMap::new();
+        let (files, missing) = among(&layout(), &names, &none);
+        assert_eq!((&files[..], missing.len()), (&names[1..], 0));
+        names.push("a.dev".into());
+        assert!(!among(&layout(), &names, &none).0.contains(&"a.dev.gz".to_string()));
     }
 
     #[test]

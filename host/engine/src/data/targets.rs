@@ -1,4 +1,5 @@
-//! The targets of a split: what a decoder should make of each example, as tokens.
+//! The targets of a split: what a decoder should make of each example, as tokens; and
+//! the check of what a decoder reads where it should make nothing.
 
 use std::io;
 
@@ -143,6 +144,26 @@ impl Targets {
             target.starts.push(target.ids.len() as u32);
         }
         Ok(())
+    }
+}
+
+/// A decoder that reads a sequence once more sums it up at its end.
+///
+/// # Errors
+/// A sequence without the end.
+pub(super) fn check_ends(
+    decoder: &Decoder,
+    example: &Example,
+    pieces: &[Encoded],
+) -> Result<(), DatasetError> {
+    let ends = |piece: &Encoded| piece.ids.last().is_some_and(|id| decoder.ends.contains(id));
+    match pieces.iter().all(ends) {
+        true => Ok(()),
+        false => Err(DatasetError(format!(
+            "{}: the tokens do not end with the model's end of a text (eos_token_id {:?}), whose state the head \
+             reads; the tokenizer should add it",
+            example.origin, decoder.ends
+        ))),
     }
 }
 

@@ -217,8 +217,10 @@ fn wanted_name(name: &str, prefix: &str) -> String {
     // DeBERTa's pooler is a part of its head, and has no prefix.
     let pooler = renamed.starts_with("pooler.") && prefix != "deberta.";
     let parts = ["embeddings.", "embeddings_project.", "encoder.", "decoder.", "shared."];
-    let base = pooler || parts.iter().any(|part| renamed.starts_with(part));
-    if base { format!("{prefix}{renamed}") } else { renamed }
+    let is_base = |name: &str| parts.iter().any(|part| name.starts_with(part));
+    // T5 has this prefix under some heads and none under others.
+    let bare = renamed.strip_prefix("transformer.").filter(|rest| is_base(rest)).unwrap_or(&renamed);
+    if pooler || is_base(bare) { format!("{prefix}{bare}") } else { renamed }
 }
 
 #[cfg(test)]
@@ -253,6 +255,22 @@ mod tests {
                 ["embeddings.LayerNorm.gamma"]
             );
         }
+    }
+
+    /// One checkpoint serves the heads of both names.
+    #[test]
+    fn t5s_prefix_is_put_on_and_taken_off() {
+        for stored in ["decoder.block.0.layer.0.layer_norm.weight", "shared.weight"] {
+            for before in ["", "transformer."] {
+                for wanted in ["", "transformer."] {
+                    let stored = format!("{before}{stored}");
+                    let expected = format!("{wanted}{}", stored.trim_start_matches("transformer."));
+                    assert_eq!(wanted_name(&stored, wanted), expected);
+                }
+            }
+        }
+        assert_eq!(wanted_name("transformer.h.0.weight", ""), "transformer.h.0.weight");
+        assert_eq!(wanted_name("lm_head.weight", "transformer."), "lm_head.weight");
     }
 
     #[test]

@@ -17,6 +17,8 @@ pub struct Lookup<'a> {
     pub ids: &'a [u32],
     pub positions: &'a [u32],
     pub types: &'a [u32],
+    /// What the embeddings of words are multiplied by.
+    pub factor: f32,
 }
 
 /// The tables, each [entries, width]; those that a model lacks are `None`.
@@ -56,7 +58,7 @@ impl Lookup<'_> {
     }
 }
 
-/// `out[row] = word[ids[row]] + position[positions[row]] + token_type[types[row]]`,
+/// `out[row] = factor * word[ids[row]] + position[positions[row]] + token_type[types[row]]`,
 /// [rows, width].
 pub fn forward(threads: &Threads, mut out: &mut [f32], lookup: Lookup<'_>, tables: Tables<'_>, width: usize) {
     assert_eq!(out.len(), lookup.rows() * width);
@@ -71,13 +73,16 @@ pub fn forward(threads: &Threads, mut out: &mut [f32], lookup: Lookup<'_>, table
                 || {
                     let prompt_rows = lookup.prompt_rows(rows.start);
                     for ((out, row), prompt_row) in out.chunks_exact_mut(width).zip(rows).zip(prompt_rows) {
-                        let (first, index) = match (tables.prompt, prompt_row) {
-                            (Some(prompt), Some(row)) => (Some(prompt), row),
-                            _ => (tables.word, lookup.ids[row]),
+                        let (first, index, factor) = match (tables.prompt, prompt_row) {
+                            (Some(prompt), Some(row)) => (Some(prompt), row, 1.0),
+                            _ => (tables.word, lookup.ids[row], lookup.factor),
                         };
                         match first {
                             Some(table) => out.copy_from_slice(&table[entry(table, index)]),
                             None => out.fill(0.0),
+                        }
+                        if factor != 1.0 {
+                            out.iter_mut().for_each(|element| *element *= factor);
                         }
                         if let Some(table) = tables.position {
                             add_row(out, &table[entry(table, lookup.positions[row])]);
@@ -120,21 +125,24 @@ pub fn backward(
             vectorize(
                 #[inline(always)]
                 || {
-                    let add = |table: &Option<SharedMatrix<'_>>, index: u32, d: &[f32]| {
-                        if let Some(table) = table {
-                            // SAFETY: the tasks' columns do not overlap.
-                            add_row(unsafe { table.row(index as usize, columns.clone()) }, d);
+                    let add = |table: &Option<SharedMatrix<'_>>, index: u32, d: &[f32], factor: f32| {
+                        let Some(table) = table else { return };
+                        // SAFETY: the tasks' columns do not overlap.
+                        let sum = unsafe { table.row(index as usize, columns.clone()) };
+                        match factor == 1.0 {
+                            true => add_row(sum, d),
+                            false => sum.iter_mut().zip(d).for_each(|(sum, d)| *sum += factor * d),
                         }
                     };
                     let prompt_rows = lookup.prompt_rows(0);
                     for ((row, d), prompt_row) in dout.chunks_exact(width).enumerate().zip(prompt_rows) {
                         let d = &d[columns.clone()];
                         match prompt_row.filter(|_| prompted) {
-                            Some(row) => add(prompt, row, d),
-                            None => add(word, lookup.ids[row], d),
+                            Some(row) => add(prompt, row, d, 1.0),
+                            None => add(word, lookup.ids[row], d, lookup.factor),
                         }
-                        add(position, lookup.positions.get(row).copied().unwrap_or(0), d);
-                        add(token_type, lookup.types.get(row).copied().unwrap_or(0), d);
+                        add(position, lookup.positions.get(row).copied().unwrap_or(0), d, 1.0);
+                        add(token_type, lookup.types.get(row).copied().unwrap_or(0), d, 1.0);
                     }
                 },
             )
@@ -153,6 +161,7 @@ mod tests {
         positions: Vec<u32>,
         types: Vec<u32>,
         virtual_tokens: u32,
+        factor: f32,
     }
 
     fn case(lengths: &[u32], virtual_tokens: u32) -> Case {
@@ -164,7 +173,7 @@ mod tests {
             starts.push(starts.last().unwrap() + length);
         }
         let ids = (0..positions.len() as u32).map(|row| row * 7 % 5).collect();
-        Case { starts, ids, positions, types, virtual_tokens }
+        Case { starts, ids, positions, types, virtual_tokens, factor: 1.0 }
     }
 
     impl Case {
@@ -175,6 +184,7 @@ mod tests {
                 ids: &self.ids,
                 positions: &self.positions,
                 types: &self.types,
+                factor: self.factor,
             }
         }
     }
@@ -183,10 +193,14 @@ mod tests {
     /// for each row, entry of a table and column, once.
     #[test]
     fn forward_takes_and_backward_gives_to_the_same_entries() {
-        for (lengths, virtual_tokens, width) in
-            [(&[1][..], 0, 3), (&[5, 1, 9], 2, 17), (&[500, 13], 3, 130), (&[2], 4, 16)]
-        {
-            let case = case(lengths, virtual_tokens);
+        for (lengths, virtual_tokens, width, factor) in [
+            (&[1][..], 0, 3, 1.0),
+            (&[5, 1, 9], 2, 17, 1.0),
+            (&[5, 1, 9], 2, 17, 5.5),
+            (&[500, 13], 3, 130, 1.0),
+            (&[2], 4, 16, 1.0),
+        ] {
+            let case = Case { factor, ..case(lengths, virtual_tokens) };
             let rows = case.ids.len();
             let tables =
                 [random(5 * width, 1), random(500 * width, 2), random(2 * width, 3), random(4 * width, 4)];
@@ -196,12 +210,17 @@ mod tests {
             for sequence in 0..lengths.len() {
                 for row in case.starts[sequence]..case.starts[sequence + 1] {
                     let (within, r) = (row - case.starts[sequence], row as usize);
-                    let first = if within < virtual_tokens { (3, within) } else { (0, case.ids[r]) };
-                    for (table, index) in [first, (1, case.positions[r]), (2, case.types[r])] {
+                    let first = match within < virtual_tokens {
+                        true => (3, within, 1.0),
+                        false => (0, case.ids[r], f64::from(case.factor)),
+                    };
+                    for (table, index, factor) in
+                        [first, (1, case.positions[r], 1.0), (2, case.types[r], 1.0)]
+                    {
                         for column in 0..width {
                             let place = index as usize * width + column;
-                            expected[r * width + column] += f64::from(tables[table][place]);
-                            grads[table][place] += f64::from(dout[r * width + column]);
+                            expected[r * width + column] += factor * f64::from(tables[table][place]);
+                            grads[table][place] += factor * f64::from(dout[r * width + column]);
                         }
                     }
                 }

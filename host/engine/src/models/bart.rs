@@ -1,4 +1,5 @@
-//! BART (Lewis et al. 2020), as BartForConditionalGeneration of transformers has it.
+//! BART (Lewis et al. 2020), as BartForConditionalGeneration and
+//! BartForSequenceClassification of transformers have it.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -8,12 +9,12 @@ use host_ir::task::HeadKind;
 use serde_json::{Map, Value};
 
 use crate::models::config::{ConfigError, Keys};
-use crate::models::decoder::{self, Side, Source};
+use crate::models::decoder::{self, Side, Source, Stacks, sites};
 use crate::models::describe::Describer;
 use crate::models::{Architecture, Decoder, Start};
 use crate::program::attend::AttentionShape;
-use crate::program::build::{Builder, CompileError, NormParameters, Pending, Purpose};
-use crate::program::instruction::{Activation, Instruction};
+use crate::program::build::{Builder, CompileError, NormParameters, Pending};
+use crate::program::instruction::Activation;
 use crate::program::value::{Extent, ValueId};
 
 /// Positions are counted from here on; fairseq left the entries before to padding.
@@ -42,10 +43,13 @@ pub struct BartConfig {
     stacks: [Stack; 2],
     vocabulary: usize,
     positions: usize,
+    /// `scale_embedding`: embeddings of words are multiplied by the root of their size.
+    scales_embeddings: bool,
     activation: Activation,
     dropout: f64,
     attention_dropout: f64,
     activation_dropout: f64,
+    classifier_dropout: f64,
     /// Deviation of new weights.
     init_std: f64,
     padding: usize,
@@ -63,11 +67,6 @@ impl BartConfig {
     /// that this engine does not have.
     pub fn read(config: &Map<String, Value>) -> Result<BartConfig, ConfigError> {
         let keys = Keys(config);
-        if config.get("scale_embedding").and_then(Value::as_bool).unwrap_or(false) {
-            return Err(ConfigError(
-                "scale_embedding is true; only unscaled embeddings are supported".into(),
-            ));
-        }
         for key in ["encoder_layerdrop", "decoder_layerdrop"] {
             let probability = keys.real(key, 0.0);
             if probability > 0.0 {
@@ -107,10 +106,12 @@ impl BartConfig {
             stacks,
             vocabulary: keys.size("vocab_size")?,
             positions,
+            scales_embeddings: config.get("scale_embedding").and_then(Value::as_bool).unwrap_or(false),
             activation: Activation::named("activation_function", function)?,
             dropout: keys.real("dropout", 0.1),
             attention_dropout: keys.real("attention_dropout", 0.0),
             activation_dropout: keys.real("activation_dropout", 0.0),
+            classifier_dropout: keys.real("classifier_dropout", 0.0),
             init_std: keys.real("init_std", 0.02),
             padding: keys.id("pad_token_id", Some(1))? as usize,
             tied: config.get("tie_word_embeddings").and_then(Value::as_bool).unwrap_or(true),
@@ -126,12 +127,12 @@ impl BartConfig {
         })
     }
 
-    fn stack(&self, side: Side) -> Stack {
+    fn of(&self, side: Side) -> Stack {
         self.stacks[usize::from(side == Side::Decoder)]
     }
 
     fn shape(&self, builder: &mut Builder<'_>, side: Side, causal: bool) -> AttentionShape {
-        let heads = self.stack(side).heads;
+        let heads = self.of(side).heads;
         let scale = 1.0 / ((self.size / heads) as f32).sqrt();
         let dropout = builder.dropout_site(self.attention_dropout);
         AttentionShape { heads, size: self.size, scale, causal, dropout }
@@ -148,7 +149,7 @@ fn attentions(side: Side) -> &'static [&'static str] {
 
 fn describe_stack(describer: &mut Describer<'_>, config: &BartConfig, side: Side) {
     let (size, stack) = (config.size, format!("model.{}", side.name()));
-    let Stack { layers, intermediate_size, .. } = config.stack(side);
+    let Stack { layers, intermediate_size, .. } = config.of(side);
     describer.embedding(&format!("{stack}.embed_positions"), config.positions + FIRST_POSITION, size);
     describer.norm(&format!("{stack}.layernorm_embedding"), None, size, false);
     for number in 0..layers as u32 {
@@ -189,7 +190,7 @@ impl Architecture for BartConfig {
         FIRST_POSITION
     }
 
-    fn prefix(&self) -> &'static str {
+    fn prefix(&self, _: Option<HeadKind>) -> &'static str {
         "model."
     }
 
@@ -218,9 +219,10 @@ impl Architecture for BartConfig {
         self.dropout = probability;
         self.attention_dropout = probability;
         self.activation_dropout = probability;
+        self.classifier_dropout = probability;
     }
 
-    fn describe(&self, _: HeadKind, present: &dyn Fn(&str) -> bool) -> ModelDescription {
+    fn describe(&self, head: HeadKind, present: &dyn Fn(&str) -> bool) -> ModelDescription {
         let mut describer = Describer { model: ModelDescription::default(), present };
         describer.model.architecture = self.architecture.clone();
         describer.model.facts = self.facts.clone();
@@ -228,48 +230,45 @@ impl Architecture for BartConfig {
         describer.model.word_embeddings = Some(word);
         describe_stack(&mut describer, self, Side::Encoder);
         describe_stack(&mut describer, self, Side::Decoder);
-        if !self.tied && present(OUTPUT) {
-            describer.parameter(OUTPUT.into(), &[self.vocabulary, self.size], Role::Embedding, false);
+        match head {
+            HeadKind::Classification { classes } => {
+                decoder::describe_classification(&mut describer, self.size, classes);
+            }
+            HeadKind::SequenceToSequence => {
+                if !self.tied && present(OUTPUT) {
+                    describer.parameter(OUTPUT.into(), &[self.vocabulary, self.size], Role::Embedding, false);
+                }
+                describer.parameter(OUTPUT_BIAS.into(), &[1, self.vocabulary], Role::Buffer, false);
+            }
+            // Refused when it is built.
+            _ => {}
         }
-        describer.parameter(OUTPUT_BIAS.into(), &[1, self.vocabulary], Role::Buffer, false);
         describer.model
     }
 
     fn fused(&self, model: &ModelDescription) -> Vec<Vec<ParameterId>> {
-        let mut groups = Vec::new();
-        let mut add = |name: &str, parts: &[&str]| {
-            for kind in ["weight", "bias"] {
-                let ids = parts.iter().map(|part| model.find_parameter(&format!("{name}.{part}.{kind}")));
-                groups.extend(ids.collect::<Option<Vec<_>>>());
-            }
-        };
+        let mut modules: Vec<(String, &[&str])> = Vec::new();
         for side in [Side::Encoder, Side::Decoder] {
-            for number in 0..self.stack(side).layers {
+            for number in 0..self.layers(side) {
                 let layer = format!("model.{}.layers.{number}", side.name());
-                add(&format!("{layer}.self_attn"), &["q_proj", "k_proj", "v_proj"]);
-                add(&format!("{layer}.encoder_attn"), &["k_proj", "v_proj"]);
+                modules.push((format!("{layer}.self_attn"), &["q_proj", "k_proj", "v_proj"]));
+                modules.push((format!("{layer}.encoder_attn"), &["k_proj", "v_proj"]));
             }
         }
-        groups
+        decoder::side_by_side(model, modules)
     }
 
     fn build(&self, builder: &mut Builder<'_>) -> Result<(), CompileError> {
-        decoder::check_head(builder)?;
-        let source = match builder.purpose {
-            Purpose::Decode => Source::Kept,
-            Purpose::Whole => Source::Hidden(build_stack(builder, self, Side::Encoder, None)?),
-            Purpose::Encode => {
-                let encoded = build_stack(builder, self, Side::Encoder, None)?;
-                for number in 0..self.stack(Side::Decoder).layers {
-                    let name = format!("model.decoder.layers.{number}.encoder_attn");
-                    let sites = [format!("{name}.k_proj"), format!("{name}.v_proj")];
-                    let sites = [builder.site(&sites[0])?, builder.site(&sites[1])?];
-                    decoder::keep_encoded(builder, number, sites, encoded)?;
-                }
-                return Ok(());
-            }
-        };
-        let hidden = build_stack(builder, self, Side::Decoder, Some(source))?;
+        if let Some(
+            HeadKind::TokenClassification { .. } | HeadKind::MultipleChoice | HeadKind::MaskedLanguageModel,
+        ) = builder.task.head
+        {
+            return decoder::no_head(builder, "texts and for classes of sequences");
+        }
+        let Some(hidden) = decoder::hidden(builder, self)? else { return Ok(()) };
+        if let Some(HeadKind::Classification { .. }) = builder.task.head {
+            return decoder::classify(builder, hidden, self.classifier_dropout);
+        }
         let own = builder.model.find_parameter(OUTPUT).is_some();
         let weight = builder.named(if own { OUTPUT } else { SHARED })?;
         let bias = builder.named(OUTPUT_BIAS)?;
@@ -295,50 +294,55 @@ fn norm_parameters(builder: &mut Builder<'_>, name: &str) -> Result<NormParamete
     })
 }
 
-/// The last hidden states of a stack.
-fn build_stack(
-    builder: &mut Builder<'_>,
-    config: &BartConfig,
-    side: Side,
-    source: Option<Source>,
-) -> Result<ValueId, CompileError> {
-    let stack = format!("model.{}", side.name());
-    let mut x = embeddings(builder, config, side, &stack)?;
-    for number in 0..config.stack(side).layers {
-        let name = format!("{stack}.layers.{number}");
-        let mut h = x;
-        for attention in attentions(side) {
-            let name = format!("{name}.{attention}");
-            let mut sites = [SiteId(0); 3];
-            for (site, part) in sites.iter_mut().zip(["q_proj", "k_proj", "v_proj"]) {
-                *site = builder.site(&format!("{name}.{part}"))?;
-            }
-            let context = match source.filter(|_| *attention == "encoder_attn") {
-                Some(source) => {
-                    let shape = config.shape(builder, side, false);
-                    decoder::cross_attention(builder, number, sites, h, source, shape)?
-                }
-                None => {
-                    let shape = config.shape(builder, side, side == Side::Decoder);
-                    decoder::self_attention(builder, number, sites, h, None, shape)?
-                }
-            };
-            let last = builder.site(&format!("{name}.out_proj"))?;
-            let pending = builder.linear(last, context)?;
-            h = residual(builder, config, &name, &format!("{name}_layer_norm"), h, pending)?;
-        }
-        let site = builder.site(&format!("{name}.fc1"))?;
-        let pending = builder.linear(site, h)?;
-        let activated = builder.activate(pending, config.activation);
-        let dropout = builder.dropout_site(config.activation_dropout);
-        let activated = builder.dropped(activated, dropout);
-        let site = builder.site(&format!("{name}.fc2"))?;
-        let pending = builder.linear(site, activated)?;
-        let norm = format!("{name}.final_layer_norm");
-        h = residual(builder, config, &format!("{name}.feed_forward"), &norm, h, pending)?;
-        x = builder.replaced_output(&name, Some(x), h)?;
+impl Stacks for BartConfig {
+    fn layers(&self, side: Side) -> usize {
+        self.of(side).layers
     }
-    Ok(x)
+
+    fn memory_sites(&self, builder: &Builder<'_>, layer: usize) -> Result<[SiteId; 2], CompileError> {
+        sites(builder, &format!("model.decoder.layers.{layer}.encoder_attn"), ["k_proj", "v_proj"])
+    }
+
+    fn stack(
+        &self,
+        builder: &mut Builder<'_>,
+        side: Side,
+        source: Option<Source>,
+    ) -> Result<ValueId, CompileError> {
+        let stack = format!("model.{}", side.name());
+        let mut x = embeddings(builder, self, side, &stack)?;
+        for number in 0..self.layers(side) {
+            let name = format!("{stack}.layers.{number}");
+            let mut h = x;
+            for attention in attentions(side) {
+                let name = format!("{name}.{attention}");
+                let projections = sites(builder, &name, ["q_proj", "k_proj", "v_proj"])?;
+                let context = match source.filter(|_| *attention == "encoder_attn") {
+                    Some(source) => {
+                        let shape = self.shape(builder, side, false);
+                        decoder::cross_attention(builder, number, projections, h, source, shape)?
+                    }
+                    None => {
+                        let shape = self.shape(builder, side, side == Side::Decoder);
+                        decoder::self_attention(builder, number, projections, h, None, shape)?
+                    }
+                };
+                let last = builder.site(&format!("{name}.out_proj"))?;
+                let pending = builder.linear(last, context)?;
+                h = residual(builder, self, &name, &format!("{name}_layer_norm"), h, pending)?;
+            }
+            let [first, second] = sites(builder, &name, ["fc1", "fc2"])?;
+            let pending = builder.linear(first, h)?;
+            let activated = builder.activate(pending, self.activation);
+            let dropout = builder.dropout_site(self.activation_dropout);
+            let activated = builder.dropped(activated, dropout);
+            let pending = builder.linear(second, activated)?;
+            let norm = format!("{name}.final_layer_norm");
+            h = residual(builder, self, &format!("{name}.feed_forward"), &norm, h, pending)?;
+            x = builder.replaced_output(&name, Some(x), h)?;
+        }
+        Ok(x)
+    }
 }
 
 fn embeddings(
@@ -349,13 +353,8 @@ fn embeddings(
 ) -> Result<ValueId, CompileError> {
     let word = builder.named(SHARED)?;
     let position = builder.named(&format!("{stack}.embed_positions.weight"))?;
-    let prompt = match side {
-        Side::Encoder => builder.method.prompt.map(|node| builder.expression(false, node)).transpose()?,
-        Side::Decoder => None,
-    };
-    let inputs: Vec<ValueId> = [Some(word), Some(position), prompt].into_iter().flatten().collect();
-    let sum = builder.working(vec![side.rows(), Extent::Fixed(config.size)], &inputs);
-    builder.push(Instruction::Embed { word, position: Some(position), token_type: None, prompt, out: sum });
+    let factor = if config.scales_embeddings { (config.size as f64).sqrt() } else { 1.0 };
+    let sum = decoder::embed(builder, side, (word, factor), Some(position), config.size)?;
     let name = format!("{stack}.layernorm_embedding");
     let norm = norm_parameters(builder, &name)?;
     let after = builder.dropout_site(config.dropout);

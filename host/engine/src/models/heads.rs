@@ -43,7 +43,7 @@ pub fn masked(
     Ok(builder.settle(pending))
 }
 
-/// Parts of a head that reads the first token of each sequence.
+/// Parts of a head that reads one token of each sequence.
 pub struct PooledHead<'a> {
     /// The probability of the dropout before the dense layer, where there is one.
     pub before: Option<f64>,
@@ -60,7 +60,20 @@ pub struct PooledHead<'a> {
 /// # Errors
 /// As [`masked`].
 pub fn pooled(builder: &mut Builder<'_>, x: ValueId, head: &PooledHead<'_>) -> Result<ValueId, CompileError> {
-    let mut hidden = builder.take_rows(x, RowChoice::FirstToken);
+    let first = builder.take_rows(x, RowChoice::FirstToken);
+    layers(builder, first, head)
+}
+
+/// Dropout, dense layer, activation, dropout and classifier of rows that are chosen
+/// already.
+///
+/// # Errors
+/// As [`masked`].
+pub fn layers(
+    builder: &mut Builder<'_>,
+    mut hidden: ValueId,
+    head: &PooledHead<'_>,
+) -> Result<ValueId, CompileError> {
     if let Some(probability) = head.before {
         let dropout = builder.dropout_site(probability);
         hidden = builder.dropped(hidden, dropout);

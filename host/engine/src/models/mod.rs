@@ -52,8 +52,8 @@ pub trait Architecture: fmt::Debug + Send + Sync {
         1
     }
 
-    /// Prefix of base parameters in checkpoints with a head.
-    fn prefix(&self) -> &'static str;
+    /// Prefix of base parameters in checkpoints with this head, or with none.
+    fn prefix(&self, head: Option<HeadKind>) -> &'static str;
 
     /// Further names under which a checkpoint may have a parameter: of modules that
     /// share it.
@@ -172,7 +172,7 @@ impl Architecture for EncoderConfig {
         self.token_types
     }
 
-    fn prefix(&self) -> &'static str {
+    fn prefix(&self, _: Option<HeadKind>) -> &'static str {
         EncoderConfig::prefix(self)
     }
 

@@ -1,22 +1,24 @@
 //! T5 (Raffel et al. 2020), versions 1.0 and 1.1, and mT5 (Xue et al. 2021), as
-//! T5ForConditionalGeneration of transformers has them.
+//! T5ForConditionalGeneration, T5ForSequenceClassification and T5ForTokenClassification
+//! of transformers have them. The last has no decoder.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use host_ir::graph::Op;
 use host_ir::model::{ModelDescription, Parameter, ParameterId, Role, SiteId, SiteKind};
 use host_ir::task::HeadKind;
 use serde_json::{Map, Value};
 
 use crate::kernels::relative::Buckets;
 use crate::models::config::{ConfigError, Keys};
-use crate::models::decoder::{self, Side, Source};
+use crate::models::decoder::{self, Side, Source, Stacks, sites};
 use crate::models::describe::Describer;
-use crate::models::{Architecture, Decoder, Start};
+use crate::models::{Architecture, Decoder, Start, heads};
 use crate::program::attend::AttentionShape;
-use crate::program::build::{Builder, CompileError, Purpose};
-use crate::program::instruction::{Activation, Instruction};
-use crate::program::value::{Extent, ValueId};
+use crate::program::build::{Builder, CompileError};
+use crate::program::instruction::{Activation, Dropout};
+use crate::program::value::ValueId;
 
 /// What config.json says of a T5.
 #[derive(Clone, Debug, PartialEq)]
@@ -36,6 +38,7 @@ pub struct T5Config {
     /// Whether the feed-forward layer is gated, as in version 1.1.
     gated: bool,
     dropout: f64,
+    classifier_dropout: f64,
     norm_epsilon: f64,
     /// Buckets of distances, and the distance from which on all are one.
     buckets: usize,
@@ -86,6 +89,7 @@ impl T5Config {
             activation,
             gated,
             dropout: keys.real("dropout_rate", 0.1),
+            classifier_dropout: keys.real("classifier_dropout", 0.0),
             norm_epsilon: keys.real("layer_norm_epsilon", 1e-6),
             buckets: keys.size_or("relative_attention_num_buckets", 32)?,
             farthest: keys.size_or("relative_attention_max_distance", 128)?,
@@ -120,10 +124,6 @@ impl T5Config {
         Buckets { count: self.buckets, farthest: self.farthest, bidirectional }
     }
 
-    fn blocks(&self, side: Side) -> usize {
-        self.layers[usize::from(side == Side::Decoder)]
-    }
-
     /// Names of the linear parts of a feed-forward layer that read its input.
     fn feed_forward(&self) -> &'static [&'static str] {
         if self.gated { &["wi_0", "wi_1"] } else { &["wi"] }
@@ -138,20 +138,33 @@ impl T5Config {
 /// The word embeddings, which both stacks and a tied output share.
 const SHARED: &str = "shared.weight";
 const OUTPUT: &str = "lm_head.weight";
+/// The head for classes of tokens.
+const CLASSIFIER: &str = "classifier";
 
-fn bias_name(side: Side) -> String {
-    format!("{}.block.0.layer.0.SelfAttention.relative_attention_bias", side.name())
+/// What transformers has before the names of the base model where its head is one for
+/// classes; under the head for sequence to sequence there is nothing.
+const PREFIX: &str = "transformer.";
+
+/// What stands before the names of a model's base.
+fn prefix_of(model: &ModelDescription) -> &'static str {
+    if model.find_parameter(SHARED).is_some() { "" } else { PREFIX }
 }
 
-fn describe_stack(describer: &mut Describer<'_>, config: &T5Config, side: Side) {
+/// The name of a stack's table of relative positions.
+fn bias_name(stack: &str) -> String {
+    format!("{stack}.block.0.layer.0.SelfAttention.relative_attention_bias")
+}
+
+fn describe_stack(describer: &mut Describer<'_>, config: &T5Config, prefix: &str, side: Side) {
+    let stack = format!("{prefix}{}", side.name());
     let (size, inner) = (config.size, config.inner());
     let (self_attention, cross_attention) = ("SelfAttention", "EncDecAttention");
     let attentions: &[&str] = match side {
         Side::Encoder => &[self_attention],
         Side::Decoder => &[self_attention, cross_attention],
     };
-    for number in 0..config.blocks(side) {
-        let (layer, block) = (Some(number as u32), format!("{}.block.{number}", side.name()));
+    for number in 0..config.layers(side) {
+        let (layer, block) = (Some(number as u32), format!("{stack}.block.{number}"));
         for (place, attention) in attentions.iter().enumerate() {
             let name = format!("{block}.layer.{place}.{attention}");
             describer.scale(&format!("{block}.layer.{place}.layer_norm"), layer, size);
@@ -160,7 +173,7 @@ fn describe_stack(describer: &mut Describer<'_>, config: &T5Config, side: Side) 
             }
             describer.matrix(&format!("{name}.o"), layer, inner, size);
             if number == 0 && *attention == self_attention {
-                describer.embedding(&bias_name(side), config.buckets, config.heads);
+                describer.embedding(&bias_name(&stack), config.buckets, config.heads);
             }
             describer.part(&name, SiteKind::Attention, number as u32, size);
         }
@@ -174,7 +187,7 @@ fn describe_stack(describer: &mut Describer<'_>, config: &T5Config, side: Side) 
         describer.part(&name, SiteKind::FeedForward, number as u32, size);
         describer.part(&block, SiteKind::Block, number as u32, size);
     }
-    describer.scale(&format!("{}.final_layer_norm", side.name()), None, size);
+    describer.scale(&format!("{stack}.final_layer_norm"), None, size);
 }
 
 impl Architecture for T5Config {
@@ -194,17 +207,19 @@ impl Architecture for T5Config {
         None
     }
 
-    fn prefix(&self) -> &'static str {
-        ""
+    fn prefix(&self, head: Option<HeadKind>) -> &'static str {
+        match head {
+            None | Some(HeadKind::SequenceToSequence) => "",
+            Some(_) => PREFIX,
+        }
     }
 
     fn aliases(&self, parameter: &str) -> Vec<String> {
-        let shared = ["encoder.embed_tokens.weight", "decoder.embed_tokens.weight"];
-        let mut aliases = match parameter {
-            SHARED => shared.map(String::from).to_vec(),
-            _ => Vec::new(),
-        };
-        if parameter == SHARED && self.tied {
+        let Some(prefix) = parameter.strip_suffix(SHARED) else { return Vec::new() };
+        let sides = [Side::Encoder, Side::Decoder].iter();
+        let mut aliases: Vec<String> =
+            sides.map(|side| format!("{prefix}{}.embed_tokens.weight", side.name())).collect();
+        if self.tied {
             aliases.push(OUTPUT.into());
         }
         aliases
@@ -214,7 +229,7 @@ impl Architecture for T5Config {
     fn start(&self, parameter: &Parameter) -> Start {
         let [size, inner] = [self.size as f64, self.inner() as f64];
         let deviation = match parameter.name.rsplit('.').nth(1).unwrap_or_default() {
-            "shared" | "lm_head" => 1.0,
+            "shared" | "lm_head" | CLASSIFIER => 1.0,
             "q" => (size * self.head_size as f64).powf(-0.5),
             "o" => inner.powf(-0.5),
             "wo" => (self.intermediate_size as f64).powf(-0.5),
@@ -229,57 +244,68 @@ impl Architecture for T5Config {
 
     fn set_dropout(&mut self, probability: f64) {
         self.dropout = probability;
+        self.classifier_dropout = probability;
     }
 
-    fn describe(&self, _: HeadKind, present: &dyn Fn(&str) -> bool) -> ModelDescription {
+    fn describe(&self, head: HeadKind, present: &dyn Fn(&str) -> bool) -> ModelDescription {
+        let prefix = self.prefix(Some(head));
         let mut describer = Describer { model: ModelDescription::default(), present };
         describer.model.architecture = self.architecture.clone();
         describer.model.facts = self.facts.clone();
-        let word = describer.embedding("shared", self.vocabulary, self.size);
+        let word = describer.embedding(&format!("{prefix}shared"), self.vocabulary, self.size);
         describer.model.word_embeddings = Some(word);
-        describe_stack(&mut describer, self, Side::Encoder);
-        describe_stack(&mut describer, self, Side::Decoder);
-        // transformers ties what a checkpoint has not apart.
-        if !self.tied && present(OUTPUT) {
-            describer.parameter(OUTPUT.into(), &[self.vocabulary, self.size], Role::Embedding, false);
+        describe_stack(&mut describer, self, prefix, Side::Encoder);
+        if let HeadKind::TokenClassification { classes } = head {
+            describer.linear(CLASSIFIER, None, self.size, classes as usize, true);
+            return describer.model;
+        }
+        describe_stack(&mut describer, self, prefix, Side::Decoder);
+        match head {
+            HeadKind::Classification { classes } => {
+                decoder::describe_classification(&mut describer, self.size, classes);
+            }
+            // transformers ties what a checkpoint has not apart.
+            HeadKind::SequenceToSequence if !self.tied && present(OUTPUT) => {
+                describer.parameter(OUTPUT.into(), &[self.vocabulary, self.size], Role::Embedding, false);
+            }
+            // Tied, or refused when it is built.
+            _ => {}
         }
         describer.model
     }
 
     fn fused(&self, model: &ModelDescription) -> Vec<Vec<ParameterId>> {
-        let mut groups = Vec::new();
-        let mut add = |name: &str, parts: &[&str]| {
-            let ids = parts.iter().map(|part| model.find_parameter(&format!("{name}.{part}.weight")));
-            groups.extend(ids.collect::<Option<Vec<_>>>());
-        };
-        for side in [Side::Encoder, Side::Decoder] {
-            for number in 0..self.blocks(side) {
-                let block = format!("{}.block.{number}", side.name());
-                add(&format!("{block}.layer.0.SelfAttention"), &["q", "k", "v"]);
-                add(&format!("{block}.layer.1.EncDecAttention"), &["k", "v"]);
-                let last = if side == Side::Encoder { 1 } else { 2 };
-                add(&format!("{block}.layer.{last}.DenseReluDense"), self.feed_forward());
+        let mut modules: Vec<(String, &[&str])> = Vec::new();
+        for (side, last) in [(Side::Encoder, 1), (Side::Decoder, 2)] {
+            for number in 0..self.layers(side) {
+                let layer = format!("{}{}.block.{number}.layer", prefix_of(model), side.name());
+                modules.push((format!("{layer}.0.SelfAttention"), &["q", "k", "v"]));
+                modules.push((format!("{layer}.1.EncDecAttention"), &["k", "v"]));
+                modules.push((format!("{layer}.{last}.DenseReluDense"), self.feed_forward()));
             }
         }
-        groups
+        decoder::side_by_side(model, modules)
     }
 
     fn build(&self, builder: &mut Builder<'_>) -> Result<(), CompileError> {
-        decoder::check_head(builder)?;
-        let source = match builder.purpose {
-            Purpose::Decode => Source::Kept,
-            Purpose::Whole => Source::Hidden(build_stack(builder, self, Side::Encoder, None)?),
-            Purpose::Encode => {
-                let encoded = build_stack(builder, self, Side::Encoder, None)?;
-                for number in 0..self.blocks(Side::Decoder) {
-                    let name = format!("decoder.block.{number}.layer.1.EncDecAttention");
-                    let sites = sites(builder, &name, ["k", "v"])?;
-                    decoder::keep_encoded(builder, number, sites, encoded)?;
+        match builder.task.head {
+            Some(HeadKind::TokenClassification { .. }) => {
+                let encoded = self.stack(builder, Side::Encoder, None)?;
+                let logits = heads::tokens(builder, self.classifier_dropout, encoded)?;
+                for node in builder.task_leaves(|op| matches!(op, Op::TokenLogits(_))) {
+                    builder.remember(true, node, logits);
                 }
                 return Ok(());
             }
-        };
-        let mut hidden = build_stack(builder, self, Side::Decoder, Some(source))?;
+            Some(HeadKind::MultipleChoice | HeadKind::MaskedLanguageModel) => {
+                return decoder::no_head(builder, "texts and for classes of sequences and of tokens");
+            }
+            _ => {}
+        }
+        let Some(mut hidden) = decoder::hidden(builder, self)? else { return Ok(()) };
+        if let Some(HeadKind::Classification { .. }) = builder.task.head {
+            return decoder::classify(builder, hidden, self.classifier_dropout);
+        }
         if self.tied {
             hidden = builder.affine(hidden, (self.size as f64).powf(-0.5), 0.0);
         }
@@ -297,74 +323,55 @@ impl From<T5Config> for Arc<dyn Architecture> {
     }
 }
 
-/// The last hidden states of a stack.
-fn build_stack(
-    builder: &mut Builder<'_>,
-    config: &T5Config,
-    side: Side,
-    source: Option<Source>,
-) -> Result<ValueId, CompileError> {
-    let word = builder.named(SHARED)?;
-    let prompt = match side {
-        Side::Encoder => builder.method.prompt.map(|node| builder.expression(false, node)).transpose()?,
-        Side::Decoder => None,
-    };
-    let inputs: Vec<ValueId> = [Some(word), prompt].into_iter().flatten().collect();
-    let embedded = builder.working(vec![side.rows(), Extent::Fixed(config.size)], &inputs);
-    builder.push(Instruction::Embed { word, position: None, token_type: None, prompt, out: embedded });
-    let dropout = builder.dropout_site(config.dropout);
-    let mut x = builder.dropped(embedded, dropout);
-    let table = builder.named(&format!("{}.weight", bias_name(side)))?;
-    let bias = Some((table, config.buckets(side)));
-    for number in 0..config.blocks(side) {
-        let name = format!("{}.block.{number}", side.name());
-        let mut h =
-            sublayer(builder, config, &format!("{name}.layer.0"), "SelfAttention", x, |builder, name, x| {
-                let shape = config.shape(builder, side == Side::Decoder);
+impl Stacks for T5Config {
+    fn layers(&self, side: Side) -> usize {
+        self.layers[usize::from(side == Side::Decoder)]
+    }
+
+    fn memory_sites(&self, builder: &Builder<'_>, layer: usize) -> Result<[SiteId; 2], CompileError> {
+        let prefix = prefix_of(builder.model);
+        sites(builder, &format!("{prefix}decoder.block.{layer}.layer.1.EncDecAttention"), ["k", "v"])
+    }
+
+    fn stack(
+        &self,
+        builder: &mut Builder<'_>,
+        side: Side,
+        source: Option<Source>,
+    ) -> Result<ValueId, CompileError> {
+        let prefix = prefix_of(builder.model);
+        let stack = format!("{prefix}{}", side.name());
+        let word = builder.named(&format!("{prefix}{SHARED}"))?;
+        let embedded = decoder::embed(builder, side, (word, 1.0), None, self.size)?;
+        let dropout = builder.dropout_site(self.dropout);
+        let mut x = builder.dropped(embedded, dropout);
+        let table = builder.named(&format!("{}.weight", bias_name(&stack)))?;
+        let bias = Some((table, self.buckets(side)));
+        for number in 0..self.layers(side) {
+            let name = format!("{stack}.block.{number}");
+            let layer = |place: usize| format!("{name}.layer.{place}");
+            let mut h = sublayer(builder, self, &layer(0), "SelfAttention", x, |builder, name, x| {
+                let shape = self.shape(builder, side == Side::Decoder);
                 let sites = sites(builder, name, ["q", "k", "v"])?;
                 decoder::self_attention(builder, number, sites, x, bias, shape)
             })?;
-        let mut last = 1;
-        if let Some(source) = source {
-            h = sublayer(
-                builder,
-                config,
-                &format!("{name}.layer.1"),
-                "EncDecAttention",
-                h,
-                |builder, name, x| {
-                    let shape = config.shape(builder, false);
+            let mut last = 1;
+            if let Some(source) = source {
+                h = sublayer(builder, self, &layer(1), "EncDecAttention", h, |builder, name, x| {
+                    let shape = self.shape(builder, false);
                     let sites = sites(builder, name, ["q", "k", "v"])?;
                     decoder::cross_attention(builder, number, sites, x, source, shape)
-                },
-            )?;
-            last = 2;
+                })?;
+                last = 2;
+            }
+            h = sublayer(builder, self, &layer(last), "DenseReluDense", h, |builder, name, x| {
+                feed_forward(builder, self, name, x)
+            })?;
+            x = builder.replaced_output(&name, Some(x), h)?;
         }
-        h = sublayer(
-            builder,
-            config,
-            &format!("{name}.layer.{last}"),
-            "DenseReluDense",
-            h,
-            |builder, name, x| feed_forward(builder, config, name, x),
-        )?;
-        x = builder.replaced_output(&name, Some(x), h)?;
+        let dropout = builder.dropout_site(self.dropout);
+        norm(builder, self, &format!("{stack}.final_layer_norm"), x, dropout)
     }
-    let dropout = builder.dropout_site(config.dropout);
-    let name = format!("{}.final_layer_norm", side.name());
-    norm(builder, config, &name, x, dropout)
-}
-
-fn sites<const PARTS: usize>(
-    builder: &Builder<'_>,
-    name: &str,
-    parts: [&str; PARTS],
-) -> Result<[SiteId; PARTS], CompileError> {
-    let mut sites = [SiteId(0); PARTS];
-    for (site, part) in sites.iter_mut().zip(parts) {
-        *site = builder.site(&format!("{name}.{part}"))?;
-    }
-    Ok(sites)
 }
 
 fn norm(
@@ -372,7 +379,7 @@ fn norm(
     config: &T5Config,
     name: &str,
     x: ValueId,
-    after: Option<crate::program::instruction::Dropout>,
+    after: Option<Dropout>,
 ) -> Result<ValueId, CompileError> {
     let gain = builder.named(&format!("{name}.weight"))?;
     let out = builder.rms_norm(x, gain, config.norm_epsilon as f32, after);

@@ -339,11 +339,7 @@ impl<'a> Builder<'a> {
     /// Chosen rows of the packed batch.
     pub fn take_rows(&mut self, x: ValueId, choice: RowChoice) -> ValueId {
         let mut extents = self.extents(x);
-        extents[0] = match choice {
-            RowChoice::FirstToken => Extent::Sequences,
-            RowChoice::Masked => Extent::Masked,
-            RowChoice::Words => Extent::Words,
-        };
+        extents[0] = choice.taken();
         let out = self.working(extents, &[x]);
         self.push(Instruction::TakeRows { x, out, choice });
         out

@@ -43,6 +43,8 @@ pub enum RowChoice {
     Masked,
     /// The first row of each word: `[words]`.
     Words,
+    /// The last row of each sequence of the decoder: `[sequences]`.
+    LastTarget,
 }
 
 /// Where integers come from.
@@ -87,10 +89,11 @@ pub enum Scalar {
 /// One operation. Shapes are those of the values.
 #[derive(Clone, Debug, PartialEq, strum::IntoStaticStr)]
 pub enum Instruction {
-    /// `out[row]` = `word[id]` + `position[position]` + `token_type[type]`; virtual
-    /// rows take the prompt's instead of the word's.
+    /// `out[row]` = factor * `word[id]` + `position[position]` + `token_type[type]`;
+    /// virtual rows take the prompt's instead of the word's, as it is.
     Embed {
         word: ValueId,
+        factor: f32,
         position: Option<ValueId>,
         token_type: Option<ValueId>,
         prompt: Option<ValueId>,
@@ -100,6 +103,7 @@ pub enum Instruction {
     EmbedBackward {
         gradient: ValueId,
         word: Option<ValueId>,
+        factor: f32,
         position: Option<ValueId>,
         token_type: Option<ValueId>,
         prompt: Option<ValueId>,
@@ -535,11 +539,11 @@ impl Instruction {
                 list.extend(values.iter().flatten().map(|&value| (value, access)));
             };
             match *self {
-                I::Embed { word, position, token_type, prompt, out } => {
+                I::Embed { word, position, token_type, prompt, out, .. } => {
                     note(Read, &[Some(word), position, token_type, prompt]);
                     note(Write, &[Some(out)]);
                 }
-                I::EmbedBackward { gradient, word, position, token_type, prompt } => {
+                I::EmbedBackward { gradient, word, position, token_type, prompt, .. } => {
                     note(Read, &[Some(gradient)]);
                     note(Update, &[word, position, token_type, prompt]);
                 }

@@ -9,10 +9,29 @@ use crate::program::build::Program;
 use crate::program::instruction::{Access, Instruction, RowChoice};
 use crate::program::value::{Extent, Storage, ValueId};
 
+impl RowChoice {
+    /// The rows that are chosen from.
+    fn all(self) -> Extent {
+        match self {
+            RowChoice::FirstToken | RowChoice::Masked | RowChoice::Words => Extent::Tokens,
+            RowChoice::LastTarget => Extent::Targets,
+        }
+    }
+
+    /// The rows that are chosen.
+    pub(super) fn taken(self) -> Extent {
+        match self {
+            RowChoice::FirstToken | RowChoice::LastTarget => Extent::Sequences,
+            RowChoice::Masked => Extent::Masked,
+            RowChoice::Words => Extent::Words,
+        }
+    }
+}
+
 /// Moves the choice of rows of a forward program to the earliest place where it
 /// gives the same result.
 pub fn narrow(program: &mut Program) {
-    for choice in [RowChoice::FirstToken, RowChoice::Masked] {
+    for choice in [RowChoice::FirstToken, RowChoice::Masked, RowChoice::LastTarget] {
         let chosen = chosen_alone(program, choice);
         if chosen.contains(&true) {
             rewrite(program, choice, &chosen);
@@ -30,7 +49,11 @@ fn by_row(instruction: &mut Instruction) -> Option<Vec<&mut ValueId>> {
         Instruction::Norm { y, residual, normalized, scale, out, .. } => {
             [y, normalized, scale, out].into_iter().chain(residual).collect()
         }
-        Instruction::Activate { x, out, .. } | Instruction::Dropout { x, out, .. } => vec![x, out],
+        Instruction::RmsNorm { x, scale, out, .. } => vec![x, scale, out],
+        Instruction::Activate { x, out, .. }
+        | Instruction::Gate { x, out, .. }
+        | Instruction::Dropout { x, out, .. }
+        | Instruction::Copy { x, out, .. } => vec![x, out],
         _ => return None,
     })
 }
@@ -41,7 +64,7 @@ fn chosen_alone(program: &Program, choice: RowChoice) -> Vec<bool> {
         .values
         .iter()
         .map(|value| {
-            value.extents.first() == Some(&Extent::Tokens)
+            value.extents.first() == Some(&choice.all())
                 && matches!(value.storage, Storage::Working | Storage::InPlaceOf(_))
         })
         .collect();
@@ -94,11 +117,7 @@ fn chosen_alone(program: &Program, choice: RowChoice) -> Vec<bool> {
 }
 
 fn rewrite(program: &mut Program, choice: RowChoice, chosen: &[bool]) {
-    let rows = match choice {
-        RowChoice::FirstToken => Extent::Sequences,
-        RowChoice::Masked => Extent::Masked,
-        RowChoice::Words => Extent::Words,
-    };
+    let rows = choice.taken();
     // A value that was made whole and then chosen from is now made where its
     // chosen rows were.
     let mut instead: BTreeMap<ValueId, ValueId> = BTreeMap::new();

@@ -10,13 +10,20 @@ use crate::program::value::{Storage, ValueId};
 impl Reverse<'_> {
     pub(super) fn step(&mut self, instruction: &Instruction, earlier: &[Instruction]) {
         match *instruction {
-            Instruction::Embed { word, position, token_type, prompt, out } => {
+            Instruction::Embed { word, factor, position, token_type, prompt, out } => {
                 let Some(gradient) = self.gradient(out) else { return };
                 let prompt = self.whole_gradient(prompt);
                 let word = self.whole_gradient(Some(word));
                 let position = self.whole_gradient(position);
                 let token_type = self.whole_gradient(token_type);
-                self.push(Instruction::EmbedBackward { gradient, word, position, token_type, prompt });
+                self.push(Instruction::EmbedBackward {
+                    gradient,
+                    word,
+                    factor,
+                    position,
+                    token_type,
+                    prompt,
+                });
             }
             Instruction::Linear { x, weight, y, first_column } => {
                 let Some(dy) = self.gradient(y) else { return };

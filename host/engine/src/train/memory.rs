@@ -43,7 +43,7 @@ pub struct LargestBatch {
     pub longest: usize,
     /// Tokens of the longest example that noise may choose.
     pub masked: usize,
-    /// Tokens of the longest target.
+    /// Rows of the decoder of the example that has the most.
     pub targets: usize,
     /// Words of the largest example, where expressions read words.
     pub words: usize,

@@ -1,6 +1,7 @@
-//! Golden files of models with a decoder: pairs of a source and a target, packed.
+//! Golden files of models with a decoder: pairs of a source and a target, packed, and
+//! sources alone with their classes.
 
-use host_engine::batch::Batch;
+use host_engine::batch::{Batch, Target};
 use host_engine::compile::Plans;
 use host_engine::files::checkpoint::{Checkpoint, read_config};
 use host_engine::models::Architecture;
@@ -43,16 +44,55 @@ fn golden_batch(family: &str, config: &dyn Architecture) -> Batch {
     packed(&pairs, config, 0)
 }
 
+/// A batch whose decoder reads the sources once more, and no targets.
+pub fn reread(mut batch: Batch, config: &dyn Architecture, labels: Vec<i32>) -> Batch {
+    let decoder = config.decoder().unwrap();
+    batch.reread(decoder.start, decoder.first_position);
+    batch.labels.insert("label".into(), labels);
+    batch
+}
+
 /// The plans of a family's golden checkpoint, and the checkpoint.
 pub fn golden_plans(family: &str, checkpoint: &str, plan: Plan) -> (Checkpoint, Plans, Batch) {
+    golden_plans_of(family, checkpoint, HEAD, plan)
+}
+
+/// The same with a head for five classes of sequences, and those that decoder_heads.py
+/// has.
+pub fn golden_classes(family: &str, checkpoint: &str, plan: Plan) -> (Checkpoint, Plans, Batch) {
+    let head = HeadKind::Classification { classes: 5 };
+    let (checkpoint, plans, batch) = golden_plans_of(family, checkpoint, head, plan);
+    let batch = reread(batch, plans.config.as_ref(), vec![3, 0, 4, 1, 1]);
+    (checkpoint, plans, batch)
+}
+
+/// The same with a head for five classes of tokens, which has no decoder.
+pub fn golden_tokens(family: &str, checkpoint: &str, plan: Plan) -> (Checkpoint, Plans, Batch) {
+    let head = HeadKind::TokenClassification { classes: 5 };
+    let (checkpoint, plans, batch) = golden_plans_of(family, checkpoint, head, plan);
+    (checkpoint, plans, Batch { target: Target::default(), ..batch })
+}
+
+/// A batch of a family's golden checkpoint, and config.json with another key.
+pub fn golden_changed(family: &str, key: &str, value: serde_json::Value) -> (Checkpoint, BartConfig, Batch) {
+    let path = folder(family).join("checkpoint");
+    let mut json = read_config(&path).unwrap();
+    json.insert(key.into(), value);
+    let config = BartConfig::read(&json).unwrap();
+    let checkpoint = Checkpoint::open(&path, config.prefix(Some(HEAD))).unwrap();
+    let batch = golden_batch(family, &config);
+    (checkpoint, config, batch)
+}
+
+fn golden_plans_of(family: &str, checkpoint: &str, head: HeadKind, plan: Plan) -> (Checkpoint, Plans, Batch) {
     let path = folder(family).join(checkpoint);
     let json = read_config(&path).unwrap();
-    let prefix = host_engine::models::read(&json).unwrap().prefix();
+    let prefix = host_engine::models::read(&json).unwrap().prefix(Some(head));
     let checkpoint = Checkpoint::open(&path, prefix).unwrap();
     let present = |name: &str| checkpoint.has(name);
     let plans = match family {
-        "t5" => plans_present(T5Config::read(&json).unwrap(), HEAD, &present, plan),
-        _ => plans_present(BartConfig::read(&json).unwrap(), HEAD, &present, plan),
+        "t5" => plans_present(T5Config::read(&json).unwrap(), head, &present, plan),
+        _ => plans_present(BartConfig::read(&json).unwrap(), head, &present, plan),
     };
     let batch = golden_batch(family, plans.config.as_ref());
     (checkpoint, plans, batch)

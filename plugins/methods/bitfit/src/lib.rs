@@ -19,7 +19,7 @@ impl Method for BitFit {
         plan.train(match self.biases {
             Biases::All => model.parameters("bias"),
             Biases::QueryIntermediate => {
-                model.parameters_matching(r".*\.(query|query_proj|intermediate\.dense)\.bias")
+                model.parameters_matching(r".*\.(query|query_proj|q_proj|intermediate\.dense|fc1)\.bias")
             }
         });
         Ok(())

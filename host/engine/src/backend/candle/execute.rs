@@ -159,6 +159,7 @@ impl Candle {
             }
             RowChoice::Masked => self.batch.masked_rows.clone(),
             RowChoice::Words => self.batch.word_rows.clone(),
+            RowChoice::LastTarget => self.batch.target.last_rows().collect(),
         };
         let count = rows.len();
         Ok(Tensor::from_vec(rows, count, &self.device)?)
@@ -224,10 +225,11 @@ impl Candle {
     /// Runs one instruction.
     pub(super) fn run(&mut self, program: &Program, instruction: &Instruction) -> Result<()> {
         match *instruction {
-            Instruction::Embed { word, position, token_type, prompt, out } => {
+            Instruction::Embed { word, factor, position, token_type, prompt, out } => {
                 let rows = self.lookup(program, out);
                 let flags = rows.is_virtual;
-                let mut sum = self.get(program, word)?.index_select(&self.indices(rows.words)?, 0)?;
+                let words = self.get(program, word)?.index_select(&self.indices(rows.words)?, 0)?;
+                let mut sum = (words * f64::from(factor))?;
                 if let Some(prompt) = prompt {
                     let prompt = self.get(program, prompt)?.index_select(&self.indices(rows.prompt)?, 0)?;
                     let words = sum.broadcast_mul(&self.indicator(&flags, false)?)?;
@@ -240,10 +242,11 @@ impl Candle {
                 }
                 self.set(program, out, sum, false)
             }
-            Instruction::EmbedBackward { gradient, word, position, token_type, prompt } => {
+            Instruction::EmbedBackward { gradient, word, factor, position, token_type, prompt } => {
                 let rows = self.lookup(program, gradient);
                 let gradient = self.get(program, gradient)?;
                 let words = gradient.broadcast_mul(&self.indicator(&rows.is_virtual, false)?)?;
+                let words = (words * f64::from(factor))?;
                 let virtuals = gradient.broadcast_mul(&self.indicator(&rows.is_virtual, true)?)?;
                 for (table, rows, numbers) in [
                     (word, &words, rows.words),

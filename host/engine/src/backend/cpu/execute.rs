@@ -31,6 +31,7 @@ pub struct Context<'a> {
     pub masked_starts: &'a [u32],
     pub first_tokens: &'a [u32],
     pub word_starts: &'a [u32],
+    pub last_targets: &'a [u32],
     pub step: &'a Step,
 }
 
@@ -123,16 +124,18 @@ impl<'a> Context<'a> {
             RowChoice::FirstToken => self.first_tokens,
             RowChoice::Masked => &self.batch.masked_rows,
             RowChoice::Words => &self.batch.word_rows,
+            RowChoice::LastTarget => self.last_targets,
         }
     }
 
-    /// Which rows of the tables the rows of `value` take.
-    fn lookup(&self, value: ValueId) -> Lookup<'a> {
+    /// Which rows of the tables the rows of `value` take, and what those of words are
+    /// multiplied by.
+    fn lookup(&self, value: ValueId, factor: f32) -> Lookup<'a> {
         let batch = self.batch;
         if self.program.value(value).extents.first() == Some(&Extent::Targets) {
             let target = &batch.target;
             let (starts, ids, positions) = (&target.starts, &target.ids, &target.positions);
-            return Lookup { starts, virtual_tokens: 0, ids, positions, types: &[] };
+            return Lookup { starts, virtual_tokens: 0, ids, positions, types: &[], factor };
         }
         Lookup {
             starts: &batch.starts,
@@ -140,6 +143,7 @@ impl<'a> Context<'a> {
             ids: &batch.ids,
             positions: &batch.positions,
             types: &batch.token_types,
+            factor,
         }
     }
 
@@ -175,14 +179,15 @@ impl<'a> Context<'a> {
     pub fn execute(&self, instruction: &Instruction, losses: &mut [f64]) -> Result<(), BackendError> {
         let threads = self.threads;
         match *instruction {
-            Instruction::Embed { word, position, token_type, prompt, out } => {
+            Instruction::Embed { word, factor, position, token_type, prompt, out } => {
                 let optional = |value: Option<ValueId>| value.map(|value| self.read(value));
                 let (position, token_type, prompt) =
                     (optional(position), optional(token_type), optional(prompt));
                 let tables = Tables { word: Some(self.read(word)), position, token_type, prompt };
-                embedding::forward(threads, self.write(out), self.lookup(out), tables, self.columns(out));
+                let lookup = self.lookup(out, factor);
+                embedding::forward(threads, self.write(out), lookup, tables, self.columns(out));
             }
-            Instruction::EmbedBackward { gradient, word, position, token_type, prompt } => {
+            Instruction::EmbedBackward { gradient, word, factor, position, token_type, prompt } => {
                 let optional = |value: Option<ValueId>| value.map(|value| self.write(value));
                 let gradients = embedding::Gradients {
                     word: optional(word),
@@ -190,7 +195,7 @@ impl<'a> Context<'a> {
                     token_type: optional(token_type),
                     prompt: optional(prompt),
                 };
-                let lookup = self.lookup(gradient);
+                let lookup = self.lookup(gradient, factor);
                 let prompted = lookup.virtual_tokens > 0;
                 embedding::backward(
                     threads,

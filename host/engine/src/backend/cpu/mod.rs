@@ -33,6 +33,8 @@ pub struct Cpu {
     first_tokens: Vec<u32>,
     /// Words are those of one example: from none to all.
     word_starts: [u32; 2],
+    /// The last row of each sequence of the decoder.
+    last_targets: Vec<u32>,
     step: Step,
     losses: Vec<f64>,
 }
@@ -53,6 +55,7 @@ impl Cpu {
             masked_starts: Vec::new(),
             first_tokens: Vec::new(),
             word_starts: [0; 2],
+            last_targets: Vec::new(),
             step: Step::default(),
             losses: Vec::new(),
         })
@@ -64,7 +67,7 @@ impl Cpu {
             program.value(value).extents.first().map_or(0, |&extent| Sizes::default().resolve(extent))
         };
         for instruction in &program.forward {
-            let Instruction::Embed { word, position, token_type, prompt, out } = *instruction else {
+            let Instruction::Embed { word, position, token_type, prompt, out, .. } = *instruction else {
                 continue;
             };
             let decodes = program.value(out).extents.first() == Some(&Extent::Targets);
@@ -132,6 +135,8 @@ impl Backend for Cpu {
         let starts = &batch.starts[..sequences as usize];
         self.first_tokens.extend(starts.iter().map(|start| start + batch.virtual_tokens));
         self.word_starts = [0, batch.word_rows.len() as u32];
+        self.last_targets.clear();
+        self.last_targets.extend(batch.target.last_rows());
         self.losses.clear();
         self.losses.resize(compiled.program.losses.len(), 0.0);
         Ok(())
@@ -148,6 +153,7 @@ impl Backend for Cpu {
             masked_starts: &self.masked_starts,
             first_tokens: &self.first_tokens,
             word_starts: &self.word_starts,
+            last_targets: &self.last_targets,
             step: &self.step,
         };
         context.execute(instruction, &mut self.losses)

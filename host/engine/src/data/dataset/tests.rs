@@ -227,3 +227,31 @@ fn another_number_of_choices_is_named() {
     assert_eq!(add(&["w0", "w1", "w2"]), Ok(()));
     assert_eq!(add(&["w0"]), Err("data:7: the example has 1 choices, and 3 are wanted".into()));
 }
+
+/// The decoder reads what the encoder does, its virtual rows left out; its rows count
+/// for the size of batches.
+#[test]
+fn a_decoder_may_read_the_sequences_once_more() {
+    let examples = [example(1, Some("w0 w1".into()), Some(0)), example(2, Some("w2".into()), Some(1))];
+    let (sequence, layout, tokenizer) = (sequence(), layout(), tokenizer());
+    let reading =
+        Reading { sequence: &sequence, layout: &layout, tokenizer: &tokenizer, at_most: 9, segments: 1 };
+    let decoder = |end| Decoder { start: 9, ends: vec![end], first_position: 2, ..Decoder::default() };
+    let read = |end| {
+        let mut dataset = Dataset { rereads: Some(decoder(end)), ..Dataset::new(&layout) };
+        dataset.add(&examples, &reading).map(|()| dataset)
+    };
+    let dataset = read(3).unwrap();
+    assert_eq!((dataset.size(0, 5), dataset.size(1, 5)), (Ok((1, 13)), Ok((1, 11))));
+    assert_eq!(dataset.most_targets(), 4);
+    let mut batch = Batch::default();
+    dataset.pack(&[(1, 0), (0, 1)], 2, None, &mut batch).unwrap();
+    assert_eq!(batch.ids, [0, 1, 2, 7, 3, 0, 1, 2, 5, 6, 3]);
+    assert_eq!((&batch.target.starts[..], &batch.target.tokens[..]), (&[0, 3, 7][..], &[][..]));
+    assert_eq!(batch.target.ids, [9, 2, 7, 9, 2, 5, 6]);
+    assert_eq!(batch.target.positions, [2, 3, 4, 2, 3, 4, 5]);
+    assert_eq!(batch.target.last_rows().collect::<Vec<_>>(), [2, 6]);
+    assert!(dataset.of_length(5).unwrap().rereads.is_some());
+    let error = read(4).unwrap_err().to_string();
+    assert!(error.starts_with("data:1: the tokens do not end with"), "{error}");
+}

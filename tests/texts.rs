@@ -1,0 +1,128 @@
+//! A task that says texts, through the whole program: models with a decoder train,
+//! generate, are scored, and give the same again.
+
+mod support;
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+
+use serde_json::{Value, json};
+use support::{cells, decoder_model, experiment, fails, host, succeeds};
+
+const TASK: &str = "name = \"xsum\"\nmax_source_length = 20\nmax_target_length = 8\nmax_new_tokens = 6\n\
+    min_new_tokens = 2\nnum_beams = 2";
+
+/// A model of a family, and articles with summaries; the last of dev has none.
+fn articles(family: &str) -> tempfile::TempDir {
+    let folder = experiment(|config| {
+        config
+            .replace("name = \"sst5\"", TASK)
+            .replace("num_train_epochs = 2", "max_steps = 2")
+            .replace("per_device_train_batch_size = 8", "per_device_train_batch_size = 4")
+            .replace("r = 4\nbias = \"lora_only\"", "r = 4")
+    });
+    decoder_model(family, &folder.path().join("model"));
+    let line = |n: usize| {
+        let words = |first: usize, count: usize| -> String {
+            (0..count).map(|k| format!("word{} ", 5 + (first + 7 * k) % 80)).collect()
+        };
+        json!({ "document": words(n, 9 + n % 4), "summary": words(3 * n, 3 + n % 3), "id": n.to_string() })
+    };
+    let lines =
+        |range: std::ops::Range<usize>| -> String { range.map(|n| format!("{}\n", line(n))).collect() };
+    let data = folder.path().join("data");
+    fs::write(data.join("train.jsonl"), lines(0..10)).unwrap();
+    let without = json!({ "document": "word5 word6 word7" });
+    fs::write(data.join("validation.jsonl"), format!("{}{without}\n", lines(20..23))).unwrap();
+    folder
+}
+
+/// The lines of a file of JSON.
+fn read(path: &Path) -> Vec<Value> {
+    fs::read_to_string(path).unwrap().lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+/// The records of a run's cells by method.
+fn records(run: &Path) -> BTreeMap<String, (String, Value)> {
+    let method = |folder: &str| folder.rsplit_once("-s").unwrap().0.to_string();
+    cells(run).into_iter().map(|(folder, record)| (method(&folder), (folder, record))).collect()
+}
+
+/// Trains with methods, and checks what is left behind; answers the trained parameters
+/// of each.
+fn trained(family: &str, methods: &[&str]) -> BTreeMap<String, u64> {
+    let folder = articles(family);
+    let path = folder.path();
+    let more: String = methods[2..].iter().map(|method| format!("[methods.{method}]\n")).collect::<String>();
+    let config = fs::read_to_string(path.join("experiment.toml")).unwrap() + &more;
+    fs::write(path.join("experiment.toml"), config).unwrap();
+    let (table, _) = succeeds(host(path, &["run", "experiment.toml"]));
+    assert!(table.contains("rougeL"), "{table}");
+    let run = path.join("runs/experiment");
+    let records = records(&run);
+    assert_eq!(records.keys().map(String::as_str).collect::<Vec<_>>(), {
+        let mut sorted = methods.to_vec();
+        sorted.sort_unstable();
+        sorted
+    });
+    for (method, (cell, record)) in &records {
+        let result = &record["result"];
+        assert!(result["epochs"][0]["train_loss"].as_f64().unwrap() > 0.0, "{family} {method}: {result}");
+        let metrics = &result["metrics"][0]["metrics"];
+        let predictions = run.join("cells").join(cell).join("predictions-dev.jsonl");
+        let said = read(&predictions);
+        assert_eq!(said.len(), 4, "{family} {method}");
+        let words = |line: &Value| -> Vec<String> {
+            line["summary"].as_str().unwrap().split_whitespace().map(String::from).collect()
+        };
+        for line in &said {
+            let words = words(line);
+            assert!((2..=6).contains(&words.len()), "{family} {method}: {line}");
+            assert!(words.iter().all(|word| word.starts_with("word")), "{family} {method}: {line}");
+        }
+        assert!(said[0]["gold_summary"].is_string() && said[3].get("gold_summary").is_none());
+        let mean = said[..3].iter().map(|line| words(line).len() as f64).sum::<f64>() / 3.0;
+        assert!((metrics["words"].as_f64().unwrap() - mean).abs() < 1e-9, "{family} {method}: {metrics}");
+        // Without the model, the same figures.
+        let arguments = ["score", "xsum", "--json", "--gold", "data/validation.jsonl", "--pred"];
+        let mut score = host(path, &arguments);
+        score.arg(&predictions);
+        let scored: Value = serde_json::from_str(&succeeds(score).0).unwrap();
+        assert_eq!(scored["metrics"], *metrics, "{family} {method}");
+    }
+    let (text, _) = succeeds(host(path, &["eval", "runs/experiment"]));
+    assert!(text.contains("agree with what was recorded") && !text.contains("differs"), "{family}: {text}");
+    let count = |record: &Value| record["result"]["counts"]["trained"].as_u64().unwrap();
+    records.into_iter().map(|(method, (_, record))| (method, count(&record))).collect()
+}
+
+#[test]
+fn a_t5_learns_to_say_texts_and_says_them_again() {
+    let counts = trained("t5", &["fft", "lora", "prompt-tuning"]);
+    // Both matrices of queries and values, rank 4, in 3 + 2 * 2 attentions of 32 to 24.
+    assert_eq!((counts["lora"], counts["prompt-tuning"]), (7 * 2 * 4 * (32 + 24), 20 * 32));
+    // It has no biases, and its head for texts is no new one.
+    let folder = articles("t5");
+    let config = fs::read_to_string(folder.path().join("experiment.toml")).unwrap();
+    fs::write(folder.path().join("experiment.toml"), config + "[methods.bitfit]\n").unwrap();
+    let error = fails(host(folder.path(), &["run", "experiment.toml", "--method", "bitfit"]), 1);
+    assert!(error.contains("trains nothing"), "{error}");
+}
+
+#[test]
+fn a_bart_learns_to_say_texts_and_says_them_again() {
+    let counts = trained("bart", &["fft", "lora", "bitfit", "prompt-tuning"]);
+    assert_eq!((counts["lora"], counts["prompt-tuning"]), (8 * 2 * 4 * (32 + 32), 20 * 32));
+    // Of a layer four projections and a norm an attention, and two products and a norm.
+    let layer = |attentions: u64, inner: u64| attentions * 5 * 32 + inner + 2 * 32;
+    assert_eq!(counts["bitfit"], 2 * layer(1, 40) + 3 * layer(2, 36) + 2 * 32);
+    // The biases of queries and of first products alone.
+    let folder = articles("bart");
+    let config = fs::read_to_string(folder.path().join("experiment.toml")).unwrap();
+    let narrow = config + "[methods.bitfit]\nbiases = \"query_intermediate\"\n";
+    fs::write(folder.path().join("experiment.toml"), narrow).unwrap();
+    let arguments = ["plan", "experiment.toml", "--method", "bitfit", "--summary"];
+    let (text, _) = succeeds(host(folder.path(), &arguments));
+    assert!(text.contains(&format!("trains {} of ", 2 * (32 + 40) + 3 * (32 + 32 + 36))), "{text}");
+}
