@@ -94,6 +94,10 @@ fn missing_files_are_named() {
         |_| {},
         &["nowhere: there is no such folder", "model.path"],
     );
+    let folder = experiment(same);
+    let text = fails(host(folder.path(), &["run", "experimnt.toml"]), 2);
+    let expected = "the config experimnt.toml cannot be read: ";
+    assert!(text.contains(expected) && text.contains("did you mean `experiment.toml`?"), "{text}");
 }
 
 #[test]

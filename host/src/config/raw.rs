@@ -2,11 +2,12 @@
 //! every key and value, so that an error can show where it stands.
 
 use std::fmt;
+use std::io::ErrorKind;
 use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
-use host_ir::settings::Setting;
+use host_ir::settings::{Setting, did_you_mean};
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
@@ -173,6 +174,17 @@ impl Item {
     }
 }
 
+/// The end of a sentence about a config that is not there: the nearest in its folder.
+fn beside(path: &Path) -> String {
+    let name = |path: &Path| path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    let mut configs: Vec<String> = entries.map(|entry| name(&entry.path())).collect();
+    configs.retain(|other| other.ends_with(".toml"));
+    configs.sort();
+    did_you_mean(&name(path), &configs.iter().map(String::as_str).collect::<Vec<_>>())
+}
+
 /// All that the user says about a run.
 #[derive(Clone, Debug)]
 pub struct Raw {
@@ -192,8 +204,10 @@ impl Raw {
     pub fn read(path: &Path) -> Result<Raw, ConfigError> {
         let unplaced = |sentence| ConfigError { sentence, place: None };
         let name = path.display();
-        let bytes = std::fs::read(path)
-            .map_err(|error| unplaced(format!("the config {name} cannot be read: {error}")))?;
+        let bytes = std::fs::read(path).map_err(|error| {
+            let nearest = if error.kind() == ErrorKind::NotFound { beside(path) } else { String::new() };
+            unplaced(format!("the config {name} cannot be read: {error}{nearest}"))
+        })?;
         let text = String::from_utf8(bytes).map_err(|error| {
             let line = error.as_bytes()[..error.utf8_error().valid_up_to()].iter().filter(|&&b| b == b'\n');
             unplaced(format!("{name}:{}: the config is not valid UTF-8", line.count() + 1))
