@@ -9,12 +9,17 @@ use std::process::{Command, Output};
 
 /// The root of the repository.
 pub fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_path_buf()
+    match std::env::var_os("HOST_TEST_ROOT") {
+        // The tests also run away from where they were compiled (tests/gpu).
+        Some(root) => PathBuf::from(root),
+        None => Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_path_buf(),
+    }
 }
 
 /// The binary with arguments, in a folder, with a cache and plugins of its own.
 pub fn host(folder: &Path, arguments: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_host"));
+    let binary = std::env::var_os("HOST_TEST_BINARY").unwrap_or(env!("CARGO_BIN_EXE_host").into());
+    let mut command = Command::new(binary);
     command
         .args(arguments)
         .current_dir(folder)
@@ -26,7 +31,10 @@ pub fn host(folder: &Path, arguments: &[&str]) -> Command {
 
 /// One cache for all tests: compiled plugins are the same for all.
 fn cache() -> PathBuf {
-    Path::new(env!("CARGO_TARGET_TMPDIR")).join("cache")
+    match std::env::var_os("HOST_TEST_ROOT") {
+        Some(_) => std::env::temp_dir().join("host-tests-cache"),
+        None => Path::new(env!("CARGO_TARGET_TMPDIR")).join("cache"),
+    }
 }
 
 /// What a command that should succeed has printed.

@@ -4,6 +4,8 @@
 //! The CPU has kernels of our own. Every other device is candle's; its CPU device
 //! among them, on which anybody can look at what a GPU would compute.
 
+mod peak;
+
 use std::fmt;
 use std::path::Path;
 use std::str::FromStr;
@@ -13,7 +15,10 @@ use serde::{Deserialize, Serialize};
 use crate::backend::candle::Candle;
 use crate::backend::cpu::Cpu;
 use crate::backend::{Backend, BackendError};
+use crate::kernels::matmul::peak_operations_per_second;
+use crate::kernels::parallel::Threads;
 use crate::machine;
+use crate::train::memory::MICRO_BATCH_ROWS;
 
 /// What computes. Written `cpu`, `cuda`, `cuda:1`, `metal` or `candle-cpu`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -82,6 +87,9 @@ pub enum Precision {
     Fp32,
     /// Products of numbers rounded to 10 bits of mantissa, sums in fp32.
     Tf32,
+    /// Products of numbers rounded to 7 bits of mantissa, sums in fp32; parameters,
+    /// their updates and all else in fp32.
+    Bf16,
 }
 
 impl fmt::Display for Precision {
@@ -89,6 +97,7 @@ impl fmt::Display for Precision {
         f.write_str(match self {
             Precision::Fp32 => "fp32",
             Precision::Tf32 => "tf32",
+            Precision::Bf16 => "bf16",
         })
     }
 }
@@ -135,7 +144,7 @@ impl Device {
         self.computes(precision)?;
         let wrong = |error: BackendError| DeviceError(format!("{self} cannot be used: {error}"));
         let candle = |device: candle_core::Result<candle_core::Device>| match device {
-            Ok(device) => Ok(Box::new(Candle::new(device)) as Box<dyn Backend>),
+            Ok(device) => Ok(Box::new(Candle::new(device).in_precision(precision)) as Box<dyn Backend>),
             Err(error) => Err(wrong(error.into())),
         };
         match self {
@@ -158,6 +167,11 @@ impl Device {
     pub fn computes(self, precision: Precision) -> Result<(), DeviceError> {
         match (precision, self) {
             (Precision::Fp32, _) | (Precision::Tf32, Device::Cuda(_)) => Ok(()),
+            (Precision::Bf16, Device::Cpu) => Err(DeviceError(
+                "the kernels for the CPU compute in fp32; bf16 is computed on cuda, metal and candle-cpu"
+                    .into(),
+            )),
+            (Precision::Bf16, _) => Ok(()),
             (Precision::Tf32, other) => Err(DeviceError(format!(
                 "tf32 is a format of NVIDIA's tensor cores, and the device is {other}, which computes in fp32"
             ))),
@@ -189,6 +203,38 @@ impl Device {
             Device::Cpu | Device::CandleCpu => Ok(machine::available_memory()),
             Device::Cuda(_) => Ok(self.gpu()?.map(|gpu| gpu.free_bytes)),
             Device::Metal => Ok(None),
+        }
+    }
+
+    /// Floating-point operations a second that large matrix products reach on the
+    /// device, the best of several: what a share of the peak is a share of.
+    ///
+    /// # Errors
+    /// As [`Self::backend`].
+    pub fn peak_operations(self, threads: usize, precision: Precision) -> Result<f64, DeviceError> {
+        let wrong = |error: BackendError| DeviceError(format!("{self} cannot be measured: {error}"));
+        let measured = |device: candle_core::Result<candle_core::Device>| {
+            let device = device.map_err(|error| wrong(error.into()))?;
+            peak::operations_per_second(&device, precision.into()).map_err(wrong)
+        };
+        match self {
+            Device::Cpu => {
+                let threads = Threads::new(threads).map_err(|error| DeviceError(error.to_string()))?;
+                Ok(peak_operations_per_second(&threads))
+            }
+            Device::CandleCpu => measured(Ok(candle_core::Device::Cpu)),
+            Device::Cuda(number) => measured(candle_core::Device::new_cuda(number)),
+            Device::Metal => measured(candle_core::Device::new_metal(0)),
+        }
+    }
+
+    /// Rows of a micro-batch at most. A GPU needs many at a time; on a processor more
+    /// make products hardly faster.
+    pub fn micro_batch_rows(self) -> usize {
+        match self {
+            Device::Cpu | Device::CandleCpu => MICRO_BATCH_ROWS,
+            Device::Metal => 8 * MICRO_BATCH_ROWS,
+            Device::Cuda(_) => 32 * MICRO_BATCH_ROWS,
         }
     }
 
@@ -364,6 +410,7 @@ mod tests {
         for device in [Device::Cpu, Device::CandleCpu, Device::Metal] {
             assert!(device.computes(Precision::Fp32).is_ok());
             assert!(device.computes(Precision::Tf32).unwrap_err().0.contains("tensor cores"));
+            assert_eq!(device.computes(Precision::Bf16).is_err(), device == Device::Cpu);
         }
         assert!(Device::Cuda(1).computes(Precision::Tf32).is_ok());
     }

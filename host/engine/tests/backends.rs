@@ -14,19 +14,19 @@ use host_engine::engine::{Engine, NamedTensor};
 use host_engine::models::config::EncoderConfig;
 use host_ir::task::HeadKind;
 use proptest::prelude::*;
-use support::{CLASSES, LENGTHS, batch, blocks, difference, methods, plans, plans_of};
+use support::{CLASSES, LENGTHS, batch, blocks, difference, methods, plans, plans_of, second};
 
 const HEADS: [HeadKind; 2] = [HeadKind::Classification { classes: CLASSES }, HeadKind::MaskedLanguageModel];
 
 /// Models whose attention differs.
 const MODELS: [fn() -> EncoderConfig; 2] = [support::config, support::deberta];
 
-fn engine(plans: &Plans, backend: impl Backend + 'static) -> Engine {
-    Engine::new(plans.clone(), blocks(plans, 3), Box::new(backend)).unwrap()
+fn engine(plans: &Plans, backend: Box<dyn Backend>) -> Engine {
+    Engine::new(plans.clone(), blocks(plans, 3), backend).unwrap()
 }
 
 fn cpu(plans: &Plans, threads: usize) -> Engine {
-    engine(plans, Cpu::new(threads).unwrap())
+    engine(plans, Box::new(Cpu::new(threads).unwrap()))
 }
 
 fn packed(plans: &Plans, lengths: &[(u32, u32)]) -> Batch {
@@ -47,7 +47,7 @@ fn kernels_and_candle_agree_with_dropout() {
         for (name, method) in methods() {
             let plans = plans_of(config.clone(), head, method);
             let batch = packed(&plans, &LENGTHS);
-            let (mut ours, mut theirs) = (cpu(&plans, 2), engine(&plans, Candle::new(Device::Cpu)));
+            let (mut ours, mut theirs) = (cpu(&plans, 2), engine(&plans, second()));
             let (loss, own) = gradients(&mut ours, std::slice::from_ref(&batch));
             let (other_loss, other) = gradients(&mut theirs, std::slice::from_ref(&batch));
             assert!((loss - other_loss).abs() < 1e-5 * loss.abs(), "{name}: {loss} {other_loss}");
@@ -169,7 +169,7 @@ fn a_batch_without_masked_tokens_has_no_loss() {
         let (_, method) = methods().into_iter().find(|(name, _)| *name == method).unwrap();
         let plans = plans(HeadKind::MaskedLanguageModel, method);
         let batch = packed(&plans, &[(0, 1)]);
-        for backend in [cpu(&plans, 2), engine(&plans, Candle::new(Device::Cpu))].iter_mut() {
+        for backend in [cpu(&plans, 2), engine(&plans, second())].iter_mut() {
             let (loss, gradients) = gradients(backend, std::slice::from_ref(&batch));
             assert_eq!(loss, 0.0);
             assert!(gradients.iter().flat_map(|tensor| &tensor.elements).all(|&element| element == 0.0));
@@ -203,7 +203,7 @@ proptest! {
         let lengths: Vec<(u32, u32)> = (0..).zip(lengths).collect();
         let batch = packed(&plans, &lengths);
         let (our_loss, ours) = gradients(&mut cpu(&plans, 2), std::slice::from_ref(&batch));
-        let mut candle = engine(&plans, Candle::new(Device::Cpu));
+        let mut candle = engine(&plans, second());
         let (loss, theirs) = gradients(&mut candle, std::slice::from_ref(&batch));
         prop_assert!((our_loss - loss).abs() < 1e-4 * loss.abs().max(1e-3), "{our_loss} and {loss}");
         difference(&ours, &theirs);
@@ -230,6 +230,22 @@ fn rows_that_nobody_reads_are_not_computed() {
             assert_eq!(linears, [[Extent::Tokens; 5], [rows; 5]].concat(), "{name}");
         }
     }
+}
+
+/// What is composed of tensor operations pads sequences to the longest, and the memory
+/// of a training counts that.
+#[test]
+fn scores_that_are_padded_are_planned_for() {
+    use host_engine::program::cost::composed_bytes;
+    use host_engine::program::value::Sizes;
+    let compiled = plans(HEADS[0], methods()[0].1).training().unwrap();
+    let bytes = |longest| {
+        let sizes = Sizes { tokens: 80, sequences: 5, examples: 5, longest, ..Sizes::default() };
+        composed_bytes(&compiled.program, &sizes)
+    };
+    let scores = |longest: usize| 5 * 3 * longest * longest * size_of::<f32>();
+    assert!(bytes(16) > 4 * scores(16));
+    assert!(bytes(64) - bytes(16) > 4 * (scores(64) - scores(16)), "{} and {}", bytes(64), bytes(16));
 }
 
 #[test]
@@ -325,7 +341,7 @@ fn choices_are_made_within_an_example() {
         }
         let (whole, parts) = ([choices(0, 5)], [choices(0, 2), choices(2, 1), choices(3, 2)]);
         let (loss, own) = gradients(&mut cpu(&plans, 2), &whole);
-        for mut other in [cpu(&plans, 1), engine(&plans, Candle::new(Device::Cpu))] {
+        for mut other in [cpu(&plans, 1), engine(&plans, second())] {
             let (other_loss, gradients) = gradients(&mut other, &parts);
             assert!((loss - other_loss).abs() < 1e-5 * loss.abs(), "{name}: {loss} {other_loss}");
             difference(&own, &gradients);
@@ -338,5 +354,59 @@ fn choices_are_made_within_an_example() {
         torn.example_starts.pop();
         torn.example_labels.get_mut("label").unwrap().pop();
         assert!(cpu(&plans, 1).evaluate(&torn).unwrap_err().to_string().contains("as many pieces"));
+    }
+}
+
+/// In bf16 products are of rounded numbers and all else is fp32: gradients point
+/// where they did, a little off, and a training goes where it went.
+#[test]
+fn bf16_differs_from_fp32_by_its_rounding() {
+    use host_engine::device::Precision;
+    use host_engine::train::settings::TrainingSettings;
+    for config in MODELS {
+        for (name, method) in methods() {
+            let plans = plans_of(config(), HEADS[0], method);
+            let batch = packed(&plans, &LENGTHS);
+            let candle = Candle::new(Device::Cpu).in_precision(Precision::Bf16);
+            let (mut full, mut rounded) = (cpu(&plans, 2), engine(&plans, Box::new(candle)));
+            let start = rounded.trained().unwrap();
+            let (loss, own) = gradients(&mut full, std::slice::from_ref(&batch));
+            let (other_loss, other) = gradients(&mut rounded, std::slice::from_ref(&batch));
+            assert!((loss - other_loss).abs() < 1e-2 * loss, "{name}: {loss} and {other_loss}");
+            let elements = |tensors: &[NamedTensor]| -> Vec<f64> {
+                tensors
+                    .iter()
+                    .flat_map(|tensor| &tensor.elements)
+                    .map(|&element| f64::from(element))
+                    .collect()
+            };
+            let (own, other) = (elements(&own), elements(&other));
+            let product = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f64>();
+            let norms = (product(&own, &own) * product(&other, &other)).sqrt();
+            let cosine = product(&own, &other) / norms;
+            assert!(cosine > 0.99, "{name}: {cosine}");
+            assert!(own != other, "{name}: nothing was rounded");
+            // Steps from weights that are kept in fp32: ones too small for bf16 count.
+            let settings = TrainingSettings { weight_decay: 0.0, ..TrainingSettings::default() };
+            for engine in [&mut full, &mut rounded] {
+                engine.step(std::slice::from_ref(&batch), &settings, 1e-6, 11).unwrap();
+            }
+            let moved: Vec<f64> = elements(&rounded.trained().unwrap())
+                .iter()
+                .zip(elements(&start))
+                .map(|(a, b)| a - b)
+                .collect();
+            let unmoved =
+                moved.iter().zip(&other).filter(|&(&moved, &gradient)| gradient != 0.0 && moved == 0.0);
+            let share = unmoved.count() as f64 / moved.len() as f64;
+            assert!(share < 0.5, "{name}: {share} of what should train has not moved");
+            // Frozen weights are rounded once, and once more where others take their place.
+            let mut weights =
+                rounded.tensors(|part| part.name.ends_with("intermediate.dense.weight")).unwrap();
+            weights.iter_mut().for_each(|weight| weight.elements.fill(0.0));
+            let before = rounded.evaluate(&batch).unwrap();
+            rounded.restore(&weights).unwrap();
+            assert_ne!(rounded.evaluate(&batch).unwrap(), before, "{name}");
+        }
     }
 }

@@ -6,9 +6,7 @@ mod support;
 
 use std::sync::Arc;
 
-use candle_core::Device;
 use host_engine::backend::Backend;
-use host_engine::backend::candle::Candle;
 use host_engine::backend::cpu::Cpu;
 use host_engine::batch::{Batch, Target};
 use host_engine::compile::Plans;
@@ -25,7 +23,7 @@ use support::conditional::{
 };
 use support::golden::{agree, golden};
 use support::{Plan, blocks, difference, low_rank, low_rank_named, plans_of, scaled_outputs};
-use support::{train_role, weight_hook};
+use support::{second, train_role, weight_hook};
 
 fn everything(recorder: &mut Recorder) {
     train_role(recorder, "all");
@@ -226,12 +224,12 @@ fn pairs(lengths: &[(u32, usize, usize)], plans: &Plans) -> Batch {
 
 const LENGTHS: [(u32, usize, usize); 4] = [(0, 5, 7), (1, 1, 2), (2, 14, 1), (3, 6, 9)];
 
-fn engine(plans: &Plans, backend: impl Backend + 'static) -> Engine {
-    Engine::new(plans.clone(), blocks(plans, 3), Box::new(backend)).unwrap()
+fn engine(plans: &Plans, backend: Box<dyn Backend>) -> Engine {
+    Engine::new(plans.clone(), blocks(plans, 3), backend).unwrap()
 }
 
 fn cpu(plans: &Plans, threads: usize) -> Engine {
-    engine(plans, Cpu::new(threads).unwrap())
+    engine(plans, Box::new(Cpu::new(threads).unwrap()))
 }
 
 fn gradients(engine: &mut Engine, batches: &[Batch]) -> (f64, Vec<NamedTensor>) {
@@ -243,7 +241,7 @@ fn gradients(engine: &mut Engine, batches: &[Batch]) -> (f64, Vec<NamedTensor>) 
 fn kernels_and_candle_agree_with_dropout() {
     for (name, plans) in all_plans() {
         let batch = pairs(&LENGTHS, &plans);
-        let (mut ours, mut theirs) = (cpu(&plans, 2), engine(&plans, Candle::new(Device::Cpu)));
+        let (mut ours, mut theirs) = (cpu(&plans, 2), engine(&plans, second()));
         let (loss, own) = gradients(&mut ours, std::slice::from_ref(&batch));
         let (other_loss, other) = gradients(&mut theirs, std::slice::from_ref(&batch));
         assert!((loss - other_loss).abs() < 1e-5 * loss.abs(), "{name}: {loss} {other_loss}");

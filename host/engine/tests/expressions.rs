@@ -5,9 +5,7 @@ mod support;
 
 use std::collections::BTreeMap;
 
-use candle_core::Device;
 use host_engine::backend::Backend;
-use host_engine::backend::candle::Candle;
 use host_engine::backend::cpu::Cpu;
 use host_engine::engine::{Engine, NamedTensor};
 use host_ir::graph::{Binary, Reduce, Unary};
@@ -15,7 +13,7 @@ use host_ir::random::Stream;
 use host_ir::record::Recorder;
 use host_ir::task::HeadKind;
 use serde::Deserialize;
-use support::{CLASSES, LENGTHS, batch, blocks, plans};
+use support::{CLASSES, LENGTHS, batch, blocks, plans, second};
 
 /// p, as the script has it.
 const P: [u32; 2] = [5, 7];
@@ -127,8 +125,7 @@ fn every_operation_of_expressions_agrees_with_pytorch() {
             .into_iter()
             .flatten()
             .collect();
-        let backends: [Box<dyn Backend>; 2] =
-            [Box::new(Cpu::new(2).unwrap()), Box::new(Candle::new(Device::Cpu))];
+        let backends: [Box<dyn Backend>; 2] = [Box::new(Cpu::new(2).unwrap()), second()];
         for backend in backends {
             let mut engine = Engine::new(plans.clone(), blocks(&plans, 3), backend).unwrap();
             engine.restore(&starts).unwrap();

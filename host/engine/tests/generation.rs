@@ -3,9 +3,7 @@
 
 mod support;
 
-use candle_core::Device;
 use host_engine::backend::Backend;
-use host_engine::backend::candle::Candle;
 use host_engine::backend::cpu::Cpu;
 use host_engine::engine::NamedTensor;
 use host_engine::generate::generate;
@@ -14,7 +12,7 @@ use host_ir::task::{EarlyStopping, GenerationSettings, HeadKind};
 use serde_json::Value;
 use support::conditional::golden_plans;
 use support::golden::{engine, folder, golden};
-use support::{Plan, low_rank_named};
+use support::{Plan, low_rank_named, second};
 
 /// Settings of `generate` by its names. Lengths that count the start token are made
 /// ones that do not.
@@ -40,8 +38,7 @@ fn check(family: &str, checkpoint: &str, name: &str, plan: Plan, start: &[NamedT
     let text = std::fs::read_to_string(folder(family).join("generated.json")).unwrap();
     let cases: Value = serde_json::from_str(&text).unwrap();
     let (weights, plans, batch) = golden_plans(family, checkpoint, plan);
-    let backends: [Box<dyn Backend>; 2] =
-        [Box::new(Cpu::new(2).unwrap()), Box::new(Candle::new(Device::Cpu))];
+    let backends: [Box<dyn Backend>; 2] = [Box::new(Cpu::new(2).unwrap()), second()];
     for backend in backends {
         let mut engine = engine(&plans, &weights, start, backend);
         for case in cases[name].as_array().unwrap() {

@@ -191,7 +191,7 @@ pub struct ConfigArguments {
     /// What computes: auto, cpu, cuda, cuda:1, metal, or candle-cpu (host info)
     #[arg(long)]
     pub device: Option<String>,
-    /// What numbers are computed in: fp32, or tf32 on CUDA
+    /// What numbers are computed in: fp32; tf32 on CUDA; bf16 on a GPU
     #[arg(long)]
     pub precision: Option<String>,
     /// Threads that compute [default: what the batch job was given, or all cores]
@@ -402,7 +402,7 @@ const CONFIG_HELP: &str = r#"A config:
   threads = 2                    # default: all cores
   device = "auto"                # a GPU where there is one, else cpu; cpu, cuda, cuda:1,
                                  # metal; candle-cpu computes on the CPU what a GPU would
-  precision = "fp32"             # or tf32, on CUDA
+  precision = "fp32"             # or tf32, on CUDA, or bf16, on a GPU
   methods = "all"                # or names: ["a", "b"]; or tables, below
 
   [model]

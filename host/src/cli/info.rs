@@ -106,11 +106,13 @@ fn device_lines() -> Vec<(&'static str, String)> {
     }
     lines.push(("metal", device::metal().map_or_else(|error| error.0, |()| "metal: Apple's GPU".into())));
     let (device, _) = Device::automatic();
-    let pays = match device.computes(Precision::Tf32) {
-        Ok(()) => "fp32, and tf32 where its rounding does",
-        Err(_) => "fp32",
+    let more = [Precision::Tf32, Precision::Bf16].into_iter().filter(|&more| device.computes(more).is_ok());
+    let more: Vec<String> = more.map(|more| more.to_string()).collect();
+    let more = match more.is_empty() {
+        true => String::new(),
+        false => format!(", and in {} where the rounding does no harm", more.join(" or ")),
     };
-    lines.push(("auto", format!("{device}; in {pays}")));
+    lines.push(("auto", format!("{device}; in fp32{more}")));
     lines
 }
 

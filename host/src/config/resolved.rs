@@ -389,11 +389,8 @@ fn precision(root: &Table, device: Option<Device>) -> Result<Precision, ConfigEr
     let precision = match text(entry)?.as_str() {
         "fp32" => Precision::Fp32,
         "tf32" => Precision::Tf32,
-        "bf16" => {
-            let sentence = "no device computes in \"bf16\" yet: all have \"fp32\", and CUDA has \"tf32\"";
-            return Err(entry.item.error(sentence));
-        }
-        _ => return Err(wrong(entry, "\"fp32\" or \"tf32\"")),
+        "bf16" => Precision::Bf16,
+        _ => return Err(wrong(entry, "\"fp32\", \"tf32\" or \"bf16\"")),
     };
     let computes = device.map_or(Ok(()), |device| device.computes(precision));
     computes.map_err(|error| entry.item.error(error.to_string()))?;

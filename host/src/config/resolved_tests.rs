@@ -145,8 +145,11 @@ fn what_cannot_be_meant_is_an_error_with_its_line() {
     assert!(error(&with("seeds = [3, 3]")).contains("the seed 3 is given twice"));
     assert!(error(&with("threads = 0")).contains("`threads` takes a whole number from 1"));
     assert!(error(&with("device = \"gpu\"")).contains("there is no device \"gpu\"; devices are \"cpu\""));
-    assert!(error(&with("precision = \"bf16\"")).contains("no device computes in \"bf16\" yet"));
-    assert!(error(&with("precision = \"fp16\"")).contains("takes \"fp32\" or \"tf32\", not \"fp16\""));
+    let bf16 = error(&with("device = \"cpu\"\nprecision = \"bf16\""));
+    assert!(bf16.starts_with("x.toml:2: the kernels for the CPU compute in fp32"), "{bf16}");
+    assert!(
+        error(&with("precision = \"fp16\"")).contains("takes \"fp32\", \"tf32\" or \"bf16\", not \"fp16\"")
+    );
     let tf32 = error(&with("device = \"cpu\"\nprecision = \"tf32\""));
     assert!(tf32.starts_with("x.toml:2: tf32 is a format of NVIDIA's tensor cores"), "{tf32}");
     assert!(error(&with("name = \"../x\"")).contains("`name` names the run's directory"));

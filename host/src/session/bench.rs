@@ -5,9 +5,6 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use host_engine::backend::timed::Times;
 use host_engine::batch::Batch;
-use host_engine::device::Device;
-use host_engine::kernels::matmul::peak_operations_per_second;
-use host_engine::kernels::parallel::Threads;
 use host_engine::machine;
 use host_engine::program::cost::product_operations;
 use host_engine::train::trainer::Batches;
@@ -72,11 +69,7 @@ pub fn measure(spec: &BenchmarkSpec, started: Instant) -> Result<Measured> {
     let evaluation = start.elapsed().as_secs_f64();
     // Before the matrices of the peak take memory of their own.
     let peak_memory_bytes = machine::peak_memory();
-    // Of other devices nobody has measured the peak.
-    let peak = match cell.device {
-        Device::Cpu => Some(peak_operations_per_second(&Threads::new(cell.threads)?)),
-        _ => None,
-    };
+    let peak = Some(cell.device.peak_operations(cell.threads, cell.precision)?);
     let total: f64 = step_seconds.iter().sum();
     let mut sorted = step_seconds.clone();
     sorted.sort_by(f64::total_cmp);

@@ -280,7 +280,9 @@ impl Prepared {
     pub fn sampler(&self, spec: &CellSpec) -> Result<Sampler<'_>> {
         let virtual_tokens = self.plans.method.virtual_tokens() as u32;
         let dataset = &self.train_split()?.dataset;
-        Ok(Sampler::new(dataset, &spec.training, virtual_tokens, self.noise(spec.seed)?, spec.seed))
+        let sampler =
+            Sampler::new(dataset, &spec.training, virtual_tokens, self.noise(spec.seed)?, spec.seed);
+        Ok(sampler.with_rows(spec.device.micro_batch_rows()))
     }
 
     /// The largest effective batch.
@@ -293,7 +295,8 @@ impl Prepared {
         // Twice the expected share: a batch of many sequences stays below it.
         let masked = masked.map_or(0, |share| (rows as f64 * (2.0 * share).min(1.0)).ceil() as usize);
         let (examples, words) = (self.sampler(spec)?.largest_batch(), dataset.most_words());
-        Ok(LargestBatch { examples, rows, pieces, longest, masked, targets, words })
+        let most_rows = spec.device.micro_batch_rows();
+        Ok(LargestBatch { examples, rows, pieces, longest, masked, targets, words, most_rows })
     }
 
     /// Examples of a micro-batch, and the memory that it takes.
@@ -307,10 +310,12 @@ impl Prepared {
         if let (true, Some(available)) = (spec.training.auto_find_batch_size, spec.device.available_memory()?)
         {
             let available = available - available / MEMORY_MARGIN;
-            let fits = micro_batch_that_fits(&self.training, &self.plans.parameters, &largest, available);
+            let parameters = &self.plans.parameters;
+            let fits = micro_batch_that_fits(&self.training, parameters, &largest, available, spec.device);
             micro_batch = micro_batch.min(fits);
         }
-        Ok((micro_batch, estimate(&self.training, &self.plans.parameters, &largest, micro_batch)))
+        let memory = estimate(&self.training, &self.plans.parameters, &largest, micro_batch, spec.device);
+        Ok((micro_batch, memory))
     }
 
     /// What will train, shown before it does.

@@ -23,6 +23,8 @@ enum Size {
 pub struct Sampler<'a> {
     dataset: &'a Dataset,
     size: Size,
+    /// Rows of a micro-batch at most.
+    most_rows: usize,
     virtual_tokens: u32,
     noise: Option<Noise>,
     seed: u64,
@@ -49,6 +51,7 @@ impl<'a> Sampler<'a> {
         Sampler {
             dataset,
             size,
+            most_rows: MICRO_BATCH_ROWS,
             virtual_tokens,
             noise,
             seed,
@@ -56,6 +59,12 @@ impl<'a> Sampler<'a> {
             order: Vec::new(),
             starts: Vec::new(),
         }
+    }
+
+    /// The same, with micro-batches of at most so many rows.
+    #[must_use]
+    pub fn with_rows(self, most_rows: usize) -> Sampler<'a> {
+        Sampler { most_rows, ..self }
     }
 
     /// The most examples of an effective batch; of one of so many tokens, when all
@@ -141,7 +150,7 @@ impl Batches for Sampler<'_> {
         }
         let noise = self.noise.map(|noise| Noise { epoch: epoch + 1, ..noise });
         let mut batches = Vec::new();
-        for part in parts(&rows, micro_batch, MICRO_BATCH_ROWS) {
+        for part in parts(&rows, micro_batch, self.most_rows) {
             let mut batch = Batch::default();
             self.dataset.pack(&placed[part], self.virtual_tokens, noise.as_ref(), &mut batch)?;
             batches.push(batch);

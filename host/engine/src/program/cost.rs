@@ -4,7 +4,41 @@ use crate::batch::Batch;
 use crate::program::attend::{Attend, AttendBackward};
 use crate::program::build::Program;
 use crate::program::instruction::Instruction;
-use crate::program::value::{Extent, Sizes, ValueId};
+use crate::program::value::{Extent, Sizes, Storage, ValueId};
+
+/// Arrays of padded scores that the second backend has at one time in the backward pass
+/// of attention, where it composes that of tensor operations: exponentials,
+/// probabilities, a mask, and gradients of each.
+const COMPOSED_SCORES: usize = 8;
+/// Arrays of an instruction's largest value that it has at one time elsewhere.
+const COMPOSED_ARRAYS: usize = 4;
+
+/// Bytes that the second backend takes beside a program's values: of the instruction
+/// that takes most. Sequences are padded there to the longest.
+pub fn composed_bytes(program: &Program, sizes: &Sizes) -> usize {
+    let scores = |heads: usize| COMPOSED_SCORES * sizes.sequences * heads * sizes.longest * sizes.longest;
+    let elements = |value: ValueId| program.value(value).elements(sizes);
+    let made = |value: ValueId| !matches!(program.value(value).storage, Storage::Parameter { .. });
+    let largest = |instruction: &Instruction| {
+        let values = instruction.accesses().into_iter().map(|(value, _)| value);
+        values.filter(|&value| made(value)).map(elements).max().unwrap_or(0)
+    };
+    let taken = program.instructions().map(|instruction| {
+        let padded = match *instruction {
+            Instruction::Attention { heads, .. }
+            | Instruction::AttentionBackward { heads, .. }
+            | Instruction::Disentangled { heads, .. }
+            | Instruction::DisentangledBackward { heads, .. } => scores(heads),
+            Instruction::Attend(Attend { heads, .. }) => scores(heads),
+            Instruction::AttendBackward(AttendBackward { forward: Attend { heads, .. }, .. }) => {
+                scores(heads)
+            }
+            _ => 0,
+        };
+        padded + COMPOSED_ARRAYS * largest(instruction)
+    });
+    taken.max().unwrap_or(0) * size_of::<f32>()
+}
 
 /// Floating-point operations of the matrix products of a batch, a multiplication
 /// and an addition counted as two. Probabilities of attention that the backward

@@ -3,7 +3,9 @@
 use serde::{Deserialize, Serialize};
 
 use crate::compile::Compiled;
+use crate::device::Device;
 use crate::parameters::Parameters;
+use crate::program::cost::composed_bytes;
 use crate::program::value::Sizes;
 
 /// Rows of a micro-batch. More make the products of a processor hardly faster and
@@ -47,15 +49,17 @@ pub struct LargestBatch {
     pub targets: usize,
     /// Words of the largest example, where expressions read words.
     pub words: usize,
+    /// Rows of a micro-batch at most, as the device wants it.
+    pub most_rows: usize,
 }
 
 impl LargestBatch {
     /// The sizes of so many of the longest examples, or of as many short ones as
     /// have the rows of a micro-batch.
     pub fn sizes(&self, examples: usize) -> Sizes {
-        let tokens = (examples * self.rows).min(MICRO_BATCH_ROWS.max(self.rows));
+        let tokens = (examples * self.rows).min(self.most_rows.max(self.rows));
         let masked = (examples * self.masked).min(tokens);
-        let targets = (examples * self.targets).min(MICRO_BATCH_ROWS.max(self.targets));
+        let targets = (examples * self.targets).min(self.most_rows.max(self.targets));
         let examples = examples.min(tokens);
         let sequences = examples * self.pieces.max(1);
         let (longest, words) = (self.longest, self.words);
@@ -63,13 +67,16 @@ impl LargestBatch {
     }
 }
 
-/// The memory of a training with micro-batches of so many examples.
+/// The memory of a training on a device, with micro-batches of so many examples.
 pub fn estimate(
     compiled: &Compiled,
     parameters: &Parameters,
     largest: &LargestBatch,
     micro_batch: usize,
+    device: Device,
 ) -> MemoryEstimate {
+    let sizes = largest.sizes(micro_batch);
+    let composed = if device == Device::Cpu { 0 } else { composed_bytes(&compiled.program, &sizes) };
     let bytes = |elements: usize| (elements * size_of::<f32>()) as u64;
     let blocks = parameters.blocks.iter();
     let trained = blocks.clone().filter(|block| block.trains()).map(|block| block.elements).sum();
@@ -77,7 +84,7 @@ pub fn estimate(
         parameters: bytes(blocks.map(|block| block.elements).sum()),
         optimizer: 3 * bytes(trained),
         checkpoint: bytes(parameters.trained_elements()),
-        working: compiled.working_bytes(&largest.sizes(micro_batch)) as u64,
+        working: (compiled.working_bytes(&sizes) + composed) as u64,
     }
 }
 
@@ -89,9 +96,11 @@ pub fn micro_batch_that_fits(
     parameters: &Parameters,
     largest: &LargestBatch,
     available: u64,
+    device: Device,
 ) -> usize {
     let mut micro_batch = largest.examples.max(1);
-    while micro_batch > 1 && estimate(compiled, parameters, largest, micro_batch).total() > available {
+    let needs = |examples| estimate(compiled, parameters, largest, examples, device).total();
+    while micro_batch > 1 && needs(micro_batch) > available {
         micro_batch = micro_batch.div_ceil(2);
     }
     micro_batch

@@ -3,9 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
-use candle_core::Device;
 use host_engine::backend::Backend;
-use host_engine::backend::candle::Candle;
 use host_engine::backend::cpu::Cpu;
 use host_engine::batch::Batch;
 use host_engine::compile::Plans;
@@ -16,10 +14,13 @@ use host_engine::models::config::EncoderConfig;
 use host_ir::record::Recorder;
 use host_ir::task::HeadKind;
 
-use super::plans_present;
+use super::{plans_present, second};
 
 pub fn folder(family: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden").join(family)
+    // The tests also run away from where they were compiled (tests/gpu).
+    let root = std::env::var_os("HOST_TEST_ROOT").map(PathBuf::from);
+    let root = root.unwrap_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../.."));
+    root.join("tests/golden").join(family)
 }
 
 /// All tensors of a golden file.
@@ -91,7 +92,7 @@ pub fn packed(places: &[usize], virtual_tokens: u32, masked: bool) -> Batch {
 }
 
 pub fn backends() -> [Box<dyn Backend>; 3] {
-    [Box::new(Cpu::new(1).unwrap()), Box::new(Cpu::new(2).unwrap()), Box::new(Candle::new(Device::Cpu))]
+    [Box::new(Cpu::new(1).unwrap()), Box::new(Cpu::new(2).unwrap()), second()]
 }
 
 pub fn engine(

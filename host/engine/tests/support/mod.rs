@@ -8,8 +8,11 @@ pub mod golden;
 
 use std::sync::Arc;
 
+use host_engine::backend::Backend;
+use host_engine::backend::candle::Candle;
 use host_engine::batch::Batch;
 use host_engine::compile::Plans;
+use host_engine::device::{Device, Precision};
 use host_engine::engine::NamedTensor;
 use host_engine::models::config::EncoderConfig;
 use host_engine::models::{self, Architecture};
@@ -21,6 +24,15 @@ use host_ir::settings::{Description, Values};
 use host_ir::task::{FieldType, HeadKind, TaskPlan};
 
 pub const CLASSES: u32 = 3;
+
+/// The second backend, on the device that HOST_TEST_DEVICE names, else on candle's CPU
+/// device.
+pub fn second() -> Box<dyn Backend> {
+    match std::env::var("HOST_TEST_DEVICE") {
+        Ok(name) => name.parse::<Device>().unwrap().backend(1, Precision::Fp32).unwrap(),
+        Err(_) => Box::new(Candle::new(candle_core::Device::Cpu)),
+    }
+}
 
 pub fn config() -> EncoderConfig {
     let json = serde_json::json!({

@@ -4,8 +4,8 @@
 use candle_core::{D, DType, Tensor};
 
 use crate::backend::BackendError;
+use crate::backend::candle::Candle;
 use crate::backend::candle::attention::Padding;
-use crate::backend::candle::{Candle, masks};
 use crate::program::attend::{Attend, AttendBackward, AttendRecalled};
 use crate::program::build::Program;
 use crate::program::value::{Extent, ValueId};
@@ -44,8 +44,8 @@ impl Candle {
             _ => self.starts(program, attend.queries),
         };
         let key_starts = self.starts(program, attend.memory.unwrap_or(attend.queries));
-        let queries = Padding::new(query_starts, attend.heads, size, &self.device)?;
-        let keys = Padding::new(key_starts, attend.heads, size, &self.device)?;
+        let queries = Padding::new(query_starts, attend.heads, size, (&self.device, self.products))?;
+        let keys = Padding::new(key_starts, attend.heads, size, (&self.device, self.products))?;
         let columns = |x: &Tensor, first: usize| x.narrow(1, first, width)?.contiguous();
         let x = self.get(program, attend.queries)?;
         let (memory, first) = match attend.memory {
@@ -54,7 +54,7 @@ impl Candle {
         };
         let q = queries.pad(&columns(&x, 0)?)?;
         let (k, v) = (keys.pad(&columns(&memory, first)?)?, keys.pad(&columns(&memory, first + width)?)?);
-        let mut scores = (q.matmul(&k.transpose(2, 3)?.contiguous()?)? * f64::from(attend.scale))?;
+        let mut scores = (self.products.of(&q, &k.transpose(2, 3)?)? * f64::from(attend.scale))?;
         scores = scores.broadcast_add(&keys.bias)?;
         let (rows, places) = (queries.longest, keys.longest);
         if attend.causal {
@@ -79,17 +79,9 @@ impl Candle {
         let sum = exponentials.sum_keepdim(D::Minus1)?;
         let log_sums = (sum.log()? + maximum)?;
         let p = exponentials.broadcast_div(&sum)?;
-        let mask = attend.dropout.map(|dropout| {
-            masks::attention(
-                &self.step,
-                dropout,
-                (query_starts, key_starts),
-                &self.batch.places,
-                attend.heads,
-                [rows, places],
-                &self.device,
-            )
-        });
+        let starts = (query_starts, key_starts);
+        let factors = |dropout| self.attention_factors(dropout, starts, attend.heads, [rows, places]);
+        let mask = attend.dropout.map(factors);
         Ok(Parts { queries, keys, q, k, v, p, log_sums, mask: mask.transpose()?, buckets: numbers })
     }
 
@@ -99,7 +91,7 @@ impl Candle {
             Some(mask) => (&parts.p * mask)?,
             None => parts.p.clone(),
         };
-        let context = parts.queries.unpad(&p.matmul(&parts.v)?)?;
+        let context = parts.queries.unpad(&self.products.of(&p, &parts.v)?)?;
         let sums = parts.queries.unpad_sums(&parts.log_sums)?;
         self.set(program, attend.log_sums, sums.flatten_all()?, false)?;
         self.set(program, attend.out, context, false)
@@ -139,7 +131,7 @@ impl Candle {
         };
         let (k, v) = (part(0)?, part(width)?);
         let q = qkv.narrow(1, 0, width)?.contiguous()?.reshape((queries, attend.heads, 1, size))?;
-        let scores = (q.matmul(&k.transpose(2, 3)?.contiguous()?)? * f64::from(attend.scale))?;
+        let scores = (self.products.of(&q, &k.transpose(2, 3)?)? * f64::from(attend.scale))?;
         let hidden = Tensor::from_vec(hidden, (queries, 1, 1, longest), &self.device)?;
         let mut scores = scores.broadcast_add(&hidden)?;
         if let Some((table, _)) = attend.bias {
@@ -149,17 +141,17 @@ impl Candle {
         }
         let exponentials = scores.broadcast_sub(&scores.max_keepdim(D::Minus1)?)?.exp()?;
         let p = exponentials.broadcast_div(&exponentials.sum_keepdim(D::Minus1)?)?;
-        let out = p.matmul(&v)?.reshape((queries, width))?;
+        let out = self.products.of(&p, &v)?.reshape((queries, width))?;
         self.set(program, attend.out, out, false)
     }
 
     pub(super) fn attend_backward(&mut self, program: &Program, backward: &AttendBackward) -> Result<()> {
-        let attend = &backward.forward;
+        let (attend, products) = (&backward.forward, self.products);
         let Parts { queries, keys, q, k, v, p, mask, buckets, .. } = self.parts(program, attend)?;
         let dout = queries.pad(&self.get(program, backward.dout)?)?;
         let dropped = mask.as_ref().map_or(Ok(p.clone()), |mask| &p * mask)?;
-        let dv = dropped.transpose(2, 3)?.contiguous()?.matmul(&dout)?;
-        let mut dp = dout.matmul(&v.transpose(2, 3)?.contiguous()?)?;
+        let dv = products.of(&dropped.transpose(2, 3)?, &dout)?;
+        let mut dp = products.of(&dout, &v.transpose(2, 3)?)?;
         if let Some(mask) = &mask {
             dp = (dp * mask)?;
         }
@@ -172,8 +164,8 @@ impl Candle {
             self.set(program, dbias, table, true)?;
         }
         let ds = (ds * f64::from(attend.scale))?;
-        let dq = queries.unpad(&ds.matmul(&k)?)?;
-        let dk = keys.unpad(&ds.transpose(2, 3)?.contiguous()?.matmul(&q)?)?;
+        let dq = queries.unpad(&products.of(&ds, &k)?)?;
+        let dk = keys.unpad(&products.of(&ds.transpose(2, 3)?, &q)?)?;
         let dv = keys.unpad(&dv)?;
         if attend.memory.is_none() {
             let joined = Tensor::cat(&[&dq, &dk, &dv], 1)?;

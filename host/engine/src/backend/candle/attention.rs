@@ -4,6 +4,7 @@
 use candle_core::{D, Device, Tensor};
 
 use crate::backend::BackendError;
+use crate::backend::candle::products::Products;
 use crate::backend::candle::relative::Relative;
 
 /// A packing, with the indices that lead from packed rows to padded ones and
@@ -22,10 +23,16 @@ pub struct Padding {
     scale: f64,
     /// Scores by relative positions, where there are any.
     relative: Option<Relative>,
+    products: Products,
 }
 
 impl Padding {
-    pub fn new(starts: &[u32], heads: usize, size: usize, device: &Device) -> Result<Padding, BackendError> {
+    pub fn new(
+        starts: &[u32],
+        heads: usize,
+        size: usize,
+        (device, products): (&Device, Products),
+    ) -> Result<Padding, BackendError> {
         let sequences = starts.len().saturating_sub(1);
         let longest = starts.windows(2).map(|range| (range[1] - range[0]) as usize).max().unwrap_or(0);
         let rows = starts.last().copied().unwrap_or(0);
@@ -50,6 +57,7 @@ impl Padding {
             bias: Tensor::from_vec(bias, (sequences, 1, 1, longest), device)?,
             scale: 1.0 / (size as f64).sqrt(),
             relative: None,
+            products,
         })
     }
 
@@ -89,7 +97,7 @@ impl Padding {
     }
 
     fn probabilities(&self, q: &Tensor, k: &Tensor) -> Result<(Tensor, Tensor), BackendError> {
-        let scores = q.matmul(&k.transpose(2, 3)?.contiguous()?)?;
+        let scores = self.products.of(q, &k.transpose(2, 3)?)?;
         let scores = match &self.relative {
             Some(relative) => relative.scores(scores, q, k)?,
             None => scores,
@@ -109,7 +117,7 @@ impl Padding {
         if let Some(mask) = mask {
             p = (p * mask)?;
         }
-        Ok((self.unpad(&p.matmul(&v)?)?, self.unpad_sums(&log_sums)?))
+        Ok((self.unpad(&self.products.of(&p, &v)?)?, self.unpad_sums(&log_sums)?))
     }
 
     /// The gradient of queries, keys and values, [rows, 3 * heads * size], and that
@@ -124,15 +132,15 @@ impl Padding {
         let dout = self.pad(dout)?;
         let (p, _) = self.probabilities(&q, &k)?;
         let dropped = mask.map_or(Ok(p.clone()), |mask| &p * mask)?;
-        let dv = dropped.transpose(2, 3)?.contiguous()?.matmul(&dout)?;
-        let mut dp = dout.matmul(&v.transpose(2, 3)?.contiguous()?)?;
+        let dv = self.products.of(&dropped.transpose(2, 3)?, &dout)?;
+        let mut dp = self.products.of(&dout, &v.transpose(2, 3)?)?;
         if let Some(mask) = mask {
             dp = (dp * mask)?;
         }
         let inner = (&dp * &p)?.sum_keepdim(D::Minus1)?;
         let ds = ((dp.broadcast_sub(&inner)? * p)? * self.scale)?;
-        let mut dq = ds.matmul(&k)?;
-        let mut dk = ds.transpose(2, 3)?.contiguous()?.matmul(&q)?;
+        let mut dq = self.products.of(&ds, &k)?;
+        let mut dk = self.products.of(&ds.transpose(2, 3)?, &q)?;
         let mut of_positions = None;
         if let Some(relative) = &self.relative {
             let [more_q, more_k, positions] = relative.backward(&ds, &q, &k)?;

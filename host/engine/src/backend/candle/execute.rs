@@ -2,8 +2,8 @@
 
 use candle_core::{D, Tensor};
 
+use crate::backend::candle::Candle;
 use crate::backend::candle::attention::Padding;
-use crate::backend::candle::{Candle, masks};
 use crate::backend::{BackendError, no_labels};
 use crate::program::build::Program;
 use crate::program::instruction::{Activation, Dropout, Instruction, Integers, RowChoice, Scalar};
@@ -66,61 +66,6 @@ struct Lookup {
 }
 
 impl Candle {
-    fn mask(&self, program: &Program, dropout: Option<Dropout>, value: ValueId) -> Result<Option<Tensor>> {
-        let Some(dropout) = dropout else { return Ok(None) };
-        let extents = &program.value(value).extents;
-        let columns = program.value(value).columns(&self.sizes);
-        if let Some(&Extent::Reached(buckets)) = extents.first() {
-            let longest = self.batch.longest();
-            let rows = (buckets.reached(longest).count(), buckets.shift(longest));
-            return Ok(Some(masks::of_table(&self.step, dropout, rows, columns, &self.device)?));
-        }
-        let starts: Vec<u32> = match extents.first() {
-            Some(Extent::Sequences) => (0..=self.batch.sequences() as u32).collect(),
-            Some(Extent::Masked) => {
-                let before = |start: &u32| self.batch.masked_rows.partition_point(|row| row < start) as u32;
-                self.batch.starts.iter().map(before).collect()
-            }
-            Some(Extent::Targets) => self.batch.target.starts.clone(),
-            Some(Extent::Words) => vec![0, self.batch.word_rows.len() as u32],
-            _ => self.batch.starts.clone(),
-        };
-        Ok(Some(masks::rows(&self.step, dropout, &starts, &self.batch.places, columns, &self.device)?))
-    }
-
-    fn masked(
-        &self,
-        program: &Program,
-        x: Tensor,
-        dropout: Option<Dropout>,
-        value: ValueId,
-    ) -> Result<Tensor> {
-        Ok(match self.mask(program, dropout, value)? {
-            Some(mask) => (x * mask)?,
-            None => x,
-        })
-    }
-
-    pub(super) fn attention_mask(
-        &self,
-        dropout: Option<Dropout>,
-        heads: usize,
-        longest: usize,
-    ) -> Result<Option<Tensor>> {
-        let make = |dropout| {
-            masks::attention(
-                &self.step,
-                dropout,
-                (&self.batch.starts, &self.batch.starts),
-                &self.batch.places,
-                heads,
-                [longest; 2],
-                &self.device,
-            )
-        };
-        dropout.map(make).transpose()
-    }
-
     pub(super) fn integers(&self, integers: &Integers) -> Result<Tensor> {
         let values: Vec<u32> = match integers {
             Integers::Label(field) => {
@@ -267,18 +212,19 @@ impl Candle {
                 Ok(())
             }
             Instruction::Linear { x, weight, y, first_column } => {
-                let product = self.get(program, x)?.matmul(&self.get(program, weight)?.t()?)?;
+                let weight = self.weight(program, weight)?.t()?;
+                let product = self.products.of(&self.get(program, x)?, &weight)?;
                 self.add_columns(program, y, &product, first_column, false)
             }
             Instruction::LinearInputGradient { dy, weight, dx, first_column, accumulate } => {
-                let weight = self.get(program, weight)?;
+                let weight = self.weight(program, weight)?;
                 let dy = self.get(program, dy)?.narrow(1, first_column, weight.dim(0)?)?.contiguous()?;
-                self.set(program, dx, dy.matmul(&weight)?, accumulate)
+                self.set(program, dx, self.products.of(&dy, &weight)?, accumulate)
             }
             Instruction::LinearWeightGradient { dy, x, dweight, first_column, accumulate } => {
                 let outputs = program.value(dweight).sizes(&self.sizes)[0];
-                let dy = self.get(program, dy)?.narrow(1, first_column, outputs)?.t()?.contiguous()?;
-                let gradient = dy.matmul(&self.get(program, x)?)?;
+                let dy = self.get(program, dy)?.narrow(1, first_column, outputs)?.contiguous()?.t()?;
+                let gradient = self.products.of(&dy, &self.get(program, x)?)?;
                 self.set(program, dweight, gradient, accumulate)
             }
             Instruction::AddBias { y, bias, first_column } => {
@@ -295,8 +241,9 @@ impl Candle {
             Instruction::LowRank { x, a, b, hidden, y, first_column, scale, dropout } => {
                 let input = self.get(program, x)?;
                 let input = self.masked(program, input, dropout, x)?;
-                let low = input.matmul(&self.get(program, a)?.t()?)?;
-                let delta = (low.matmul(&self.get(program, b)?.t()?)? * f64::from(scale))?;
+                let low = self.products.of(&input, &self.get(program, a)?.t()?)?;
+                let delta = self.products.of(&low, &self.get(program, b)?.t()?)?;
+                let delta = (delta * f64::from(scale))?;
                 self.set(program, hidden, low, false)?;
                 self.add_columns(program, y, &delta, first_column, true)
             }
@@ -317,19 +264,19 @@ impl Candle {
                 let b_tensor = self.get(program, b)?;
                 let dy = (self.get(program, dy)?.narrow(1, first_column, b_tensor.dim(0)?)?.contiguous()?
                     * f64::from(scale))?;
-                let dlow = dy.matmul(&b_tensor)?;
+                let dlow = self.products.of(&dy, &b_tensor)?;
                 if let Some(db) = db {
-                    let gradient = dy.t()?.contiguous()?.matmul(&self.get(program, hidden)?)?;
+                    let gradient = self.products.of(&dy.t()?, &self.get(program, hidden)?)?;
                     self.set(program, db, gradient, true)?;
                 }
                 if let (Some(da), Some(x)) = (da, x) {
                     let input = self.get(program, x)?;
                     let input = self.masked(program, input, dropout, x)?;
-                    let gradient = dlow.t()?.contiguous()?.matmul(&input)?;
+                    let gradient = self.products.of(&dlow.t()?, &input)?;
                     self.set(program, da, gradient, true)?;
                 }
                 if let Some((dx, accumulate)) = dx {
-                    let gradient = dlow.matmul(&self.get(program, a)?)?;
+                    let gradient = self.products.of(&dlow, &self.get(program, a)?)?;
                     let gradient = self.masked(program, gradient, dropout, dx)?;
                     self.set(program, dx, gradient, accumulate)?;
                 }
@@ -412,7 +359,7 @@ impl Candle {
             }
             Instruction::Attention { qkv, heads, out, log_sums, dropout } => {
                 let size = program.value(out).columns(&self.sizes) / heads;
-                let padding = Padding::new(&self.batch.starts, heads, size, &self.device)?;
+                let padding = Padding::new(&self.batch.starts, heads, size, (&self.device, self.products))?;
                 let mask = self.attention_mask(dropout, heads, padding.longest)?;
                 let (context, sums) = padding.forward(&self.get(program, qkv)?, mask.as_ref())?;
                 self.set(program, log_sums, sums.flatten_all()?, false)?;
@@ -420,7 +367,7 @@ impl Candle {
             }
             Instruction::AttentionBackward { dout, qkv, heads, dqkv, dropout, .. } => {
                 let size = program.value(dout).columns(&self.sizes) / heads;
-                let padding = Padding::new(&self.batch.starts, heads, size, &self.device)?;
+                let padding = Padding::new(&self.batch.starts, heads, size, (&self.device, self.products))?;
                 let mask = self.attention_mask(dropout, heads, padding.longest)?;
                 let (dout, qkv) = (self.get(program, dout)?, self.get(program, qkv)?);
                 let (gradient, _) = padding.backward(&dout, &qkv, mask.as_ref())?;
@@ -500,7 +447,11 @@ impl Candle {
                 self.set(program, dlogits, gradient, false)
             }
             Instruction::SumLoss { x, loss } => {
-                self.losses[loss] += f64::from(self.get(program, x)?.sum_all()?.to_scalar::<f32>()?);
+                let sum = self.get(program, x)?.sum_all()?;
+                self.losses[loss] = Some(match self.losses[loss].take() {
+                    Some(before) => (before + sum)?,
+                    None => sum,
+                });
                 Ok(())
             }
             Instruction::Fill { out, scalar } => {

@@ -8,15 +8,19 @@ mod choices;
 mod execute;
 mod expressions;
 mod masks;
+pub mod products;
 mod relative;
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 
 use candle_core::{DType, Device, Tensor};
 
+use crate::backend::candle::products::Products;
 use crate::backend::{AdamW, Backend, BackendError, Step};
 use crate::batch::Batch;
 use crate::compile::Compiled;
+use crate::device::Precision;
 use crate::parameters::Parameters;
 use crate::program::build::Program;
 use crate::program::instruction::{Access, Instruction};
@@ -35,8 +39,13 @@ impl From<candle_core::Error> for BackendError {
 /// Runs programs on a device of candle's.
 pub struct Candle {
     device: Device,
+    products: Products,
     /// By block: its elements, flat.
     blocks: Vec<Tensor>,
+    /// By block: whether anything of it trains.
+    trains: Vec<bool>,
+    /// By block, first element and number: frozen weights as products take them.
+    frozen: RefCell<BTreeMap<(usize, usize, usize), Tensor>>,
     /// Gradients by block and first element, flat.
     gradients: BTreeMap<(usize, usize), Tensor>,
     /// Moments of AdamW by block and first element.
@@ -48,7 +57,8 @@ pub struct Candle {
     batch: Batch,
     sizes: Sizes,
     step: Step,
-    losses: Vec<f64>,
+    /// By loss: the sum of its elements so far, left on the device.
+    losses: Vec<Option<Tensor>>,
     /// Place of the next instruction, and the last use of each value.
     place: usize,
     last_use: Vec<usize>,
@@ -59,7 +69,10 @@ impl Candle {
     pub fn new(device: Device) -> Candle {
         Candle {
             device,
+            products: Products::Fp32,
             blocks: Vec::new(),
+            trains: Vec::new(),
+            frozen: RefCell::default(),
             gradients: BTreeMap::new(),
             moments: BTreeMap::new(),
             values: Vec::new(),
@@ -73,6 +86,12 @@ impl Candle {
         }
     }
 
+    /// The same backend, which computes in another precision.
+    #[must_use]
+    pub fn in_precision(self, precision: Precision) -> Candle {
+        Candle { products: precision.into(), ..self }
+    }
+
     /// The gradient of a range of a block, in the pieces in which it was made.
     fn gradient(&self, block: usize, offset: usize, count: usize) -> Result<Tensor, BackendError> {
         for (&(other, start), gradient) in self.gradients.range((block, 0)..=(block, offset)).rev() {
@@ -84,8 +103,18 @@ impl Candle {
     }
 }
 
+/// The numbers that a device has computed, for which it is waited for once.
+fn numbers(scalars: &[Tensor]) -> Result<Vec<f64>, BackendError> {
+    if scalars.is_empty() {
+        return Ok(Vec::new());
+    }
+    Ok(Tensor::stack(scalars, 0)?.to_vec1::<f32>()?.into_iter().map(f64::from).collect())
+}
+
 impl Backend for Candle {
-    fn set_parameters(&mut self, _: &Parameters, blocks: Vec<Vec<f32>>) -> Result<(), BackendError> {
+    fn set_parameters(&mut self, parameters: &Parameters, blocks: Vec<Vec<f32>>) -> Result<(), BackendError> {
+        self.trains = parameters.blocks.iter().map(|block| block.trains()).collect();
+        self.frozen.take();
         self.gradients.clear();
         self.moments.clear();
         let tensor = |elements: Vec<f32>| {
@@ -102,6 +131,7 @@ impl Backend for Candle {
 
     fn write_block(&mut self, block: usize, elements: &[f32]) -> Result<(), BackendError> {
         self.blocks[block] = Tensor::from_slice(elements, elements.len(), &self.device)?;
+        self.frozen.borrow_mut().retain(|&(other, ..), _| other != block);
         Ok(())
     }
 
@@ -124,7 +154,7 @@ impl Backend for Candle {
         self.batch.clone_from(batch);
         self.sizes = Sizes::of(batch);
         self.step.clone_from(step);
-        self.losses = vec![0.0; program.losses.len()];
+        self.losses = vec![None; program.losses.len()];
         self.place = 0;
         self.last_use = vec![0; program.values.len()];
         for (place, instruction) in program.instructions().enumerate() {
@@ -158,15 +188,16 @@ impl Backend for Candle {
     }
 
     fn losses(&self) -> Result<Vec<f64>, BackendError> {
-        Ok(self.losses.clone())
+        let sums = self.losses.iter().flatten().cloned().collect::<Vec<_>>();
+        let mut sums = numbers(&sums)?.into_iter();
+        let sum = |loss: &Option<Tensor>| loss.as_ref().and_then(|_| sums.next()).unwrap_or_default();
+        Ok(self.losses.iter().map(sum).collect())
     }
 
     fn gradient_norm(&self) -> Result<f64, BackendError> {
-        let mut squares = 0.0;
-        for gradient in self.gradients.values() {
-            squares += f64::from(gradient.sqr()?.sum_all()?.to_scalar::<f32>()?);
-        }
-        Ok(squares.sqrt())
+        let squares = self.gradients.values().map(|gradient| gradient.sqr()?.sum_all());
+        let squares = squares.collect::<candle_core::Result<Vec<_>>>()?;
+        Ok(numbers(&squares)?.iter().sum::<f64>().sqrt())
     }
 
     fn gradient_is_zero(
@@ -201,16 +232,7 @@ impl Backend for Candle {
         let change = ((&first / denominator)? * (rule.learning_rate / correction(rule.beta1)))?;
         let decayed = (parameter * (1.0 - rule.learning_rate * rule.weight_decay))?;
         let updated = (decayed - change)?;
-        self.blocks[block] = match part.elements == self.blocks[block].elem_count() {
-            true => updated,
-            false => {
-                let (start, end) = (part.offset, part.offset + part.elements);
-                let rest = self.blocks[block].elem_count() - end;
-                let (before, behind) =
-                    (self.blocks[block].narrow(0, 0, start)?, self.blocks[block].narrow(0, end, rest)?);
-                Tensor::cat(&[&before, &updated, &behind], 0)?
-            }
-        };
+        self.set_part(block, part.offset, updated)?;
         self.moments.insert((block, part.offset), [first, second]);
         let last = parameters.blocks[block].parts.iter().rfind(|part| part.trained);
         if last.is_some_and(|last| last.offset == part.offset) {
@@ -231,6 +253,20 @@ impl Backend for Candle {
 }
 
 impl Candle {
+    /// Puts other elements in the place of a part of a block.
+    fn set_part(&mut self, block: usize, offset: usize, elements: Tensor) -> Result<(), BackendError> {
+        let (whole, end) = (&self.blocks[block], offset + elements.elem_count());
+        self.blocks[block] = match elements.elem_count() == whole.elem_count() {
+            true => elements,
+            false => {
+                let before = whole.narrow(0, 0, offset)?;
+                let behind = whole.narrow(0, end, whole.elem_count() - end)?;
+                Tensor::cat(&[&before, &elements, &behind], 0)?
+            }
+        };
+        Ok(())
+    }
+
     /// Puts a gradient at its place in a block. Products read parameters side by
     /// side or alone, so that pieces may overlap: these become one.
     fn set_gradient(
@@ -310,6 +346,28 @@ impl Candle {
             }
         }
         Ok(())
+    }
+
+    /// A weight as products take it, of its shape. What does not train is converted once.
+    fn weight(&self, program: &Program, value: ValueId) -> Result<Tensor, BackendError> {
+        let Storage::Parameter { block, offset } = program.value(value).storage else {
+            return self.get(program, value);
+        };
+        if self.products == Products::Fp32 || self.trains[block] {
+            return self.get(program, value);
+        }
+        let sizes = program.value(value).sizes(&self.sizes);
+        let key = (block, offset, sizes.iter().product());
+        let known = self.frozen.borrow().get(&key).cloned();
+        let converted = match known {
+            Some(known) => known,
+            None => {
+                let converted = self.products.operand(&self.get(program, value)?.flatten_all()?)?;
+                self.frozen.borrow_mut().insert(key, converted.clone());
+                converted
+            }
+        };
+        Ok(converted.reshape(sizes)?)
     }
 
     /// Puts elements at a value's place, added to what is there if so said.

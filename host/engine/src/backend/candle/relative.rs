@@ -6,6 +6,7 @@ use candle_core::{Device, Tensor};
 use crate::backend::BackendError;
 use crate::backend::candle::Candle;
 use crate::backend::candle::attention::Padding;
+use crate::backend::candle::products::Products;
 use crate::program::build::Program;
 use crate::program::instruction::Instruction;
 use crate::program::relative::{Buckets, Terms};
@@ -19,6 +20,7 @@ pub struct Relative {
     keys: Option<Tensor>,
     /// [longest, longest]: the row for a query's place and a key's.
     index: Tensor,
+    products: Products,
 }
 
 impl Relative {
@@ -28,7 +30,7 @@ impl Relative {
         (heads, size): (usize, usize),
         longest: usize,
         (buckets, terms): (Buckets, Terms),
-        device: &Device,
+        (device, products): (&Device, Products),
     ) -> Result<Relative> {
         let (rows, hidden) = (positions.dim(0)?, heads * size);
         let part = |number: usize| -> Result<Tensor> {
@@ -43,6 +45,7 @@ impl Relative {
             queries: terms.position_to_content.then(|| part(0)).transpose()?,
             keys: terms.content_to_position.then(|| part(before)).transpose()?,
             index: Tensor::from_vec(index, (longest, longest), device)?,
+            products,
         })
     }
 
@@ -63,7 +66,7 @@ impl Relative {
     /// What contents give by positions, [sequences, heads, contents, longest].
     fn term(&self, contents: &Tensor, positions: &Tensor, of_keys: bool) -> Result<Tensor> {
         let positions = Self::for_each(positions, contents)?;
-        let all = contents.matmul(&positions.transpose(2, 3)?.contiguous()?)?;
+        let all = self.products.of(contents, &positions.transpose(2, 3)?)?;
         Ok(all.gather(&self.index_for(contents, of_keys)?, 3)?)
     }
 
@@ -93,8 +96,8 @@ impl Relative {
         let zeros =
             Tensor::zeros((sequences, heads, longest, positions.dim(2)?), dscores.dtype(), dscores.device())?;
         let all = zeros.scatter_add(&self.index_for(contents, of_keys)?, dscores, 3)?;
-        let of_positions = all.transpose(2, 3)?.contiguous()?.matmul(contents)?.sum(0)?;
-        Ok((all.matmul(&positions)?, of_positions))
+        let of_positions = self.products.of(&all.transpose(2, 3)?, contents)?.sum(0)?;
+        Ok((self.products.of(&all, &positions)?, of_positions))
     }
 
     /// Gradients of queries, keys, and positions [rows, parts * heads * size].
@@ -177,9 +180,10 @@ impl Candle {
         (heads, size): (usize, usize),
         (buckets, terms): (Buckets, Terms),
     ) -> Result<Padding> {
-        let mut padding = Padding::new(&self.batch.starts, heads, size, &self.device)?;
+        let mut padding = Padding::new(&self.batch.starts, heads, size, (&self.device, self.products))?;
         let sizes = (heads, size);
-        let relative = Relative::new(positions, sizes, padding.longest, (buckets, terms), &self.device)?;
+        let on = (&self.device, self.products);
+        let relative = Relative::new(positions, sizes, padding.longest, (buckets, terms), on)?;
         padding.by_positions(relative, terms.scale(size));
         Ok(padding)
     }
