@@ -26,7 +26,7 @@ pub struct Head {
     pub genres: u32,
 }
 
-/// Spans that are kept of a document, all [spans].
+/// Spans that are kept of a document, all `[spans]`.
 struct Candidates {
     /// The places of their scores in [words, width].
     places: Node,
@@ -151,13 +151,13 @@ impl Head {
     }
 }
 
-/// [n] as [n, 1].
+/// `[n]` as `[n, 1]`.
 fn column(value: Node) -> Node {
     value.reshape([value.shape()[0], 1])
 }
 
 /// `-log` of the probability that a span's antecedent is any of the right ones,
-/// [spans] (Lee et al. 2017, eq. 7): right are earlier spans of the same entity,
+/// `[spans]` (Lee et al. 2017, eq. 7): right are earlier spans of the same entity,
 /// and where there are none, no antecedent.
 fn negative_log_likelihood(scores: Node, gold: Node) -> Node {
     let gold = column(gold);
@@ -173,7 +173,7 @@ fn negative_log_likelihood(scores: Node, gold: Node) -> Node {
     all - concat(&[of_right, of_none], 1).log_sum_exp(1, false)
 }
 
-/// Binary cross-entropy of mention scores, [spans].
+/// Binary cross-entropy of mention scores, `[spans]`.
 fn mention_loss(scores: Node, gold: Node) -> Node {
     let (scores, gold) = (column(scores), column(gold));
     let mention = whole_numbers([1, 1], &[0]).less(gold);
