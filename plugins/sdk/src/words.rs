@@ -90,7 +90,7 @@ pub fn states(field: &str, at_most: u32, shared: u32) -> Node {
     Node(raw::word_states(sequence))
 }
 
-/// The numbers of a field, integers [words].
+/// The numbers of a field, integers `[words]`.
 #[track_caller]
 pub fn numbers_of(field: &str) -> Node {
     here(Location::caller());
