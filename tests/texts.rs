@@ -38,6 +38,20 @@ fn articles(family: &str) -> tempfile::TempDir {
     folder
 }
 
+#[test]
+fn a_summary_that_is_too_long_is_an_error_where_the_config_says_so() {
+    let folder = articles("t5");
+    let path = folder.path();
+    let config = fs::read_to_string(path.join("experiment.toml")).unwrap();
+    fs::write(path.join("experiment.toml"), config.replace("[task]", "too_long = \"error\"\n[task]"))
+        .unwrap();
+    let train = path.join("data/train.jsonl");
+    let long = json!({ "document": "word5 word6", "summary": "word7 ".repeat(20), "id": "long" });
+    fs::write(&train, format!("{}{long}\n", fs::read_to_string(&train).unwrap())).unwrap();
+    let text = fails(host(path, &["run", "experiment.toml"]), 1);
+    assert!(text.contains("1 of 11 targets of train have more than 8 tokens"), "{text}");
+}
+
 /// The lines of a file of JSON.
 fn read(path: &Path) -> Vec<Value> {
     fs::read_to_string(path).unwrap().lines().map(|line| serde_json::from_str(line).unwrap()).collect()

@@ -43,10 +43,10 @@ pub struct Measured {
     /// Floating-point operations of a step's matrix products, on average.
     pub product_operations_per_step: f64,
     /// Floating-point operations a second of large matrix products on the same
-    /// threads, the best of several; where it is measured.
-    pub peak_operations_per_second: Option<f64>,
+    /// threads, the best of several.
+    pub peak_operations_per_second: f64,
     /// The part of that peak that the steps reached.
-    pub share_of_peak: Option<f64>,
+    pub share_of_peak: f64,
     /// From the start of the process to the end of its first step.
     pub seconds_to_first_step: f64,
     /// What the whole process held at most.

@@ -423,7 +423,8 @@ const CONFIG_HELP: &str = r#"A config:
   name = "NAME"                  # all other keys are the task's: host plugin show NAME
 
   [training]                     # names and defaults of transformers' TrainingArguments
-  learning_rate, head_learning_rate (what the task adds), num_train_epochs, max_steps, per_device_train_batch_size,
+  learning_rate, head_learning_rate (of what the task adds), num_train_epochs,
+  max_steps, per_device_train_batch_size,
   train_batch_tokens, per_device_eval_batch_size, gradient_accumulation_steps,
   weight_decay, adam_beta1, adam_beta2, adam_epsilon, max_grad_norm,
   lr_scheduler_type (linear, constant, cosine), warmup_ratio, warmup_steps,

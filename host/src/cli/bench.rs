@@ -44,14 +44,12 @@ pub fn bench(arguments: &BenchArguments) -> Result<()> {
         terminal::print(&format!("{}\n", serde_json::to_string_pretty(&measured)?))?;
     } else if let Some(first) = measured.first() {
         let machine = format!(
-            "{}; {} {}, {}{}\n",
+            "{}; {} {}, {}, peak {:.0} GFLOP/s\n",
             first.machine.words(),
             first.device,
             first.precision,
             words::plural(first.threads as u64, "thread"),
-            first
-                .peak_operations_per_second
-                .map_or(String::new(), |peak| format!(", peak {:.0} GFLOP/s", peak / 1e9)),
+            first.peak_operations_per_second / 1e9,
         );
         terminal::print(&format!("{}{machine}", table(&measured)))?;
         if arguments.profile {
@@ -123,7 +121,7 @@ fn table(measured: &[Measured]) -> String {
                 format!("{:.1}", result.examples_per_second),
                 words::duration(epoch),
                 words::count(result.evaluation_tokens_per_second as u64),
-                result.share_of_peak.map_or("–".into(), |share| format!("{:.0}%", 100.0 * share)),
+                format!("{:.0}%", 100.0 * result.share_of_peak),
                 words::bytes(result.peak_memory_bytes as f64),
                 words::bytes(result.estimated_memory_bytes as f64),
             ]

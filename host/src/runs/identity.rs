@@ -9,7 +9,8 @@ use crate::cell::{CellSpec, Digests};
 ///
 /// Paths, labels and where a plugin comes from do not count, their contents'
 /// digests do. The number of threads does not either: results agree over it to
-/// rounding; nor which of several like devices it is. Of what the hub has, the commit counts beside the files' digests.
+/// rounding; nor which of several like devices it is. Of what the hub has, the commit
+/// counts beside the files' digests.
 pub fn identity(spec: &CellSpec, digests: &Digests) -> String {
     digest(&described(spec, digests, Some(spec.seed)))
 }

@@ -69,7 +69,7 @@ pub fn measure(spec: &BenchmarkSpec, started: Instant) -> Result<Measured> {
     let evaluation = start.elapsed().as_secs_f64();
     // Before the matrices of the peak take memory of their own.
     let peak_memory_bytes = machine::peak_memory();
-    let peak = Some(cell.device.peak_operations(cell.threads, cell.precision)?);
+    let peak = cell.device.peak_operations(cell.threads, cell.precision)?;
     let total: f64 = step_seconds.iter().sum();
     let mut sorted = step_seconds.clone();
     sorted.sort_by(f64::total_cmp);
@@ -88,7 +88,7 @@ pub fn measure(spec: &BenchmarkSpec, started: Instant) -> Result<Measured> {
         evaluation_tokens_per_second: tokens / evaluation,
         product_operations_per_step: operations as f64 / steps,
         peak_operations_per_second: peak,
-        share_of_peak: peak.map(|peak| operations as f64 / total / peak),
+        share_of_peak: operations as f64 / total / peak,
         seconds_to_first_step,
         peak_memory_bytes,
         estimated_memory_bytes: memory.total(),

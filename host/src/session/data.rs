@@ -17,6 +17,7 @@ use host_engine::text::Tokenizer;
 use host_ir::task::{Example, HeadKind, Layout, Sequence, SplitUse, TaskPlan};
 use host_plugin::Task;
 
+use crate::cell::TooLong;
 use crate::session::duplicates::Seen;
 
 /// A split that is ready for the model.
@@ -132,6 +133,7 @@ pub struct Tokenising<'a> {
     /// The most tokens of a sequence, virtual ones not among them.
     pub room: usize,
     pub max_bad_records: u64,
+    pub too_long: TooLong,
 }
 
 impl Tokenising<'_> {
@@ -162,6 +164,27 @@ impl Tokenising<'_> {
         Ok(splits.into_iter().map(|(_, split)| split).collect())
     }
 
+    /// A warning of what was cut, where that is allowed; `cut` are those of so many.
+    ///
+    /// # Errors
+    /// The config wants no sequence cut.
+    fn shortened(
+        &self,
+        split: &str,
+        what: &str,
+        (cut, all): (usize, usize),
+        room: usize,
+    ) -> Result<Option<String>> {
+        match self.too_long {
+            _ if cut == 0 => Ok(None),
+            TooLong::Cut => Ok(Some(format!("{cut} of {all} {what} of {split} were cut to {room} tokens"))),
+            TooLong::Error => bail!(
+                "{cut} of {all} {what} of {split} have more than {room} tokens, and data.too_long is \"error\"; \
+                 \"cut\" would cut them"
+            ),
+        }
+    }
+
     fn split(&self, found: &FoundSplit, seen: &mut Seen, warnings: &mut Vec<String>) -> Result<Split> {
         let (reading, layout) = (self.reading()?, &self.task.layout);
         let (mut dataset, mut kept) = (Dataset::new(layout), Vec::new());
@@ -181,21 +204,11 @@ impl Tokenising<'_> {
             }
             Ok(())
         })?;
-        if dataset.cut > 0 {
-            let (cut, sequences) = (dataset.cut, dataset.sequences());
-            warnings.push(format!(
-                "{cut} of {sequences} sequences of {} were cut to {} tokens",
-                found.name, self.room
-            ));
-        }
-        if let Some(targets) = dataset.targets.as_ref().filter(|targets| targets.cut > 0) {
-            warnings.push(format!(
-                "{} of {} targets of {} were cut to {} tokens",
-                targets.cut,
-                dataset.len(),
-                found.name,
-                targets.longest()
-            ));
+        let sequences = (dataset.cut, dataset.sequences());
+        warnings.extend(self.shortened(&found.name, "sequences", sequences, self.room)?);
+        if let Some(targets) = &dataset.targets {
+            let (cut, longest) = ((targets.cut, dataset.len()), targets.longest());
+            warnings.extend(self.shortened(&found.name, "targets", cut, longest)?);
         }
         match found.usage {
             SplitUse::Train => check_gold(layout, &dataset)?,

@@ -14,7 +14,7 @@ use host_engine::text::Tokenizer;
 use host_ir::model::ModelDescription;
 use host_ir::task::{Example, FieldType, Layout, SplitUse};
 
-use crate::cell::CellSpec;
+use crate::cell::{CellSpec, TooLong};
 use crate::dataset::{ClassCounts, DataReport, Lengths, ShownExample, SplitReport};
 use crate::embedded;
 use crate::session::data::{self, Tokenising, parse};
@@ -50,6 +50,8 @@ pub fn describe_data(spec: &CellSpec, shown: usize) -> Result<DataReport> {
         config: config.as_ref(),
         room: data::room(&plan, config.as_ref(), 0)?,
         max_bad_records: spec.data.max_bad_records,
+        // What would be cut is shown, not refused.
+        too_long: TooLong::Cut,
     };
     let mut seen = Seen::new(&tokenising.reading()?);
     let mut order: Vec<usize> = (0..found.len()).collect();

@@ -27,7 +27,7 @@ use host_ir::settings::Values;
 use host_ir::task::{HeadKind, Layout, SplitUse, TaskPlan};
 use host_plugin::{Kind, Limits, Plugin, Task};
 
-use crate::cell::{BestMetric, CellSpec, Origin, PluginSpec, Summary, TooLong};
+use crate::cell::{BestMetric, CellSpec, Origin, PluginSpec, Summary};
 use crate::embedded;
 use crate::plugins::EMBEDDED;
 use crate::session::data::{self, Split, Tokenising};
@@ -195,19 +195,9 @@ fn prepare_with(spec: &CellSpec, saved: Option<MethodPlan>) -> Result<Prepared> 
         config: config.as_ref(),
         room,
         max_bad_records: spec.data.max_bad_records,
+        too_long: spec.data.too_long,
     };
     let splits = tokenising.all(&found, &mut warnings)?;
-    if let (TooLong::Error, Some(split)) =
-        (spec.data.too_long, splits.iter().find(|split| split.dataset.cut > 0))
-    {
-        bail!(
-            "{} of {} sequences of {} have more than {room} tokens, and data.too_long is \"error\"; \"cut\" would \
-             cut them",
-            split.dataset.cut,
-            split.dataset.len(),
-            split.name
-        );
-    }
     let plans = Plans::new(config, description, task_plan, method_plan);
     let training =
         plans.training().with_context(|| format!("the plan of {} cannot be compiled", spec.method.name))?;

@@ -44,7 +44,9 @@ pub fn windows(
         }
         if end == start {
             return Err(format!(
-                "the word {start} has {} tokens, and a window has room for {room}",
+                "the word {}, \"{}\", has {} tokens, and a window has room for {room}",
+                start + 1,
+                words[start],
                 lengths[start]
             ));
         }
@@ -215,7 +217,7 @@ mod tests {
     fn what_no_window_holds_is_an_error() {
         let tokenizer = tokenizer();
         let error = windows(&tokenizer, &words("a abcbc"), 5, 0).unwrap_err();
-        assert_eq!(error, "the word 1 has 5 tokens, and a window has room for 3");
+        assert_eq!(error, "the word 2, \"abcbc\", has 5 tokens, and a window has room for 3");
         assert!(windows(&tokenizer, &[], 5, 0).is_err());
     }
 
