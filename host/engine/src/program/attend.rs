@@ -2,9 +2,10 @@
 //! another sequence, and with a bias by the distance.
 
 use crate::kernels::relative::Buckets;
+use crate::program::access::Access;
 use crate::program::backward::Reverse;
 use crate::program::build::Builder;
-use crate::program::instruction::{Access, Dropout, Instruction};
+use crate::program::instruction::{Dropout, Instruction};
 use crate::program::value::{Extent, Storage, ValueId};
 
 /// Softmax attention (Vaswani et al. 2017, eq. 1) within each sequence of the

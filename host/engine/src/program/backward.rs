@@ -8,8 +8,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::parameters::{Parameters, Part};
+use crate::program::access::Access;
 use crate::program::build::{CompileError, Program};
-use crate::program::instruction::{Access, Fold, Instruction, Scalar};
+use crate::program::instruction::{Fold, Instruction, Scalar};
 use crate::program::value::{Extent, Storage, ValueId};
 
 /// Adds the reverse pass to a program.

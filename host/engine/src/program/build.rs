@@ -7,7 +7,8 @@ use host_ir::model::{ModelDescription, ParameterId, SiteId};
 use host_ir::task::TaskPlan;
 
 use crate::parameters::Parameters;
-use crate::program::instruction::{Access, Activation, Dropout, Instruction, Integers, RowChoice};
+use crate::program::access::Access;
+use crate::program::instruction::{Activation, Dropout, Instruction, Integers, RowChoice};
 use crate::program::value::{Extent, Storage, Value, ValueId};
 
 /// Why a plan cannot be compiled.

@@ -5,8 +5,9 @@
 //! arena grows to the largest batch and is never given back, so that a warm
 //! step allocates nothing.
 
+use crate::program::access::Access;
 use crate::program::build::Program;
-use crate::program::instruction::{Access, Instruction};
+use crate::program::instruction::Instruction;
 use crate::program::value::{Sizes, Storage, ValueId};
 
 /// Elements at which values start: a cache line.

@@ -5,8 +5,9 @@
 
 use std::collections::BTreeMap;
 
+use crate::program::access::Access;
 use crate::program::build::Program;
-use crate::program::instruction::{Access, Instruction, RowChoice};
+use crate::program::instruction::{Instruction, RowChoice};
 use crate::program::value::{Extent, Storage, ValueId};
 
 impl RowChoice {

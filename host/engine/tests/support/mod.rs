@@ -319,19 +319,24 @@ pub fn weight_hook(recorder: &mut Recorder, names: &[&str]) {
     }
 }
 
-/// y' = y * l (Liu et al. 2022, eq. 3), and a bottleneck after feed-forward
-/// layers, with several element-wise functions on the way.
-pub fn scaled_outputs(recorder: &mut Recorder, names: &[&str]) {
-    use host_ir::graph::{Binary, Unary};
+/// y' = of(y, s y), with s trained.
+fn rescaled(recorder: &mut Recorder, names: &[&str], of: fn(&mut Recorder, u32, u32) -> u32) {
     for site in select(recorder, names) {
         let outputs = recorder.site_outputs(site).unwrap();
         let scale = recorder.full(&[outputs], 0.0).unwrap();
         let scale = recorder.parameter(Some(site), "scale", scale, true).unwrap();
         let y = recorder.site_output(site).unwrap();
-        let product = recorder.binary(Binary::Multiply, y, scale).unwrap();
-        let sum = recorder.binary(Binary::Add, product, y).unwrap();
-        recorder.replace_output(site, sum).unwrap();
+        let product = recorder.binary(host_ir::graph::Binary::Multiply, y, scale).unwrap();
+        let replaced = of(recorder, y, product);
+        recorder.replace_output(site, replaced).unwrap();
     }
+}
+
+/// y' = y * l (Liu et al. 2022, eq. 3), and a bottleneck after feed-forward
+/// layers, with several element-wise functions on the way.
+pub fn scaled_outputs(recorder: &mut Recorder, names: &[&str]) {
+    use host_ir::graph::{Binary, Unary};
+    rescaled(recorder, names, |recorder, y, product| recorder.binary(Binary::Add, product, y).unwrap());
     for site in recorder.sites("feed-forward").unwrap() {
         let size = recorder.site_outputs(site).unwrap();
         let down = recorder.full(&[size, 6], 0.0).unwrap();
@@ -356,16 +361,8 @@ pub fn scaled_outputs(recorder: &mut Recorder, names: &[&str]) {
 
 /// y' = tanh(s y), right before a norm: the reverse rule of tanh reads its result.
 pub fn squashed_outputs(recorder: &mut Recorder, names: &[&str]) {
-    use host_ir::graph::{Binary, Unary};
-    for site in select(recorder, names) {
-        let outputs = recorder.site_outputs(site).unwrap();
-        let scale = recorder.full(&[outputs], 0.0).unwrap();
-        let scale = recorder.parameter(Some(site), "scale", scale, true).unwrap();
-        let y = recorder.site_output(site).unwrap();
-        let product = recorder.binary(Binary::Multiply, y, scale).unwrap();
-        let squashed = recorder.unary(Unary::Tanh, product).unwrap();
-        recorder.replace_output(site, squashed).unwrap();
-    }
+    use host_ir::graph::Unary;
+    rescaled(recorder, names, |recorder, _, product| recorder.unary(Unary::Tanh, product).unwrap());
 }
 
 /// Largest difference of two lists of tensors by the larger of the tensor's

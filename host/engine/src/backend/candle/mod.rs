@@ -22,8 +22,9 @@ use crate::batch::Batch;
 use crate::compile::Compiled;
 use crate::device::Precision;
 use crate::parameters::Parameters;
+use crate::program::access::Access;
 use crate::program::build::Program;
-use crate::program::instruction::{Access, Instruction};
+use crate::program::instruction::Instruction;
 use crate::program::value::{Sizes, Storage, ValueId};
 
 impl From<candle_core::Error> for BackendError {
