@@ -2,7 +2,8 @@
 
 The head is that of the task plugin, written here again from the papers: scores
 of spans from their starts and ends, pruning, scores of antecedents, and the
-marginal log-likelihood of the right ones (Kirstain et al. 2021; Lee et al. 2017).
+marginal log-likelihood of the right ones (Kirstain et al. 2021; Lee et al. 2017),
+with a cross-entropy over all spans, gold mentions being 1 (Zhang et al. 2018).
 A document of two windows, with its loss, the best antecedents and all gradients.
 """
 
@@ -60,6 +61,9 @@ def loss(states, p):
                 pair = starts[first] @ p["mentions.pair.weight"] @ ends[last]
                 scores.append(starts[first] @ p["mentions.start.score.weight"][:, 0] + ends[last] @ p["mentions.end.score.weight"][:, 0] + pair)
     scores = torch.stack(scores)
+    entity = {(first, last): number for first, last, number in MENTIONS}
+    gold = torch.tensor([float(span in entity) for span in spans])
+    mention = torch.nn.functional.binary_cross_entropy_with_logits(scores, gold, reduction="sum") / (SHARE * words)
     kept = sorted(scores.topk(math.ceil(SHARE * words)).indices.tolist())
     spans, scores = [spans[place] for place in kept], scores[kept]
     starts, ends = layer("antecedents.start"), layer("antecedents.end")
@@ -67,7 +71,6 @@ def loss(states, p):
     pairs = vectors @ p["antecedents.pair.weight"] @ vectors.T
     opinions = vectors @ p["antecedents.distance.weight"] + p["antecedents.distance.bias"]
     of_genre = vectors @ p["antecedents.genre.weight"] + p["antecedents.genre.bias"]
-    entity = {(first, last): number for first, last, number in MENTIONS}
     losses, antecedents, best = [], [], []
     for i, (first, last) in enumerate(spans):
         row, right = [torch.zeros(())], []
@@ -85,8 +88,6 @@ def loss(states, p):
         losses.append(torch.logsumexp(row, 0) - torch.logsumexp(row[right or [0]], 0))
         antecedents.append(int(row[1:].argmax()) if i else 0)
         best.append(row[1:].max().item() if i else None)
-    gold = torch.tensor([float(span in entity) for span in spans])
-    mention = torch.nn.functional.binary_cross_entropy_with_logits(scores, gold)
     links = {"places": [first * WIDTH + last - first for first, last in spans], "antecedents": antecedents, "scores": best}
     return torch.stack(losses).mean() + MENTION_LOSS * mention, links
 

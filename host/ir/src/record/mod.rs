@@ -8,8 +8,10 @@
 mod data;
 mod generate;
 mod graph;
+mod layout;
 mod model;
 mod planner;
+mod results;
 #[cfg(test)]
 mod sequence_tests;
 mod task;
@@ -25,7 +27,8 @@ use crate::settings::{Declaration, Description, Setting, SettingType, Values};
 use crate::task::{Layout, TaskPlan};
 
 pub use crate::select::NamesOrPattern;
-pub use data::{MeasureCall, ParseCall, PredictCall, ScoreCall};
+pub use data::ParseCall;
+pub use results::{MeasureCall, PredictCall, ScoreCall};
 pub use words::NumberedSpan;
 
 /// Why a call was refused.

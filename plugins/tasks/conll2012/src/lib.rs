@@ -25,8 +25,8 @@ config! {
         head_size: u32 = 384 => 8..=8192,
         /// Dropout of the head's hidden layers.
         head_dropout: f64 = 0.3 => 0.0..=0.9,
-        /// Weight of a loss that asks candidates to be gold mentions, beside the one over antecedents.
-        mention_loss: f64 = 0.0 => 0.0..=100.0,
+        /// Weight of a loss that tells gold mentions from all other spans, beside the one over antecedents.
+        mention_loss: f64 = 1.0 => 0.0..=100.0,
         /// Tell the head whether two mentions have one speaker.
         speakers: bool = true,
         /// Kinds of text that the head tells apart, such as bc, nw and wb: a document is of the

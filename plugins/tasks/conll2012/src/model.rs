@@ -33,6 +33,9 @@ struct Candidates {
     starts: Node,
     ends: Node,
     scores: Node,
+    /// The scores of all spans, [words, width], and 1 where there is such a span.
+    of_all: Node,
+    possible: Node,
 }
 
 impl Head {
@@ -40,10 +43,14 @@ impl Head {
         let states = words::states("words", self.max_tokens, self.shared_words);
         let candidates = self.candidates(states);
         let scores = self.antecedents(states, &candidates);
-        let gold = words::spans_of("mentions", self.width).elements(candidates.places);
-        words::loss(negative_log_likelihood(scores, gold));
+        let gold = words::spans_of("mentions", self.width);
+        words::loss(negative_log_likelihood(scores, gold.elements(candidates.places)));
         if self.mention_loss > 0.0 {
-            words::loss(mention_loss(candidates.scores, gold) * self.mention_loss);
+            // The sum over spans, for each candidate as the other loss is.
+            let spans_per_candidate =
+                f64::from(self.width) * 1000.0 / f64::from(self.spans_per_thousand_words);
+            let loss = mention_loss(candidates.of_all, gold) * candidates.possible;
+            words::loss(loss * (self.mention_loss * spans_per_candidate));
         }
         words::output("place", candidates.places);
         words::output("antecedent", scores.arg_max(1));
@@ -88,11 +95,12 @@ impl Head {
             let one_sentence = sentences.equal(sentences.shift(further));
             possible.push(column(one_sentence));
         }
-        let scores = concat(&columns, 1) + (concat(&possible, 1) - 1.0) * IMPOSSIBLE;
+        let (of_all, possible) = (concat(&columns, 1), concat(&possible, 1));
+        let scores = of_all + (possible - 1.0) * IMPOSSIBLE;
         let places = scores.largest(self.spans_per_thousand_words);
         let starts = places.quotient(self.width);
         let ends = starts + places.remainder(self.width);
-        Candidates { places, starts, ends, scores: scores.elements(places) }
+        Candidates { places, starts, ends, scores: scores.elements(places), of_all, possible }
     }
 
     /// Scores of each span's antecedents, [spans, spans] (eq. 3 and 4): the
@@ -173,10 +181,13 @@ fn negative_log_likelihood(scores: Node, gold: Node) -> Node {
     all - concat(&[of_right, of_none], 1).log_sum_exp(1, false)
 }
 
-/// Binary cross-entropy of mention scores, `[spans]`.
+/// Binary cross-entropy of the scores of spans, `[words, width]`, gold mentions being 1.
 fn mention_loss(scores: Node, gold: Node) -> Node {
-    let (scores, gold) = (column(scores), column(gold));
     let mention = whole_numbers([1, 1], &[0]).less(gold);
-    let softplus = concat(&[scores, mention * 0.0], 1).log_sum_exp(1, true);
-    softplus - scores * mention
+    softplus(scores) - scores * mention
+}
+
+/// `log(1 + exp(x))`, without an overflow where x is large.
+fn softplus(x: Node) -> Node {
+    x.relu() + ((x.abs() * -1.0).exp() + 1.0).log()
 }
