@@ -1,6 +1,8 @@
 //! Models and data by their names at a hub: brought whole and once, or a sentence
 //! that says why not and what to do.
 
+#[path = "hub/data.rs"]
+mod data;
 #[path = "hub/server.rs"]
 mod server;
 mod support;

@@ -11,7 +11,7 @@ pub struct ClassCounts {
     pub missing: u64,
 }
 
-/// Tokens of the sequences of a split.
+/// Numbers of tokens, of the sequences of a split or of its targets.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Lengths {
     pub shortest: u64,
@@ -31,6 +31,18 @@ pub struct ShownExample {
     pub labels: Vec<(String, Option<String>)>,
     /// Its sequences, each as segments with their numbers and tokens.
     pub sequences: Vec<Vec<(u32, Vec<String>)>>,
+    /// The tokens that a decoder should say; none where there is nothing to say.
+    pub target: Vec<String>,
+}
+
+/// What a decoder should say of a split's examples.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TargetReport {
+    pub lengths: Lengths,
+    /// Targets that were cut to the longest.
+    pub cut: u64,
+    /// Examples without one.
+    pub missing: u64,
 }
 
 /// A split of the data.
@@ -45,6 +57,8 @@ pub struct SplitReport {
     /// Sequences that were cut to `room` tokens.
     pub cut: u64,
     pub room: u64,
+    /// None of a task whose answers are not said by a decoder.
+    pub targets: Option<TargetReport>,
     /// Examples of which the same text stood in the split before.
     pub repeated: u64,
     pub shown: Vec<ShownExample>,

@@ -1,5 +1,6 @@
 """Writes tests/golden/tokenizer_sentencepiece: small SentencePiece models, and the
-ids that transformers' converters make their fast tokenizers give for texts.
+ids that transformers' converters make their fast tokenizers give for texts, and the texts
+that they make of those again.
 
     python tests/reference/sentencepiece_models.py
 
@@ -121,7 +122,7 @@ def cases(tokenizer, layout):
         for at_most in LIMITS:
             encoding = tokenizer(*segments, truncation="longest_first", max_length=at_most, return_special_tokens_mask=True, return_token_type_ids=True)
             uncut = tokenizer(*segments, truncation=False, verbose=False)["input_ids"]
-            found.append({"segments": segments, "at_most": at_most, "ids": encoding["input_ids"], "token_types": encoding["token_type_ids"], "special": encoding["special_tokens_mask"], "cut": len(uncut) > at_most})
+            found.append({"segments": segments, "at_most": at_most, "ids": encoding["input_ids"], "token_types": encoding["token_type_ids"], "special": encoding["special_tokens_mask"], "cut": len(uncut) > at_most, "text": tokenizer.decode(encoding["input_ids"], skip_special_tokens=True, clean_up_tokenization_spaces=False)})
     return found
 
 

@@ -1,4 +1,5 @@
-"""Writes tests/golden/tokenizer_bert.json and tokenizer_roberta: what transformers' tokenizers make of texts.
+"""Writes tests/golden/tokenizer_bert.json and tokenizer_roberta: what transformers' tokenizers make of texts,
+and the texts that they make of that again.
 
     python tests/reference/tokenizer.py [folder of all-MiniLM-L6-v2]
 
@@ -60,6 +61,7 @@ def cases(tokenizer, texts=None):
                     "token_types": encoding.get("token_type_ids", [0] * len(encoding["input_ids"])),
                     "special": encoding["special_tokens_mask"],
                     "cut": len(uncut) > at_most,
+                    "text": tokenizer.decode(encoding["input_ids"], skip_special_tokens=True, clean_up_tokenization_spaces=False),
                 }
             )
     return found

@@ -4,7 +4,7 @@ use anyhow::Result;
 
 use super::arguments::DataArguments;
 use super::{sources, terminal};
-use crate::dataset::{ClassCounts, ShownExample, SplitReport};
+use crate::dataset::{ClassCounts, Lengths, ShownExample, SplitReport};
 use crate::runs::words;
 use crate::session;
 
@@ -37,13 +37,21 @@ fn described(split: &SplitReport) -> String {
         true => "  one sequence an example".to_string(),
         false => format!("  {}, {each:.2} an example", words::plural(split.sequences, "sequence")),
     });
-    let lengths = &split.lengths;
-    lines.push(format!(
-        "  tokens a sequence: {} to {}, mean {:.1}, median {}, 95% have at most {}",
-        lengths.shortest, lengths.longest, lengths.mean, lengths.median, lengths.most
-    ));
+    lines.push(lengths("sequence", &split.lengths));
     if split.cut > 0 {
         lines.push(format!("  {} cut to {} tokens", words::plural(split.cut, "sequence"), split.room));
+    }
+    if let Some(targets) = &split.targets {
+        if targets.missing > 0 {
+            lines.push(format!("  {} without a target", words::plural(targets.missing, "example")));
+        }
+        if targets.missing < split.examples {
+            lines.push(lengths("target", &targets.lengths));
+        }
+        if targets.cut > 0 {
+            let (cut, longest) = (words::plural(targets.cut, "target"), targets.lengths.longest);
+            lines.push(format!("  {cut} cut to {longest} tokens"));
+        }
     }
     if split.repeated > 0 {
         lines.push(format!(
@@ -53,6 +61,13 @@ fn described(split: &SplitReport) -> String {
     }
     lines.extend(split.shown.iter().flat_map(as_read));
     lines.join("\n") + "\n"
+}
+
+fn lengths(what: &str, lengths: &Lengths) -> String {
+    format!(
+        "  tokens a {what}: {} to {}, mean {:.1}, median {}, 95% have at most {}",
+        lengths.shortest, lengths.longest, lengths.mean, lengths.median, lengths.most
+    )
 }
 
 /// How many examples each class has, and their share of the labelled ones.
@@ -71,8 +86,8 @@ fn balance(counts: &ClassCounts) -> String {
     format!("  {}: {}", counts.field, parts.join(", "))
 }
 
-/// An example's tokens, a line a sequence; a bar and the segment's number stand
-/// where another segment begins.
+/// An example's tokens, a line a sequence, and the target after an arrow; a bar and the
+/// segment's number stand where another segment begins.
 fn as_read(example: &ShownExample) -> Vec<String> {
     let labels = example.labels.iter().map(|(field, label)| {
         let label = label.as_deref().unwrap_or("none");
@@ -83,13 +98,16 @@ fn as_read(example: &ShownExample) -> Vec<String> {
         let segment = |(number, tokens): &(u32, Vec<String>)| format!("|{number} {}", tokens.join(" "));
         lines.push(format!("    {}", segments.iter().map(segment).collect::<Vec<_>>().join(" ")));
     }
+    if !example.target.is_empty() {
+        lines.push(format!("    -> {}", example.target.join(" ")));
+    }
     lines
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::dataset::Lengths;
+    use crate::dataset::TargetReport;
 
     #[test]
     fn a_split_is_a_few_lines() {
@@ -107,11 +125,17 @@ mod tests {
             lengths: Lengths { shortest: 3, median: 5, mean: 6.25, most: 9, longest: 10 },
             cut: 1,
             room: 10,
+            targets: Some(TargetReport {
+                lengths: Lengths { shortest: 2, median: 3, mean: 3.0, most: 4, longest: 4 },
+                cut: 2,
+                missing: 1,
+            }),
             repeated: 1,
             shown: vec![ShownExample {
                 origin: "data/dev.jsonl:1".into(),
                 labels: vec![("label".into(), Some("yes".into()))],
                 sequences: vec![vec![(0, tokens("[CLS] is it [SEP]")), (1, tokens("it is [SEP]"))]],
+                target: tokens("it is </s>"),
             }],
         };
         let wanted = "\
@@ -120,9 +144,13 @@ dev: 4 examples from data/dev.jsonl
   8 sequences, 2.00 an example
   tokens a sequence: 3 to 10, mean 6.2, median 5, 95% have at most 9
   1 sequence cut to 10 tokens
+  1 example without a target
+  tokens a target: 2 to 4, mean 3.0, median 3, 95% have at most 4
+  2 targets cut to 4 tokens
   1 example with a text that stood in the split before
   data/dev.jsonl:1, label yes
     |0 [CLS] is it [SEP] |1 it is [SEP]
+    -> it is </s>
 ";
         assert_eq!(described(&split), wanted);
     }

@@ -3,6 +3,7 @@
 //! the content, so that no program ever finds another's.
 
 pub mod corpus;
+mod encoder_decoder;
 
 use std::path::{Path, PathBuf};
 
@@ -16,6 +17,9 @@ const ENCODER: &[(&str, &[u8])] = &[
     ("vocab.txt", include_bytes!("../../assets/encoder/vocab.txt")),
     ("model.safetensors", include_bytes!("../../assets/encoder/model.safetensors")),
 ];
+
+/// The name of the embedded model with a decoder, which has no weights.
+pub const ENCODER_DECODER: &str = "encoder-decoder";
 
 const QUICKSTART: &[(&str, &[u8])] = &[
     ("stsa.fine.train", include_bytes!("../../assets/quickstart/stsa.fine.train")),
@@ -37,8 +41,14 @@ pub fn model(source: &Source) -> Result<PathBuf> {
         Source::Path(path) => Ok(path.clone()),
         Source::Hub(repository) => brought(repository),
         Source::Embedded(None) => written("encoder", ENCODER),
+        Source::Embedded(Some(name)) if name == ENCODER_DECODER => {
+            let files = encoder_decoder::files();
+            let files = files.each_ref().map(|(name, content)| (*name, content.as_bytes()));
+            written(ENCODER_DECODER, &files)
+        }
         Source::Embedded(Some(name)) => bail!(
-            "there is no embedded model called {name}; model.path = \"embedded\" takes the one there is"
+            "there is no embedded model called {name}; there are \"embedded\", and \"embedded:{ENCODER_DECODER}\", \
+             which has a decoder and no weights (model.reinitialise = true)"
         ),
     }
 }

@@ -32,8 +32,8 @@ pub enum HubError {
     NoAnswer { url: String, tries: u32, cause: String },
     #[error("the answer for {url} is none of a hub: {cause}; is HF_ENDPOINT the address of one?")]
     NoHub { url: String, cause: String },
-    #[error("{what} at {revision} lacks {missing}; it has {listing}")]
-    Lacks { what: String, revision: String, missing: String, listing: String },
+    #[error("{what} at {revision} lacks {missing}; it has {listing}{advice}")]
+    Lacks { what: String, revision: String, missing: String, listing: String, advice: String },
     #[error(
         "{why}, and {folder} has no {missing} of {what} at {revision}; `host fetch CONFIG` brings that on a \
          machine with network, into the cache that HF_HOME or HF_HUB_CACHE names"

@@ -186,6 +186,7 @@ impl Hub {
             revision: address.revision.clone(),
             missing: missing.join(" and "),
             listing: listed(names, LISTED),
+            advice: wanted.advice(names),
         };
         if !choice.missing.is_empty() {
             return Err(lacks(&choice.missing));

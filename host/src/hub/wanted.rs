@@ -37,6 +37,21 @@ impl Wanted<'_> {
         }
     }
 
+    /// What helps where a repository lacks what is wanted; with a semicolon before it.
+    ///
+    /// Older data sets are a script that gathers the data; from many of those the hub has
+    /// made files.
+    pub fn advice(&self, names: &[String]) -> String {
+        let script = names.iter().find(|name| name.ends_with(".py") && !name.contains('/'));
+        match (self, script) {
+            (Wanted::Data { .. }, Some(script)) => format!(
+                "; the script {script} is not run: where the hub has made Parquet of what it gathers, that is in \
+                 the revision refs/convert/parquet (data.revision)"
+            ),
+            _ => String::new(),
+        }
+    }
+
     /// Chooses from the names of a repository's files.
     pub fn choose(&self, names: &[String]) -> Choice {
         match self {

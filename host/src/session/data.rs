@@ -93,13 +93,18 @@ fn too_many(first: &str, bad: u64, allowed: u64) -> String {
     }
 }
 
-/// Checks a split and counts its examples.
-pub fn count(
+/// Checks splits and counts the examples of each, by its name.
+pub fn counts(
     task: &Task,
-    split: &FoundSplit,
+    found: &[FoundSplit],
     max_bad_records: u64,
     warnings: &mut Vec<String>,
-) -> Result<u64> {
+) -> Result<BTreeMap<String, u64>> {
+    let count = |split: &FoundSplit| Ok((split.name.clone(), count(task, split, max_bad_records, warnings)?));
+    found.iter().map(count).collect()
+}
+
+fn count(task: &Task, split: &FoundSplit, max_bad_records: u64, warnings: &mut Vec<String>) -> Result<u64> {
     let mut count = 0;
     let left_out = parse(task, split, max_bad_records, |examples| {
         count += examples.len() as u64;
@@ -212,16 +217,20 @@ impl Tokenising<'_> {
         }
         match found.usage {
             SplitUse::Train => check_gold(layout, &dataset)?,
-            _ => warnings.extend(without_gold(layout, &found.name, &dataset)),
+            _ => warnings.extend(without_gold(layout, reading.sequence, &found.name, &dataset)),
         }
         Ok(Split { name: found.name.clone(), usage: found.usage, examples: kept, dataset })
     }
 }
 
-/// Labels that an evaluated split lacks: it is for prediction alone, or in part.
-fn without_gold(layout: &Layout, name: &str, dataset: &Dataset) -> Vec<String> {
+/// Labels and targets that an evaluated split lacks: it is for prediction alone, or in part.
+fn without_gold(layout: &Layout, sequence: &Sequence, name: &str, dataset: &Dataset) -> Vec<String> {
     let gold = layout.fields.iter().filter(|field| field.gold);
-    let missing = gold.map(|field| (&field.name, dataset.unlabelled(&field.name)));
+    let missing = gold.map(|field| {
+        let said = sequence.target.as_ref().is_some_and(|target| target.text == field.name);
+        let targets = dataset.targets.as_ref().filter(|_| said).map(|targets| targets.missing);
+        (&field.name, targets.unwrap_or_else(|| dataset.unlabelled(&field.name)))
+    });
     let sentence = |(field, missing): (&String, usize)| match missing == dataset.len() {
         true => format!("{name} has no {field}: there are predictions of it and no metrics"),
         false => format!(
@@ -233,7 +242,7 @@ fn without_gold(layout: &Layout, name: &str, dataset: &Dataset) -> Vec<String> {
 }
 
 /// The targets of a sequence that a decoder should turn into something else.
-fn targets(sequence: &Sequence, layout: &Layout, config: &dyn Architecture) -> Result<Option<Targets>> {
+pub fn targets(sequence: &Sequence, layout: &Layout, config: &dyn Architecture) -> Result<Option<Targets>> {
     let Some(target) = &sequence.target else { return Ok(None) };
     let decoder = config.decoder().ok_or_else(|| {
         anyhow!(

@@ -3,7 +3,6 @@
 //! read.
 
 use std::collections::{BTreeMap, HashSet};
-use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use host_engine::data::dataset::Dataset;
@@ -11,11 +10,10 @@ use host_engine::data::find::{self, FoundSplit};
 use host_engine::files::checkpoint::read_config;
 use host_engine::models;
 use host_engine::text::Tokenizer;
-use host_ir::model::ModelDescription;
 use host_ir::task::{Example, FieldType, Layout, SplitUse};
 
 use crate::cell::{CellSpec, TooLong};
-use crate::dataset::{ClassCounts, DataReport, Lengths, ShownExample, SplitReport};
+use crate::dataset::{ClassCounts, DataReport, Lengths, ShownExample, SplitReport, TargetReport};
 use crate::embedded;
 use crate::session::data::{self, Tokenising, parse};
 use crate::session::duplicates::{Seen, digest, read_fields};
@@ -32,17 +30,9 @@ pub fn describe_data(spec: &CellSpec, shown: usize) -> Result<DataReport> {
     let tokenizer = Tokenizer::open(&model)?;
     let folder = embedded::data(&spec.data.path)?;
     let found = find::find(&task.layout, &folder, &spec.data.overrides())?;
-    let (mut counts, mut warnings) = (BTreeMap::new(), Vec::new());
-    for split in &found {
-        let count = data::count(&task, split, spec.data.max_bad_records, &mut warnings)?;
-        counts.insert(split.name.clone(), count);
-    }
-    let facts = ModelDescription {
-        architecture: config.name().to_string(),
-        facts: config.facts().clone(),
-        ..Default::default()
-    };
-    let plan = task.plan(Arc::new(facts), counts)?.value;
+    let mut warnings = Vec::new();
+    let counts = data::counts(&task, &found, spec.data.max_bad_records, &mut warnings)?;
+    let plan = prepare::task_plan(&task, config.as_ref(), counts)?;
     let tokenising = Tokenising {
         task: &task,
         plan: &plan,
@@ -74,6 +64,7 @@ fn read(
     let (reading, layout) = (tokenising.reading()?, &*tokenising.task.layout);
     let fields = read_fields(&reading);
     let mut dataset = Dataset::new(layout);
+    dataset.targets = data::targets(reading.sequence, layout, tokenising.config)?;
     let mut classes = Classes::new(layout);
     let (mut digests, mut repeated, mut first) = (HashSet::new(), 0, Vec::new());
     // What is wrong was told when the records were counted.
@@ -91,12 +82,22 @@ fn read(
         first.extend(examples.into_iter().take(wanted));
         Ok(())
     })?;
-    let mut lengths: BTreeMap<usize, u64> = BTreeMap::new();
+    let (mut lengths, mut of_targets): (BTreeMap<usize, u64>, BTreeMap<usize, u64>) = Default::default();
     for example in 0..dataset.len() {
         for piece in dataset.pieces(example)? {
             *lengths.entry(piece.ids.len()).or_default() += 1;
         }
+        if let Some(targets) = &dataset.targets {
+            *of_targets.entry(targets.length(example)?).or_default() += 1;
+        }
     }
+    // An example without a target has one of no token.
+    let missing = of_targets.remove(&0).unwrap_or(0);
+    let targets = dataset.targets.as_ref().map(|targets| TargetReport {
+        lengths: summarise(&of_targets),
+        cut: targets.cut as u64,
+        missing,
+    });
     let examples: Vec<ShownExample> = first
         .iter()
         .enumerate()
@@ -111,6 +112,7 @@ fn read(
         lengths: summarise(&lengths),
         cut: dataset.cut as u64,
         room: tokenising.room as u64,
+        targets,
         repeated,
         shown: examples,
     })
@@ -171,11 +173,12 @@ fn as_read(
     place: usize,
     example: &Example,
 ) -> Result<ShownExample> {
+    let named = |id: u32| tokenizer.token(id).unwrap_or_else(|| format!("[{id}]"));
     let mut sequences = Vec::new();
     for piece in dataset.pieces(place)? {
         let mut segments: Vec<(u32, Vec<String>)> = Vec::new();
         for (&id, &segment) in piece.ids.iter().zip(&piece.token_types) {
-            let token = tokenizer.token(id).unwrap_or_else(|| format!("[{id}]"));
+            let token = named(id);
             match segments.last_mut() {
                 Some((last, tokens)) if *last == segment => tokens.push(token),
                 _ => segments.push((segment, vec![token])),
@@ -190,7 +193,11 @@ fn as_read(
         }
         _ => None,
     });
-    Ok(ShownExample { origin: example.origin.to_string(), labels: labels.collect(), sequences })
+    let target = match &dataset.targets {
+        Some(targets) => targets.ids(place)?.into_iter().map(named).collect(),
+        None => Vec::new(),
+    };
+    Ok(ShownExample { origin: example.origin.to_string(), labels: labels.collect(), sequences, target })
 }
 
 #[cfg(test)]

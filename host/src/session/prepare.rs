@@ -17,7 +17,7 @@ use host_engine::engine::Engine;
 use host_engine::files::checkpoint::{Checkpoint, read_generation_config};
 use host_engine::init::{Reinitialised, initial_blocks};
 use host_engine::machine;
-use host_engine::models;
+use host_engine::models::{self, Architecture};
 use host_engine::text::Tokenizer;
 use host_engine::train::memory::{LargestBatch, MemoryEstimate, estimate, micro_batch_that_fits};
 use host_engine::train::trainer::{Batches, total_steps};
@@ -77,6 +77,17 @@ pub fn task(spec: &PluginSpec) -> Result<Task> {
     Ok(plugin.task(values)?)
 }
 
+/// What the task plans for a model, of which it knows the facts, and for splits of so many
+/// examples.
+pub fn task_plan(task: &Task, config: &dyn Architecture, counts: BTreeMap<String, u64>) -> Result<TaskPlan> {
+    let facts = ModelDescription {
+        architecture: config.name().into(),
+        facts: config.facts().clone(),
+        ..Default::default()
+    };
+    Ok(task.plan(Arc::new(facts), counts)?.value)
+}
+
 /// Prepares a cell: its method's plugin is asked for the plan.
 pub fn prepare(spec: &CellSpec) -> Result<Prepared> {
     prepare_with(spec, None)
@@ -119,18 +130,9 @@ fn prepare_with(spec: &CellSpec, saved: Option<MethodPlan>) -> Result<Prepared> 
     let folder = embedded::data(&spec.data.path)?;
     let mut warnings = Vec::new();
     let found = find::find(&task.layout, &folder, &spec.data.overrides())?;
-    let mut counts = BTreeMap::new();
-    for split in &found {
-        counts
-            .insert(split.name.clone(), data::count(&task, split, spec.data.max_bad_records, &mut warnings)?);
-    }
+    let counts = data::counts(&task, &found, spec.data.max_bad_records, &mut warnings)?;
     let planning = Instant::now();
-    let facts = ModelDescription {
-        architecture: config.name().into(),
-        facts: config.facts().clone(),
-        ..Default::default()
-    };
-    let task_plan = task.plan(Arc::new(facts), counts)?.value;
+    let task_plan = task_plan(&task, config.as_ref(), counts)?;
     check_task(&task_plan, &task.layout)?;
     // Of a model that starts at random, the checkpoint still says what is new, so
     // that the same parameters train as with its weights.

@@ -1,13 +1,21 @@
 //! A run in seconds: the config's task, methods and settings on the program's own
 //! small model and the sample that the task's plugin carries.
 
-use anyhow::{Result, bail};
-use host_engine::train::settings::TrainingSettings;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 
-use crate::cell::{DataSpec, ModelSpec, PluginSpec, Source};
+use anyhow::{Context, Result, bail};
+use host_engine::data::find;
+use host_engine::files::checkpoint::read_config;
+use host_engine::models;
+use host_engine::train::settings::TrainingSettings;
+use host_ir::task::HeadKind;
+use host_plugin::Task;
+
+use crate::cell::{DataSpec, ModelSpec, Source};
 use crate::config::Config;
 use crate::embedded;
-use crate::session::prepare;
+use crate::session::{data, prepare};
 
 /// Examples of a batch, and epochs, so that each has a step and an evaluation.
 const EXAMPLES: u64 = 4;
@@ -16,13 +24,16 @@ const EPOCHS: f64 = 2.0;
 /// The same run on a small model and a few records.
 ///
 /// # Errors
-/// A task without a sample; a cache folder that cannot be written.
+/// A task without a sample, or with a wrong one; a cache folder that cannot be written.
 pub fn smoke(mut config: Config) -> Result<Config> {
     config.name.push_str("-smoke");
     config.seeds.truncate(1);
-    config.model = ModelSpec { path: Source::Embedded(None), reinitialise: false };
+    let task = prepare::task(&config.task)?;
+    let sample = sample(&task, &config.task.name)?;
+    config.model =
+        model(&task, &sample).with_context(|| format!("the sample of the task {}", config.task.name))?;
     config.data = DataSpec {
-        path: sample(&config.task)?,
+        path: Source::Path(sample),
         files: Vec::new(),
         max_bad_records: 0,
         too_long: config.data.too_long,
@@ -33,17 +44,33 @@ pub fn smoke(mut config: Config) -> Result<Config> {
 }
 
 /// The folder with a task's sample.
-fn sample(task: &PluginSpec) -> Result<Source> {
-    let layout = prepare::task(task)?.layout;
-    if layout.samples.is_empty() {
+fn sample(task: &Task, name: &str) -> Result<PathBuf> {
+    if task.layout.samples.is_empty() {
         bail!(
-            "the task {} carries no sample (source.sample), so that it can be tried on data of its own only",
-            task.name
+            "the task {name} carries no sample (source.sample), so that it can be tried on data of its own only"
         );
     }
+    let samples = task.layout.samples.iter();
     let files: Vec<(&str, &[u8])> =
-        layout.samples.iter().map(|(name, content)| (name.as_str(), content.as_bytes())).collect();
-    Ok(Source::Path(embedded::written("sample", &files)?))
+        samples.map(|(name, content)| (name.as_str(), content.as_bytes())).collect();
+    embedded::written("sample", &files)
+}
+
+/// The small model that fits the head for which the task asks.
+fn model(task: &Task, sample: &Path) -> Result<ModelSpec> {
+    let encoder = Source::Embedded(None);
+    let config = models::read(&read_config(&embedded::model(&encoder)?)?)?;
+    let found = find::find(&task.layout, sample, &BTreeMap::new())?;
+    let counts = data::counts(task, &found, 0, &mut Vec::new())?;
+    let plan = prepare::task_plan(task, config.as_ref(), counts)?;
+    Ok(match plan.head {
+        // It is carried without weights, which the run's seed gives.
+        Some(HeadKind::SequenceToSequence) => {
+            let path = Source::Embedded(Some(embedded::ENCODER_DECODER.into()));
+            ModelSpec { path, reinitialise: true }
+        }
+        _ => ModelSpec { path: encoder, reinitialise: false },
+    })
 }
 
 fn shorten(training: &mut TrainingSettings) {

@@ -77,6 +77,19 @@ impl Files {
         self.found_in(split, files);
     }
 
+    /// Adds to a split the Parquet files in which the hub keeps one of this name: as
+    /// `push_to_hub` of datasets leaves them, and as the hub itself has them of any data
+    /// set in the revision `refs/convert/parquet`.
+    pub fn parquet(self, split: &str, name: &str) {
+        for pattern in [
+            format!("{name}-*.parquet"),
+            format!("data/{name}-*.parquet"),
+            format!("default/{name}/*.parquet"),
+        ] {
+            raw::split_file(split, &pattern, Container::Parquet.name());
+        }
+    }
+
     /// A few records of the task in a file of this name, written by the task's
     /// author, with which a run is tried (`host run --smoke`).
     pub fn sample(self, file: &str, content: &str) {

@@ -86,7 +86,7 @@ impl Targets {
         Ok((u64::from_le_bytes(start), u32::from_le_bytes([a, b, c, d]) as usize))
     }
 
-    /// Tokens of an example's target.
+    /// Number of tokens of an example's target.
     ///
     /// # Errors
     /// Reading from the temporary file.
@@ -114,7 +114,11 @@ impl Targets {
         Ok(targets)
     }
 
-    fn ids(&self, example: usize) -> io::Result<Vec<u32>> {
+    /// Tokens of an example's target.
+    ///
+    /// # Errors
+    /// Reading from the temporary file.
+    pub fn ids(&self, example: usize) -> io::Result<Vec<u32>> {
         let (start, count) = self.entry(example)?;
         let mut bytes = vec![0; 4 * count];
         self.tokens.read(start, &mut bytes)?;

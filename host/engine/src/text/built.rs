@@ -4,6 +4,7 @@
 use std::path::Path;
 
 use serde_json::{Map, Value};
+use tokenizers::decoders::wordpiece::WordPiece as WordPieces;
 use tokenizers::models::bpe::BPE;
 use tokenizers::models::wordpiece::WordPiece;
 use tokenizers::normalizers::bert::BertNormalizer;
@@ -65,6 +66,7 @@ pub fn word_piece(
     let normalizer = BertNormalizer::new(true, chinese, flag("strip_accents"), lowercase);
     inner.with_normalizer(Some(normalizer)).map_err(error)?;
     inner.with_pre_tokenizer(Some(BertPreTokenizer));
+    inner.with_decoder(Some(WordPieces::default()));
     inner.with_post_processor(Some(BertProcessing::new(end, start)));
     inner.add_special_tokens(special).map_err(error)?;
     Ok(inner)
@@ -97,6 +99,7 @@ pub fn byte_level(
     inner.with_pre_tokenizer(Some(ByteLevel::new(space, true, true)));
     let processing = RobertaProcessing::new(end, start).trim_offsets(true).add_prefix_space(space);
     inner.with_post_processor(Some(processing));
+    inner.with_decoder(Some(ByteLevel::default()));
     inner.add_special_tokens(special).map_err(error)?;
     Ok(inner)
 }

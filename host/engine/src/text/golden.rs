@@ -30,6 +30,8 @@ struct Case {
     token_types: Vec<u32>,
     special: Vec<u32>,
     cut: bool,
+    /// What the tokens make again.
+    text: String,
 }
 
 fn golden() -> Golden {
@@ -49,6 +51,7 @@ fn compare(tokenizer: &Tokenizer, cases: &[Case]) {
             cut: case.cut,
         };
         assert_eq!(encoded, wanted, "{segments:?} in {} tokens", case.at_most);
+        assert_eq!(tokenizer.decode(&case.ids).unwrap(), case.text, "{segments:?}");
     }
 }
 

@@ -224,6 +224,7 @@ pub fn build(
         (false, _) => PrependScheme::Never,
     };
     let metaspace = Metaspace::new('▁', scheme, true);
+    inner.with_decoder(Some(metaspace.clone()));
     let punctuation = (layout == Layout::Deberta && flag("split_by_punct", false))
         .then(|| Punctuation::new(SplitDelimiterBehavior::Isolated).into());
     let steps = punctuation.into_iter().chain([metaspace.into()]).collect();

@@ -35,16 +35,8 @@ impl Task for BoolQ {
     }
 
     fn files(&self, files: Files) {
-        use Container::{Csv, JsonLines, Parquet};
-        files.train(
-            "train",
-            &[
-                ("train.jsonl", JsonLines),
-                ("train.csv", Csv),
-                ("train-*.parquet", Parquet),
-                ("data/train-*.parquet", Parquet),
-            ],
-        );
+        use Container::{Csv, JsonLines};
+        files.train("train", &[("train.jsonl", JsonLines), ("train.csv", Csv)]);
         files.evaluate(
             "val",
             &[
@@ -53,14 +45,14 @@ impl Task for BoolQ {
                 ("validation.jsonl", JsonLines),
                 ("val.csv", Csv),
                 ("dev.csv", Csv),
-                ("validation-*.parquet", Parquet),
-                ("data/validation-*.parquet", Parquet),
             ],
         );
-        files.optional(
-            "test",
-            &[("test.jsonl", JsonLines), ("test.csv", Csv), ("data/test-*.parquet", Parquet)],
-        );
+        files.optional("test", &[("test.jsonl", JsonLines), ("test.csv", Csv)]);
+        files.parquet("train", "train");
+        files.parquet("val", "validation");
+        // As the Slovene data are called at the hub.
+        files.parquet("val", "eval");
+        files.parquet("test", "test");
         files.sample("train.jsonl", include_str!("../sample/train.jsonl"));
         files.sample("val.csv", include_str!("../sample/val.csv"));
         files.sample("test.jsonl", include_str!("../sample/test.jsonl"));

@@ -19,35 +19,16 @@ impl Task for CommonsenseQa {
     }
 
     fn files(&self, files: Files) {
-        use Container::{JsonLines, Parquet};
-        files.train(
-            "train",
-            &[
-                ("train_rand_split.jsonl", JsonLines),
-                ("train.jsonl", JsonLines),
-                ("train-*.parquet", Parquet),
-                ("data/train-*.parquet", Parquet),
-            ],
-        );
+        use Container::JsonLines;
+        files.train("train", &[("train_rand_split.jsonl", JsonLines), ("train.jsonl", JsonLines)]);
         files.evaluate(
             "dev",
-            &[
-                ("dev_rand_split.jsonl", JsonLines),
-                ("dev.jsonl", JsonLines),
-                ("validation.jsonl", JsonLines),
-                ("validation-*.parquet", Parquet),
-                ("data/validation-*.parquet", Parquet),
-            ],
+            &[("dev_rand_split.jsonl", JsonLines), ("dev.jsonl", JsonLines), ("validation.jsonl", JsonLines)],
         );
-        files.optional(
-            "test",
-            &[
-                ("test_rand_split_no_answers.jsonl", JsonLines),
-                ("test.jsonl", JsonLines),
-                ("test-*.parquet", Parquet),
-                ("data/test-*.parquet", Parquet),
-            ],
-        );
+        files.optional("test", &[("test_rand_split_no_answers.jsonl", JsonLines), ("test.jsonl", JsonLines)]);
+        files.parquet("train", "train");
+        files.parquet("dev", "validation");
+        files.parquet("test", "test");
         files.sample("train_rand_split.jsonl", include_str!("../sample/train.jsonl"));
         files.sample("dev_rand_split.jsonl", include_str!("../sample/dev.jsonl"));
         files.sample("test_rand_split_no_answers.jsonl", include_str!("../sample/test.jsonl"));

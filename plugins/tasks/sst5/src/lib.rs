@@ -20,17 +20,8 @@ impl Task for Sst5 {
     }
 
     fn files(&self, files: Files) {
-        use Container::{JsonLines, Lines, Parquet};
-        files.train(
-            "train",
-            &[
-                ("stsa.fine.train", Lines),
-                ("train.txt", Lines),
-                ("train.jsonl", JsonLines),
-                ("train-*.parquet", Parquet),
-                ("data/train-*.parquet", Parquet),
-            ],
-        );
+        use Container::{JsonLines, Lines};
+        files.train("train", &[("stsa.fine.train", Lines), ("train.txt", Lines), ("train.jsonl", JsonLines)]);
         files.evaluate(
             "dev",
             &[
@@ -38,20 +29,12 @@ impl Task for Sst5 {
                 ("dev.txt", Lines),
                 ("dev.jsonl", JsonLines),
                 ("validation.jsonl", JsonLines),
-                ("validation-*.parquet", Parquet),
-                ("data/validation-*.parquet", Parquet),
             ],
         );
-        files.optional(
-            "test",
-            &[
-                ("stsa.fine.test", Lines),
-                ("test.txt", Lines),
-                ("test.jsonl", JsonLines),
-                ("test-*.parquet", Parquet),
-                ("data/test-*.parquet", Parquet),
-            ],
-        );
+        files.optional("test", &[("stsa.fine.test", Lines), ("test.txt", Lines), ("test.jsonl", JsonLines)]);
+        files.parquet("train", "train");
+        files.parquet("dev", "validation");
+        files.parquet("test", "test");
         files.sample("train.txt", include_str!("../sample/train.txt"));
         files.sample("dev.txt", include_str!("../sample/dev.txt"));
     }

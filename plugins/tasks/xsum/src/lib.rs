@@ -75,16 +75,10 @@ impl Task for XSum {
     }
 
     fn files(&self, files: Files) {
-        use Container::{JsonLines, Parquet, Whole};
+        use Container::{JsonLines, Whole};
         files.train(
             "train",
-            &[
-                ("train.jsonl", JsonLines),
-                ("train.json", JsonLines),
-                ("train-*.parquet", Parquet),
-                ("data/train-*.parquet", Parquet),
-                ("train/*.summary", Whole),
-            ],
+            &[("train.jsonl", JsonLines), ("train.json", JsonLines), ("train/*.summary", Whole)],
         );
         files.evaluate(
             "dev",
@@ -92,21 +86,19 @@ impl Task for XSum {
                 ("validation.jsonl", JsonLines),
                 ("dev.jsonl", JsonLines),
                 ("validation.json", JsonLines),
-                ("validation-*.parquet", Parquet),
-                ("data/validation-*.parquet", Parquet),
                 ("validation/*.summary", Whole),
             ],
         );
         files.optional(
             "test",
-            &[
-                ("test.jsonl", JsonLines),
-                ("test.json", JsonLines),
-                ("test-*.parquet", Parquet),
-                ("data/test-*.parquet", Parquet),
-                ("test/*.summary", Whole),
-            ],
+            &[("test.jsonl", JsonLines), ("test.json", JsonLines), ("test/*.summary", Whole)],
         );
+        files.parquet("train", "train");
+        files.parquet("dev", "validation");
+        files.parquet("test", "test");
+        files.sample("train.jsonl", include_str!("../sample/train.jsonl"));
+        files.sample("validation.jsonl", include_str!("../sample/validation.jsonl"));
+        files.sample("test.jsonl", include_str!("../sample/test.jsonl"));
     }
 
     fn parse(&self, record: Record) -> Result<(), String> {
@@ -234,6 +226,14 @@ mod tests {
         // "the cat sat on the mat" has cat, sat, on and mat in common.
         assert!((metrics["lead_rouge1"] - 4.0 / 6.0).abs() < 1e-12);
         assert!((metrics["lead_rougeL"] - 4.0 / 6.0).abs() < 1e-12);
+    }
+
+    #[test]
+    fn the_sample_can_be_read() {
+        let samples = TaskUnderTest::new::<XSum>(&[]).unwrap().samples::<XSum>().unwrap();
+        let counts: Vec<(&str, usize)> =
+            samples.iter().map(|(split, examples)| (split.as_str(), examples.len())).collect();
+        assert_eq!(counts, [("dev", 3), ("test", 2), ("train", 8)]);
     }
 
     #[test]
