@@ -136,6 +136,13 @@ fn summaries_of_any_system_are_scored_as_text_and_as_json() {
     // Four of five words, and all of four: an F1 of 8/9.
     assert!((found["rouge1"].as_f64().unwrap() - 17.0 / 18.0).abs() < 1e-9, "{found}");
     assert_eq!(summaries(path, "gold.jsonl", "said.jsonl"), found);
+    // One text for all of them has learned nothing.
+    fs::write(path.join("same.txt"), [said[0]; 2].join("\n")).unwrap();
+    let score = |predictions: &str| {
+        succeeds(host(path, &["score", "xsum", "--gold", "gold.jsonl", "--pred", predictions])).1
+    };
+    let text = "every prediction is \"A cat sat on a mat.\": nothing has been learned";
+    assert!(score("same.txt").contains(text) && !score("said.txt").contains("nothing has been learned"));
     fs::write(path.join("less.txt"), said[0]).unwrap();
     let error = fails(host(path, &["score", "xsum", "--gold", "gold.jsonl", "--pred", "less.txt"]), 1);
     assert!(error.contains("there are 1 predictions, and the gold file has 2 examples"), "{error}");

@@ -289,7 +289,7 @@ pub struct Confidence {
     /// What was drawn: the groups of the split.
     pub groups: u64,
     pub intervals: Vec<Interval>,
-    /// The one label that was predicted for everything, if it was one.
+    /// The one label or text that was predicted for everything, if it was one.
     pub constant: Option<String>,
 }
 

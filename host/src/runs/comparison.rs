@@ -206,7 +206,7 @@ fn row(method: String, places: &[usize], cells: &[Finished], split: Option<&str>
     }
 }
 
-/// Rows whose cells predict one label for everything.
+/// Rows whose cells predict one label or say one text for everything.
 fn constant(rows: &[Row], cells: &[Finished], split: Option<&str>) -> Vec<String> {
     let label = |place: usize| {
         let mut known = cells[place].record.result.confidence.iter();

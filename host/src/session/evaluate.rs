@@ -21,20 +21,20 @@ pub struct Evaluated {
     pub sums: GroupSums,
 }
 
-/// The label that is predicted for every example, where there are several and
-/// one is.
+/// The label or the text that is predicted for every example, where there are several
+/// and one is.
 pub fn constant(layout: &Layout, predictions: &[Prediction]) -> Option<String> {
-    let label = |prediction: &Prediction, column: usize| match &prediction[column] {
-        Some(PredictionValue::Label(label)) => Some(*label),
-        _ => None,
-    };
-    let mut columns = layout.predictions.iter().enumerate();
-    columns.find_map(|(column, prediction)| {
-        let PredictionType::Label(field) = &prediction.kind else { return None };
-        let first = label(predictions.first()?, column)?;
-        let all =
-            predictions.len() > 1 && predictions.iter().all(|other| label(other, column) == Some(first));
-        all.then(|| layout.labels(field)?.get(first as usize).cloned())?
+    let first = predictions.first().filter(|_| predictions.len() > 1)?;
+    let mut columns = layout.predictions.iter().zip(first).enumerate();
+    columns.find_map(|(column, (prediction, first))| {
+        let name = match (&prediction.kind, first.as_ref()?) {
+            (PredictionType::Label(field), PredictionValue::Label(label)) => {
+                layout.labels(field)?.get(*label as usize).cloned()?
+            }
+            (_, PredictionValue::Text(text)) => text.clone(),
+            _ => return None,
+        };
+        predictions.iter().all(|other| other[column] == *first).then_some(name)
     })
 }
 
