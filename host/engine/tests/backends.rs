@@ -4,6 +4,8 @@
 
 mod support;
 
+use std::sync::Arc;
+
 use candle_core::Device;
 use host_engine::backend::Backend;
 use host_engine::backend::candle::Candle;
@@ -12,6 +14,8 @@ use host_engine::batch::Batch;
 use host_engine::compile::Plans;
 use host_engine::engine::{Engine, NamedTensor};
 use host_engine::models::config::EncoderConfig;
+use host_engine::program::instruction::Instruction;
+use host_ir::graph::Op;
 use host_ir::task::HeadKind;
 use proptest::prelude::*;
 use support::{CLASSES, LENGTHS, batch, blocks, difference, methods, plans, plans_of, second};
@@ -173,6 +177,45 @@ fn a_batch_without_masked_tokens_has_no_loss() {
             let (loss, gradients) = gradients(backend, std::slice::from_ref(&batch));
             assert_eq!(loss, 0.0);
             assert!(gradients.iter().flat_map(|tensor| &tensor.elements).all(|&element| element == 0.0));
+        }
+    }
+}
+
+/// The gradient of logits is written over them, unless another loss has still to read
+/// them.
+#[test]
+fn logits_serve_two_losses() {
+    let with = |places: &[usize]| {
+        let mut plans = plans(HEADS[0], methods()[0].1);
+        let cross_entropy = plans.task.losses[0];
+        let logits = plans.task.graph.node(cross_entropy).inputs[0];
+        let task = Arc::make_mut(&mut plans.task);
+        let squares = task.graph.apply(Op::Power(2.0), &[logits], None, None).unwrap();
+        task.losses = places.iter().map(|&place| [cross_entropy, squares][place]).collect();
+        plans
+    };
+    let in_place = |places: &[usize]| {
+        let program = with(places).training().unwrap().program;
+        let mut backward = program.backward.iter();
+        backward.any(|instruction| {
+            let Instruction::CrossEntropyBackward { logits, dlogits, .. } = *instruction else {
+                return false;
+            };
+            program.root(logits) == program.root(dlogits)
+        })
+    };
+    assert!(in_place(&[0]) && in_place(&[0, 1]) && !in_place(&[1, 0]));
+    for backend in [|| Box::new(Cpu::new(1).unwrap()) as Box<dyn Backend>, second] {
+        let gradients = |places: &[usize]| {
+            let plans = with(places);
+            gradients(&mut engine(&plans, backend()), &[packed(&plans, &LENGTHS)]).1
+        };
+        let mut apart = gradients(&[0]);
+        for (sum, squares) in apart.iter_mut().zip(gradients(&[1])) {
+            sum.elements.iter_mut().zip(squares.elements).for_each(|(sum, square)| *sum += square);
+        }
+        for together in [gradients(&[0, 1]), gradients(&[1, 0])] {
+            assert!(difference(&apart, &together) < 1e-5);
         }
     }
 }

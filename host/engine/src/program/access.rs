@@ -2,6 +2,7 @@
 //! the choice of rows go by.
 
 use crate::program::attend::AttendRecalled;
+use crate::program::build::Program;
 use crate::program::instruction::Instruction;
 use crate::program::value::ValueId;
 
@@ -214,5 +215,30 @@ impl Instruction {
             }
         }
         list
+    }
+}
+
+impl Program {
+    /// Whether none of these instructions reads a value, nor does the reverse rule of
+    /// what wrote it. Views of the value count as the value.
+    pub(super) fn unread(&self, value: ValueId, instructions: &[Instruction]) -> bool {
+        let root = self.root(value);
+        let forgets = |instruction: &Instruction| {
+            matches!(
+                instruction,
+                Instruction::Linear { .. }
+                    | Instruction::AddBias { .. }
+                    | Instruction::LowRank { .. }
+                    | Instruction::Dropout { .. }
+                    | Instruction::Embed { .. }
+                    | Instruction::ReachedRows { .. }
+                    | Instruction::Activate { .. }
+            )
+        };
+        instructions.iter().all(|instruction| {
+            let mut touched =
+                instruction.accesses().into_iter().filter(|&(other, _)| self.root(other) == root);
+            touched.all(|(_, access)| access != Access::Read && forgets(instruction))
+        })
     }
 }

@@ -234,6 +234,13 @@ impl Reverse<'_> {
         matches!(self.program.value(value).storage, Storage::Parameter { .. })
     }
 
+    /// Whether a value lives in working memory and for this step alone.
+    pub(super) fn is_working(&self, value: ValueId) -> bool {
+        let root = self.root(value);
+        let kept = self.program.outputs.iter().any(|output| self.root(output.value) == root);
+        !kept && self.program.value(root).storage == Storage::Working
+    }
+
     /// The gradient of a bias: sums over rows.
     pub(super) fn bias_gradient(&mut self, dy: ValueId, bias: ValueId, first_column: usize) {
         if !self.wants(bias) {

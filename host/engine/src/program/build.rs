@@ -7,7 +7,6 @@ use host_ir::model::{ModelDescription, ParameterId, SiteId};
 use host_ir::task::TaskPlan;
 
 use crate::parameters::Parameters;
-use crate::program::access::Access;
 use crate::program::instruction::{Activation, Dropout, Instruction, Integers, RowChoice};
 use crate::program::value::{Extent, Storage, Value, ValueId};
 
@@ -248,35 +247,13 @@ impl<'a> Builder<'a> {
     }
 
     /// Whether nothing reads a value but what comes next: no expression and no earlier
-    /// instruction, and the reverse rule of what wrote it does not either. Views of the
-    /// value count as the value.
+    /// instruction, and the reverse rule of what wrote it does not either.
     fn read_by_nobody(&self, value: ValueId) -> bool {
         let root = self.program.root(value);
-        let same = |other: ValueId| self.program.root(other) == root;
-        let bound = [&self.method_values, &self.task_values];
-        let bound = bound.into_iter().flatten().flatten().any(|&node| same(node));
-        let touches = |instruction: &Instruction, wanted: fn(Access) -> bool| {
-            instruction.accesses().into_iter().any(|(other, access)| wanted(access) && same(other))
-        };
-        let forgets = |instruction: &Instruction| {
-            matches!(
-                instruction,
-                Instruction::Linear { .. }
-                    | Instruction::AddBias { .. }
-                    | Instruction::LowRank { .. }
-                    | Instruction::Dropout { .. }
-                    | Instruction::Embed { .. }
-                    | Instruction::ReachedRows { .. }
-                    | Instruction::Activate { .. }
-            )
-        };
+        let mut bound = [&self.method_values, &self.task_values].into_iter().flatten().flatten();
+        let bound = bound.any(|&node| self.program.root(node) == root);
         let working = self.program.value(root).storage == Storage::Working;
-        working
-            && !bound
-            && self.program.forward.iter().all(|instruction| {
-                !touches(instruction, |access| access == Access::Read)
-                    && (forgets(instruction) || !touches(instruction, |access| access != Access::Read))
-            })
+        working && !bound && self.program.unread(value, &self.program.forward)
     }
 
     /// dropout(y + bias) + residual, normalised; then `after`.

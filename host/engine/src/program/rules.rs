@@ -174,7 +174,15 @@ impl Reverse<'_> {
             }
             Instruction::CrossEntropy { logits, ref labels, losses, log_sums } => {
                 let Some(dlosses) = self.gradient(losses) else { return };
-                let dlogits = self.like(logits);
+                // Logits are large where classes are a vocabulary: their gradient is
+                // written over them if nobody has still to read them.
+                let dlogits = match self.is_working(logits) && self.program.unread(logits, earlier) {
+                    true => {
+                        let extents = self.extents(logits);
+                        self.program.add_value(extents, Storage::InPlaceOf(logits), false)
+                    }
+                    false => self.like(logits),
+                };
                 let labels = labels.clone();
                 self.push(Instruction::CrossEntropyBackward { logits, labels, log_sums, dlosses, dlogits });
                 self.hand_over(logits, dlogits);

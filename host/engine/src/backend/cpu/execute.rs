@@ -461,16 +461,10 @@ impl<'a> Context<'a> {
             }
             Instruction::CrossEntropyBackward { logits, ref labels, log_sums, dlosses, dlogits } => {
                 let labels = self.integers(labels)?;
-                let (logits, log_sums, weights) =
-                    (self.read(logits), self.read(log_sums), self.read(dlosses));
-                cross_entropy::backward(
-                    threads,
-                    self.write(dlogits),
-                    Some(logits),
-                    log_sums,
-                    &labels,
-                    weights,
-                );
+                let (log_sums, weights) = (self.read(log_sums), self.read(dlosses));
+                let in_place = self.program.root(dlogits) == self.program.root(logits);
+                let logits = (!in_place).then(|| self.read(logits));
+                cross_entropy::backward(threads, self.write(dlogits), logits, log_sums, &labels, weights);
             }
             Instruction::SumLoss { x, loss } => {
                 losses[loss] += self.read(x).iter().map(|&element| f64::from(element)).sum::<f64>();
