@@ -69,6 +69,15 @@ fn predictions_score_what_the_run_has_recorded_in_every_form() {
     let (table, _) =
         succeeds(host(path, &["score", "sst5", "--gold", "data/stsa.fine.dev", "--pred", "plain.txt"]));
     assert!(table.contains("f1_macro") && table.contains("95% interval"), "{table}");
+    // What is taken for what: three examples of each class, in its row.
+    assert!(table.contains("label, right \\ predicted"), "{table}");
+    let rows = found["confidence"]["confusions"][0]["counts"].as_array().unwrap();
+    let sum = |row: &serde_json::Value| -> u64 {
+        row.as_array().unwrap().iter().map(|count| count.as_u64().unwrap()).sum()
+    };
+    assert_eq!(rows.iter().map(sum).collect::<Vec<_>>(), [3; 5]);
+    let right: u64 = (0..5).map(|class| rows[class][class].as_u64().unwrap()).sum();
+    assert!((right as f64 / 15.0 - accuracy).abs() < 1e-9);
 
     // Older cells have no draws; the table stands without them.
     for entry in fs::read_dir(&folder).unwrap().flatten() {
@@ -109,6 +118,9 @@ fn files_that_do_not_belong_together_are_refused() {
     assert!(score(&fifteen(r#"{"lable": 1}"#)).contains("there is no \"label\"; did you mean"));
     let gold = r#"{"gold_label": 4, "label": 1}"#;
     assert!(score(&fifteen(gold)).contains("it was made for the label 4"));
+    let pipe =
+        fails(host(path, &["score", "sst5", "--gold", "data/stsa.fine.dev", "--pred", "/dev/null"]), 1);
+    assert!(pipe.contains("/dev/null is no file, and what is scored is read twice"), "{pipe}");
     let unknown = fails(host(path, &["score", "sst6", "--gold", "a", "--pred", "b"]), 2);
     assert!(unknown.contains("there is no task plugin `sst6`"), "{unknown}");
 }

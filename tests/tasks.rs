@@ -133,7 +133,7 @@ fn wrong_records_are_left_out_to_a_number() {
     assert!(error.contains("stsa.fine.train:2: the label is 9, and 0 to 4 are wanted"), "{error}");
     let folder = wrong_line("max_bad_records = 1");
     let (_, log) = succeeds(host(folder.path(), &arguments));
-    assert!(log.contains("1 wrong records of train were left out, the first: "), "{log}");
+    assert!(log.contains("left out of train: 1 wrong record, the first: "), "{log}");
     assert!(log.contains("stsa.fine.train:2: the label is 9"), "{log}");
     assert!(log.contains("39"), "{log}");
 }

@@ -16,6 +16,8 @@ use host_ir::method::Counts;
 use host_ir::settings::{Description, Values};
 use serde::{Deserialize, Serialize};
 
+use crate::confusion::Confusion;
+
 /// Where a model or data come from. As a path of the config and in JSON a
 /// string: a path, or `embedded`, or `embedded:NAME`; what the hub has is an
 /// object in JSON.
@@ -291,6 +293,9 @@ pub struct Confidence {
     pub intervals: Vec<Interval>,
     /// The one label or text that was predicted for everything, if it was one.
     pub constant: Option<String>,
+    /// One for each label that is predicted and has gold.
+    #[serde(default)]
+    pub confusions: Vec<Confusion>,
 }
 
 /// The metric that chooses the best checkpoint.

@@ -4,6 +4,7 @@ mod benchmark;
 mod cell;
 mod cli;
 mod config;
+mod confusion;
 mod dataset;
 mod embedded;
 mod hub;

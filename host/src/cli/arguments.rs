@@ -94,7 +94,8 @@ pub struct PlanArguments {
 ///
 /// For each split: examples, class balance, lengths in tokens, what was cut, texts
 /// that stand twice or in what trains too, and the first examples as tokens with
-/// their segments and labels.
+/// their segments and labels. Sequences are not padded: the model attends to every
+/// token that is shown.
 #[derive(Debug, Args)]
 pub struct DataArguments {
     #[command(flatten)]

@@ -45,5 +45,10 @@ fn shown(scored: &Scored) -> String {
     let row = |(name, value): &(String, f64)| vec![name.clone(), format!("{value:.6}"), interval(name)];
     let rows: Vec<Vec<String>> = scored.metrics.0.iter().map(row).collect();
     let heads = ["metric", "score", "95% interval"].map(String::from);
-    format!("{}{}\n", draw(PLAIN, &heads, &rows), words::plural(scored.examples as u64, "example"))
+    let mut text = draw(PLAIN, &heads, &rows);
+    for confusion in &scored.confidence.confusions {
+        let (heads, rows) = confusion.cells();
+        text.push_str(&draw(PLAIN, &heads, &rows));
+    }
+    format!("{text}{}\n", words::plural(scored.examples as u64, "example"))
 }

@@ -10,6 +10,7 @@ use super::chart::{COLOURS, Form, Series, chart};
 use super::comparison::Comparison;
 use super::record::{Finished, write_whole};
 use super::{table, words};
+use crate::confusion::Confusion;
 
 /// Writes `report.html` into the directory. `config` is the text of the
 /// resolved config; `failures` are sentences about cells without a result.
@@ -75,6 +76,7 @@ fn page(
             confidence => confidence(comparison),
             charts => charts(comparison),
             details => details(comparison),
+            confusions => confusions(comparison),
             version => env!("CARGO_PKG_VERSION"),
             written => words::now(),
         },
@@ -132,6 +134,21 @@ fn charts(comparison: &Comparison) -> Vec<minijinja::Value> {
     drawn.collect()
 }
 
+/// The confusion matrices of each cell and split.
+fn confusions(comparison: &Comparison) -> Vec<minijinja::Value> {
+    let of_cell = |cell: &Finished| {
+        let title = cell.record.spec.title();
+        let splits = cell.record.result.confidence.iter();
+        let matrices = splits.flat_map(|split| split.confusions.iter().map(|matrix| (&split.split, matrix)));
+        let shown = |(split, matrix): (&String, &Confusion)| {
+            let (heads, rows) = matrix.cells();
+            context! { title => format!("{title} on {split}"), heads, rows }
+        };
+        matrices.map(shown).collect::<Vec<_>>()
+    };
+    comparison.cells.iter().flat_map(of_cell).collect()
+}
+
 /// A line for each cell of what the table leaves out.
 fn details(comparison: &Comparison) -> Vec<minijinja::Value> {
     let cell = |cell: &Finished| {
@@ -161,8 +178,20 @@ mod tests {
     #[test]
     fn the_page_stands_alone_and_escapes_what_it_shows() {
         let failures = vec!["gamma <seed 1> failed".to_string()];
-        let page = page(&comparison(), "a & b", "name = \"<x>\"", &failures).unwrap();
+        let mut comparison = comparison();
+        comparison.cells[0].record.result.confidence = vec![crate::cell::Confidence {
+            split: "dev".into(),
+            confusions: vec![Confusion {
+                field: "label".into(),
+                classes: vec!["bad".into(), "good".into()],
+                counts: vec![vec![7, 1], vec![2, 12]],
+            }],
+            ..Default::default()
+        }];
+        let page = page(&comparison, "a & b", "name = \"<x>\"", &failures).unwrap();
         for part in [
+            "<h2>Confusions</h2>",
+            "<tr><td>good</td><td>2</td><td>12</td></tr>",
             "a &amp; b",
             "&lt;x&gt;",
             "gamma &lt;seed 1&gt; failed",

@@ -18,6 +18,7 @@ use host_ir::task::{Example, HeadKind, Layout, Sequence, SplitUse, TaskPlan};
 use host_plugin::Task;
 
 use crate::cell::TooLong;
+use crate::runs::words;
 use crate::session::duplicates::Seen;
 
 /// A split that is ready for the model.
@@ -45,10 +46,13 @@ impl LeftOut {
     pub fn warnings(&self, split: &str) -> Vec<String> {
         let skipped = self.skipped.iter();
         let mut warnings: Vec<String> = skipped
-            .map(|(reason, count)| format!("{count} records of {split} were left out: {reason}"))
+            .map(|(reason, count)| {
+                format!("left out of {split}: {}, because {reason}", words::plural(*count, "record"))
+            })
             .collect();
         if let Some(first) = &self.first {
-            warnings.push(format!("{} wrong records of {split} were left out, the first: {first}", self.bad));
+            let bad = words::plural(self.bad, "wrong record");
+            warnings.push(format!("left out of {split}: {bad}, the first: {first}"));
         }
         warnings
     }

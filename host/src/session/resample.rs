@@ -111,6 +111,7 @@ pub fn confidence(task: &Task, resamples: &Resamples, constant: Option<String>) 
         groups: resamples.groups,
         intervals: intervals.collect(),
         constant,
+        confusions: Vec::new(),
     }
 }
 

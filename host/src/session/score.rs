@@ -15,6 +15,7 @@ use host_ir::task::{
 use serde_json::Value;
 
 use crate::cell::{Confidence, Metrics, PluginSpec};
+use crate::confusion::confusions;
 use crate::session::data;
 use crate::session::evaluate::{CHUNK, constant};
 use crate::session::prepare;
@@ -37,6 +38,15 @@ pub struct Scored {
 pub fn score(spec: &PluginSpec, gold: &Path, predictions: &Path) -> Result<Scored> {
     let task = prepare::task(spec)?;
     let layout = &task.layout;
+    for path in [gold, predictions] {
+        // A pipe, which can be read once.
+        if path.exists() && !path.is_file() {
+            bail!(
+                "{} is no file, and what is scored is read twice; write it to a file first",
+                path.display()
+            );
+        }
+    }
     let evaluated = layout.splits.iter().find(|split| split.usage == SplitUse::Evaluate);
     let split = evaluated.ok_or_else(|| anyhow!("the task {} evaluates no split", spec.name))?;
     let found = FoundSplit {
@@ -82,7 +92,10 @@ pub fn score(spec: &PluginSpec, gold: &Path, predictions: &Path) -> Result<Score
     let metrics = ordered.filter_map(|metric| Some((metric.name.clone(), *measured.get(&metric.name)?)));
     let metrics = Metrics(metrics.collect());
     let resamples = sums.resample(&task, &split.name)?;
-    let confidence = confidence(&task, &resamples, constant(layout, &predicted));
+    let confidence = Confidence {
+        confusions: confusions(layout, &examples, &predicted),
+        ..confidence(&task, &resamples, constant(layout, &predicted))
+    };
     Ok(Scored { metrics, confidence, examples: examples.len(), warnings })
 }
 

@@ -10,6 +10,7 @@ use host_engine::train::trainer::{self, EpochReport, Observer, StepReport};
 use host_ir::task::SplitUse;
 
 use crate::cell::{BestMetric, CellResult, CellSpec, Confidence, EpochRecord, Progress, SplitMetrics, Step};
+use crate::confusion::{Confusion, confusions};
 use crate::runs::confidence::Resamples;
 use crate::session::evaluate::{Evaluated, constant};
 use crate::session::predictions;
@@ -22,6 +23,7 @@ struct Scores {
     split: String,
     sums: GroupSums,
     constant: Option<String>,
+    confusions: Vec<Confusion>,
 }
 
 struct Watcher<'a> {
@@ -67,10 +69,14 @@ impl Watcher<'_> {
     }
 
     fn scores(&self, evaluated: &Evaluated) -> Scores {
+        let name = &evaluated.metrics.split;
+        let (layout, predictions) = (&self.prepared.task.layout, &evaluated.predictions);
+        let split = self.prepared.splits.iter().find(|split| split.name == *name);
         Scores {
-            split: evaluated.metrics.split.clone(),
+            split: name.clone(),
             sums: evaluated.sums.clone(),
-            constant: constant(&self.prepared.task.layout, &evaluated.predictions),
+            constant: constant(layout, predictions),
+            confusions: split.map_or(Vec::new(), |split| confusions(layout, &split.examples, predictions)),
         }
     }
 
@@ -87,7 +93,8 @@ impl Watcher<'_> {
                 scores.split
             ));
         }
-        Ok(confidence(task, &resamples, scores.constant.clone()))
+        let confidence = confidence(task, &resamples, scores.constant.clone());
+        Ok(Confidence { confusions: scores.confusions.clone(), ..confidence })
     }
 
     fn write_predictions(&self, evaluated: &Evaluated) -> Result<()> {

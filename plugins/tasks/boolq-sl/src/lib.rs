@@ -66,10 +66,14 @@ impl Task for BoolQ {
         }
         let gold = ["label", "answer"].into_iter().find(|key| record.has(key));
         let gold = gold.map(|key| answer(record, key)).transpose()?.flatten();
-        let example = record
-            .example()
-            .text("question", decode_entities(&question).trim())
-            .text("passage", decode_entities(&passage).trim());
+        let (question, passage) = (decode_entities(&question), decode_entities(&passage));
+        let (question, passage) = (question.trim(), passage.trim());
+        for (name, text) in [("question", question), ("passage", passage)] {
+            if text.is_empty() {
+                return Err(format!("the {name} is empty"));
+            }
+        }
+        let example = record.example().text("question", question).text("passage", passage);
         if record.has("idx") {
             example.text("idx", &record.whole("idx")?.to_string());
         }
@@ -143,6 +147,8 @@ mod tests {
         }
         let wrong = parsed(Container::JsonLines, r#"{"label": "maybe", "passage": "p", "question": "q"}"#);
         assert_eq!(wrong.rejected, ["data:1: \"label\" is \"maybe\", and true or false is wanted"]);
+        let empty = parsed(Container::JsonLines, r#"{"label": true, "passage": "&nbsp;", "question": "q"}"#);
+        assert_eq!(empty.rejected, ["data:1: the passage is empty"]);
     }
 
     #[test]

@@ -51,7 +51,14 @@ impl Task for CommonsenseQa {
         }
         choices.iter_mut().for_each(|choice| *choice = choice.trim().to_string());
         let question = record.text(question)?;
-        let example = record.example().text("question", question.trim()).texts("choices", &choices);
+        let question = question.trim();
+        if let Some(empty) = choices.iter().position(String::is_empty) {
+            return Err(format!("the choice {} is empty", LABELS[empty]));
+        }
+        if question.is_empty() {
+            return Err("the question is empty".into());
+        }
+        let example = record.example().text("question", question).texts("choices", &choices);
         // The hub's copy of the test split has empty answers, the authors' none.
         if record.has("answerKey") {
             let answer = record.text("answerKey")?;
@@ -107,7 +114,10 @@ mod tests {
     fn what_is_wrong_is_told_with_its_line() {
         let four = FLAT.replace('\n', " ").replace(r#", "E"]"#, "]");
         let sixth = FLAT.replace('\n', " ").replace(r#""answerKey": "C""#, r#""answerKey": "F""#);
-        let wrong = parsed(&format!("{four}\n{sixth}"));
+        let unasked = FLAT.replace('\n', " ").replace("Where does water become ice?", " ");
+        let without = FLAT.replace('\n', " ").replace("desert", "");
+        let wrong = parsed(&format!("{four}\n{sixth}\n{unasked}\n{without}"));
+        assert_eq!(wrong.rejected[2..], ["data:3: the question is empty", "data:4: the choice B is empty"]);
         assert!(wrong.rejected[0].starts_with("data:1: the choices are 5 with the labels A, B, C, D;"));
         assert_eq!(wrong.rejected[1], "data:2: the answer is \"F\", and one of A, B, C, D, E is wanted");
     }

@@ -116,6 +116,10 @@ impl Task for XSum {
             record.skip("the article is empty");
             return Ok(());
         }
+        if summary.as_ref().is_some_and(|summary| summary.trim().is_empty()) {
+            record.skip("the summary is empty");
+            return Ok(());
+        }
         let example = record.example().text("document", &format!("{}{document}", self.source_prefix));
         if let Some(summary) = summary {
             example.text("summary", &summary);
@@ -169,7 +173,8 @@ mod tests {
     const LINES: &str = r#"{"document": "The cat sat on the mat. It slept.\nNobody saw.", "summary": "A cat sat on a mat.", "id": "1"}
 {"document": "Rain fell in Kranj.", "id": "2"}
 {"document": " ", "summary": "Nothing.", "id": "3"}
-{"summary": "No article."}"#;
+{"summary": "No article."}
+{"document": "No summary.", "summary": ""}"#;
 
     #[test]
     fn records_become_articles_with_their_summaries() {
@@ -183,7 +188,7 @@ mod tests {
         );
         assert_eq!(parsed.examples[0].text(1), Some("A cat sat on a mat."));
         assert_eq!(parsed.examples[1].text(1), None);
-        assert_eq!(parsed.skipped["the article is empty"], 1);
+        assert_eq!((parsed.skipped["the article is empty"], parsed.skipped["the summary is empty"]), (1, 1));
         assert_eq!(parsed.rejected.len(), 1);
         assert!(parsed.rejected[0].starts_with("data:4: there is no \"document\""), "{:?}", parsed.rejected);
     }
