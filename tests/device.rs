@@ -8,6 +8,8 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Command;
 
+#[cfg(feature = "cuda")]
+use host_engine as _; // candle calls the functions that stand there for CUDA's.
 use serde_json::Value;
 use support::{cells, experiment, fails, host, root, succeeds};
 
@@ -82,6 +84,50 @@ fn on_the_device_real_sentences_train_as_on_the_cpu() {
     agrees_with_the_cpu(&root().join("configs/quickstart.toml"), &more, 1);
 }
 
+/// Another process takes the GPU's memory in the middle of a training, which goes on
+/// with smaller micro-batches and the same effective batch.
+#[cfg(feature = "cuda")]
+#[test]
+fn on_the_device_memory_that_ends_is_survived() {
+    use candle_core::{DType, Device, Tensor};
+    use std::io::{BufRead, BufReader};
+    use std::process::Stdio;
+
+    let Some(number) = device().strip_prefix("cuda:").and_then(|number| number.parse().ok()) else {
+        println!("skipped: {} is no GPU of NVIDIA's", device());
+        return;
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let config = root().join("configs/quickstart.toml");
+    let mut command = host(folder.path(), &["run", config.to_str().unwrap(), "--device", &device()]);
+    command.args(["--method", "fft", "--set", "training.per_device_train_batch_size=1024"]);
+    command.args(["--set", "methods.fft.training.num_train_epochs=200"]);
+    let mut child = command.stderr(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
+    let gpu = Device::new_cuda(number).unwrap();
+    let (mut taken, mut said) = (Vec::new(), false);
+    for line in BufReader::new(child.stderr.take().unwrap()).lines() {
+        let line = line.unwrap();
+        if line.contains("step") && taken.is_empty() && !said {
+            // All but a little, in pieces that become smaller.
+            let mut bytes = 8usize << 30;
+            while bytes > 16 << 20 {
+                match Tensor::zeros(bytes, DType::U8, &gpu) {
+                    Ok(piece) => taken.push(piece),
+                    Err(_) => bytes /= 2,
+                }
+            }
+            gpu.synchronize().unwrap();
+        }
+        if line.contains("going on with micro-batches of") {
+            said = true;
+            taken.clear();
+            gpu.synchronize().unwrap();
+        }
+    }
+    assert!(child.wait().unwrap().success());
+    assert!(said, "memory has not run out");
+}
+
 #[test]
 fn what_is_not_there_is_said() {
     let folder = experiment(|config| config);
@@ -125,6 +171,60 @@ fn info_says_what_this_machine_and_this_build_have() {
         assert!(line("cuda").contains("this build has no CUDA"), "{text}");
         assert!(line("auto").ends_with("cpu; in fp32"), "{text}");
     }
+}
+
+/// Libraries by the names that the program looks for, with one function: a driver that
+/// goes up to this version.
+#[cfg(all(feature = "cuda", target_os = "linux", target_arch = "x86_64"))]
+fn libraries(driver: u32) -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    let source = folder.path().join("library.c");
+    let version = format!("int cuDriverGetVersion(int *number) {{ *number = {driver}; return 0; }}\n");
+    fs::write(&source, version).unwrap();
+    let toolkit = candle_core::cuda::cudarc::driver::sys::CUDA_VERSION / 1000;
+    let first = folder.path().join("libcuda.so.1");
+    let mut compiler = Command::new("cc");
+    compiler.args(["-shared", "-fPIC", "-o"]).args([&first, &source]);
+    assert!(compiler.status().unwrap().success());
+    for name in
+        [format!("libcublas.so.{toolkit}"), format!("libcublasLt.so.{toolkit}"), "libcurand.so.10".into()]
+    {
+        fs::copy(&first, folder.path().join(name)).unwrap();
+    }
+    folder
+}
+
+/// A build with CUDA starts where there is none, uses the CPU and says why; what is
+/// asked of CUDA names the library that is missing, or the driver that is too old.
+#[cfg(all(feature = "cuda", target_os = "linux", target_arch = "x86_64"))]
+#[test]
+fn a_build_with_cuda_starts_where_there_is_none() {
+    let experiment = experiment(|config| config);
+    let with = |folder: &Path, arguments: &[&str]| {
+        let mut command = host(experiment.path(), arguments);
+        command.env("LD_LIBRARY_PATH", folder);
+        command
+    };
+    let plan = ["plan", "experiment.toml", "--summary"];
+    let expect = |folder: &Path, sentence: &str| {
+        let text = fails(with(folder, &[&plan[..], &["--device", "cuda"]].concat()), 1);
+        assert!(text.contains(sentence), "{text}");
+        let (_, log) = succeeds(with(folder, &plan));
+        assert!(log.contains("device auto: the CPU is used: ") && log.contains(sentence), "{log}");
+        let (text, _) = succeeds(with(folder, &["info"]));
+        assert!(text.split_whitespace().collect::<Vec<_>>().join(" ").contains(sentence), "{text}");
+    };
+    let old = libraries(11_080);
+    expect(old.path(), "the driver goes up to CUDA 11.8 and this build needs");
+    // No library, which hides one that the machine may have.
+    fs::write(old.path().join("libcurand.so.10"), "").unwrap();
+    expect(old.path(), "libcurand.so.10 is missing");
+    // A driver that knows no call but that for its version has no GPU to show.
+    let none = libraries(99_000);
+    let text = fails(with(none.path(), &[&plan[..], &["--device", "cuda"]].concat()), 1);
+    assert!(text.contains("there is no cuda:0: the driver shows 0 of them"), "{text}");
+    let (_, log) = succeeds(with(none.path(), &plan));
+    assert!(log.contains("device auto: the CPU is used: the driver shows no GPU"), "{log}");
 }
 
 /// A program of that name in a folder, which writes its arguments.

@@ -41,26 +41,40 @@ def grouped(model):
     return [group for group in groups if group["params"]]
 
 
+def waited(device):
+    """Waits for what a GPU still computes."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
 def steps(job):
-    """The median step on batches of one length."""
+    """The median step on batches of one length; on a GPU too, for tests/gpu/peer.py."""
     config = AutoConfig.from_pretrained(job["model"], num_labels=CLASSES)
     config.hidden_dropout_prob = config.attention_probs_dropout_prob = job["dropout"]
     model = with_method(AutoModelForSequenceClassification.from_config(config), job["method"], job["dropout"])
-    model.train()
     # Held through the steps, as in any program that trains on texts.
     tokenizer = AutoTokenizer.from_pretrained(job["model"])
     assert len(tokenizer) == config.vocab_size
+    device, autocast = torch.device(job.get("device", "cpu")), job.get("precision") == "bf16"
+    torch.backends.cuda.matmul.allow_tf32 = job.get("precision") == "tf32"
+    model.to(device).train()
+    run = torch.compile(model) if job.get("compile") else model
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(grouped(model), lr=2e-5)
     batch, length, seconds = job["batch"], job["length"], []
     for step in range(job["warmup"] + job["steps"]):
         ids = torch.randint(5, config.vocab_size, (batch, length))
         inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": torch.randint(CLASSES, (batch,))}
+        inputs = {name: tensor.to(device) for name, tensor in inputs.items()}
+        waited(device)
         start = time.perf_counter()
-        model(**inputs).loss.backward()
+        with torch.autocast(device.type, torch.bfloat16, enabled=autocast):
+            loss = run(**inputs).loss
+        loss.backward()
         torch.nn.utils.clip_grad_norm_(trained, 1.0)
         optimizer.step()
         optimizer.zero_grad()
+        waited(device)
         if step >= job["warmup"]:
             seconds.append(time.perf_counter() - start)
     return statistics.median(seconds)

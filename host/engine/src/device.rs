@@ -7,6 +7,8 @@
 #[cfg(feature = "cuda")]
 mod cuda;
 mod peak;
+#[cfg(all(feature = "cuda", target_os = "linux", target_arch = "x86_64"))]
+mod stand_ins;
 
 use std::fmt;
 use std::path::Path;
@@ -153,9 +155,15 @@ impl Device {
             Device::Cpu => Ok(Box::new(Cpu::new(threads).map_err(wrong)?)),
             Device::CandleCpu => candle(Ok(candle_core::Device::Cpu)),
             Device::Cuda(number) => {
-                self.gpu()?;
+                let kernels = self.gpu()?.is_some_and(|gpu| gpu.kernels().is_ok());
                 candle_core::cuda::set_gemm_reduced_precision_f32(precision == Precision::Tf32);
-                candle(candle_core::Device::new_cuda(number))
+                match candle_core::Device::new_cuda(number) {
+                    Ok(device) if kernels => {
+                        let backend = Candle::with_kernels(device).map_err(wrong)?;
+                        Ok(Box::new(backend.in_precision(precision)))
+                    }
+                    device => candle(device),
+                }
             }
             Device::Metal => {
                 metal()?;
@@ -230,6 +238,18 @@ impl Device {
         }
     }
 
+    /// The most bytes that tensors have taken on a device with memory of its own, and
+    /// else the most that this process has taken.
+    pub fn peak_memory(self) -> u64 {
+        #[cfg(feature = "cuda")]
+        if let Device::Cuda(number) = self
+            && let Ok(bytes) = cuda::peak_memory(number)
+        {
+            return bytes;
+        }
+        machine::peak_memory()
+    }
+
     /// Rows of a micro-batch at most. A GPU needs many at a time; on a processor more
     /// make products hardly faster.
     pub fn micro_batch_rows(self) -> usize {
@@ -262,7 +282,26 @@ impl Device {
     }
 }
 
+/// The environment's variable by which a GPU's programs are composed of candle's
+/// operations alone, with the value `composed`.
+const KERNELS: &str = "HOST_KERNELS";
+
 impl Gpu {
+    /// Whether kernels of our own are used.
+    ///
+    /// # Errors
+    /// Why they are not.
+    pub fn kernels(&self) -> Result<(), String> {
+        let (major, minor) = self.capability;
+        match std::env::var(KERNELS) {
+            Ok(value) if value == "composed" => Err(format!("{KERNELS} is \"composed\"")),
+            _ if self.capability < (8, 0) => {
+                Err(format!("there are none for compute capability {major}.{minor}"))
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// `NVIDIA H100 80GB HBM3, compute capability 9.0, 78.5 of 79.2 GiB free`
     pub fn words(&self) -> String {
         let gibi = |bytes: u64| bytes as f64 / 1_073_741_824.0;

@@ -192,6 +192,7 @@ impl Engine {
             }
         }
         self.silent = silent;
+        let mut rules = Vec::new();
         for (block, content) in parameters.blocks.iter().enumerate() {
             for (place, part) in content.parts.iter().enumerate().filter(|(_, part)| part.trained) {
                 let decay =
@@ -210,9 +211,10 @@ impl Engine {
                     update: self.updates,
                     gradient_scale,
                 };
-                self.backend.update(&parameters, block, place, &rule)?;
+                rules.push((block, place, rule));
             }
         }
+        self.backend.update_all(&parameters, &rules)?;
         Ok(StepResult { loss, gradient_norm })
     }
 

@@ -2,6 +2,9 @@
 
 mod support;
 
+use std::sync::mpsc::{Sender, channel};
+use std::time::Duration;
+
 use host_engine::backend::cpu::Cpu;
 use host_engine::backend::{AdamW, Backend, BackendError, Step};
 use host_engine::batch::Batch;
@@ -17,16 +20,22 @@ use host_engine::train::trainer::{Batches, EpochReport, Observer, StepReport, Tr
 use host_ir::task::HeadKind;
 use support::{CLASSES, LENGTHS, batch, blocks, plans, train_role};
 
-/// The same batch, three times an epoch.
-struct Same(Batch);
+/// The same batch, three times an epoch. Tells which is asked for.
+struct Same {
+    batch: Batch,
+    asked: Option<Sender<u64>>,
+}
 
 impl Batches for Same {
     fn steps_of_epoch(&mut self, _: u64) -> Result<u64, DatasetError> {
         Ok(3)
     }
 
-    fn effective_batch(&mut self, _: u64, _: u64, _: usize) -> Result<Vec<Batch>, DatasetError> {
-        Ok(vec![self.0.clone()])
+    fn effective_batch(&mut self, _: u64, number: u64, _: usize) -> Result<Vec<Batch>, DatasetError> {
+        if let Some(asked) = &self.asked {
+            asked.send(number).unwrap();
+        }
+        Ok(vec![self.batch.clone()])
     }
 }
 
@@ -62,11 +71,12 @@ impl Observer for Notes {
 }
 
 /// A device whose memory ends once: before an instruction, or before an update,
-/// counted from the start.
+/// counted from the start. May do something before each batch.
 struct Scarce {
     inner: Cpu,
     instructions: Option<usize>,
     updates: Option<usize>,
+    before: Option<Box<dyn FnMut()>>,
 }
 
 /// Counts down; whether this was the last.
@@ -102,6 +112,7 @@ impl Backend for Scarce {
     }
 
     fn begin(&mut self, compiled: &Compiled, batch: &Batch, step: &Step) -> Result<(), BackendError> {
+        self.before.iter_mut().for_each(|before| before());
         self.inner.begin(compiled, batch, step)
     }
 
@@ -150,6 +161,10 @@ impl Backend for Scarce {
     }
 }
 
+fn same(plans: &Plans) -> Same {
+    Same { batch: batch(&LENGTHS, plans.method.virtual_tokens() as u32), asked: None }
+}
+
 fn run(plans: &Plans, epochs: f64, learning_rate: f64) -> (Result<u64, TrainError>, Notes) {
     run_on(plans, Box::new(Cpu::new(1).unwrap()), epochs, learning_rate)
 }
@@ -168,7 +183,7 @@ fn run_on(
         ..Default::default()
     };
     let mut notes = Notes::default();
-    let mut batches = Same(batch(&LENGTHS, plans.method.virtual_tokens() as u32));
+    let mut batches = same(plans);
     let ending = train(&mut engine, &mut batches, &settings, 8, 1, &mut notes);
     (ending.map(|ending| ending.steps), notes)
 }
@@ -222,8 +237,9 @@ fn a_loss_that_is_no_number_names_its_step_and_its_batch() {
 fn a_step_that_memory_ended_is_made_again_from_unchanged_weights() {
     let plans = plans(HEAD, |recorder| train_role(recorder, "all"));
     let (_, whole) = run(&plans, 1.0, 1e-2);
-    let scarce =
-        |instructions, updates| Box::new(Scarce { inner: Cpu::new(1).unwrap(), instructions, updates });
+    let scarce = |instructions, updates| {
+        Box::new(Scarce { inner: Cpu::new(1).unwrap(), instructions, updates, before: None })
+    };
     let in_a_step = plans.training().unwrap().program.instructions().count();
     // In the backward pass of the second step, when its first gradients are there.
     let (ending, notes) = run_on(&plans, scarce(Some(2 * in_a_step - 3), None), 1.0, 1e-2);
@@ -240,4 +256,33 @@ fn a_step_that_memory_ended_is_made_again_from_unchanged_weights() {
     let error = ending.unwrap_err().to_string();
     assert!(error.starts_with("in the middle of an update, the device's memory does not suffice"), "{error}");
     assert!(notes.losses.is_empty() && notes.messages.is_empty());
+}
+
+/// A step that begins only once the batch after it is asked for: there is an end to that
+/// only where another thread asks meanwhile.
+#[test]
+fn the_next_batch_is_prepared_while_a_step_computes() {
+    let plans = plans(HEAD, |recorder| train_role(recorder, "bias"));
+    let (asked, questions) = channel();
+    let mut step = 0;
+    let before = move || {
+        step += 1;
+        // The last batch has none after it.
+        let asked =
+            || questions.recv_timeout(Duration::from_secs(60)).expect("nobody asks for the next batch");
+        if step < 3 {
+            while asked() < step {}
+        }
+    };
+    let backend = Scarce {
+        inner: Cpu::new(1).unwrap(),
+        instructions: None,
+        updates: None,
+        before: Some(Box::new(before)),
+    };
+    let mut engine = Engine::new(plans.clone(), blocks(&plans, 3), Box::new(backend)).unwrap();
+    let settings = TrainingSettings { num_train_epochs: 1.0, ..Default::default() };
+    let mut batches = Same { asked: Some(asked), ..same(&plans) };
+    let ending = train(&mut engine, &mut batches, &settings, 8, 1, &mut Notes::default()).unwrap();
+    assert_eq!(ending.steps, 3);
 }

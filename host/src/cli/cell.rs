@@ -10,7 +10,6 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::Result;
-use host_engine::machine;
 
 use super::arguments::CellArguments;
 use super::progress::Reporter;
@@ -49,8 +48,8 @@ fn record(arguments: &CellArguments) -> Result<()> {
         identity: job.identity,
         digests: job.digests,
         result: result?,
+        peak_memory_bytes: job.spec.device.peak_memory(),
         spec: job.spec,
-        peak_memory_bytes: machine::peak_memory(),
         machine: Machine::this(),
         finished: words::now(),
         host_version: env!("CARGO_PKG_VERSION").into(),

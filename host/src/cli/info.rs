@@ -98,7 +98,14 @@ fn device_lines() -> Vec<(&'static str, String)> {
             let version = |(major, minor): (u32, u32)| format!("{major}.{minor}");
             let (driver, build) = (version(cuda.driver), version(cuda.build));
             lines.push(("cuda", format!("the driver goes up to {driver}, the build is of {build}")));
-            lines.extend(cuda.gpus.iter().map(|gpu| ("", format!("{}: {}", gpu.device, gpu.words()))));
+            for gpu in &cuda.gpus {
+                lines.push(("", format!("{}: {}", gpu.device, gpu.words())));
+                let kernels = gpu.kernels().map_or_else(
+                    |why| format!("programs are composed of candle's operations: {why}"),
+                    |()| "kernels of our own among candle's operations".into(),
+                );
+                lines.push(("", kernels));
+            }
             if cuda.gpus.is_empty() {
                 lines.push(("", "the driver shows no GPU".into()));
             }

@@ -5,7 +5,6 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use host_engine::backend::timed::Times;
 use host_engine::batch::Batch;
-use host_engine::machine;
 use host_engine::program::cost::product_operations;
 use host_engine::train::trainer::Batches;
 use host_ir::task::SplitUse;
@@ -68,7 +67,7 @@ pub fn measure(spec: &BenchmarkSpec, started: Instant) -> Result<Measured> {
     }
     let evaluation = start.elapsed().as_secs_f64();
     // Before the matrices of the peak take memory of their own.
-    let peak_memory_bytes = machine::peak_memory();
+    let peak_memory_bytes = cell.device.peak_memory();
     let peak = cell.device.peak_operations(cell.threads, cell.precision)?;
     let total: f64 = step_seconds.iter().sum();
     let mut sorted = step_seconds.clone();

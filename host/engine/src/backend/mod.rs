@@ -113,6 +113,19 @@ pub trait Backend {
         rule: &AdamW,
     ) -> Result<(), BackendError>;
 
+    /// Updates parameters, by block and place, each by its rule, and clears their
+    /// gradients. Some devices do that in one pass.
+    ///
+    /// # Errors
+    /// As [`Self::update`]; where memory ends, some may have been updated.
+    fn update_all(
+        &mut self,
+        parameters: &Parameters,
+        rules: &[(usize, usize, AdamW)],
+    ) -> Result<(), BackendError> {
+        rules.iter().try_for_each(|(block, part, rule)| self.update(parameters, *block, *part, rule))
+    }
+
     /// Clears all gradients.
     fn clear_gradients(&mut self) -> Result<(), BackendError>;
 

@@ -110,6 +110,15 @@ impl Backend for Timed {
         times.noted("AdamW", || inner.update(parameters, block, part, rule))
     }
 
+    fn update_all(
+        &mut self,
+        parameters: &Parameters,
+        rules: &[(usize, usize, AdamW)],
+    ) -> Result<(), BackendError> {
+        let Timed { inner, times } = self;
+        times.noted("AdamW", || inner.update_all(parameters, rules))
+    }
+
     fn clear_gradients(&mut self) -> Result<(), BackendError> {
         self.inner.clear_gradients()
     }

@@ -1,22 +1,20 @@
 //! What a build with CUDA finds on a machine: the driver, its libraries, the GPUs.
 
-use std::ffi::{CStr, CString};
-
 use candle_core::cuda::cudarc::driver::{CudaContext, DriverError, result, sys};
 
 use super::{Cuda, Device, DeviceError, Gpu};
 
-/// Libraries that the build calls, and what brings them. The names carry the
-/// toolkit's major version.
-fn libraries(major: u32) -> [(String, &'static str); 4] {
-    let toolkit = "which the CUDA toolkit of the build's version brings: load its module, or name its folder in \
-                   LD_LIBRARY_PATH";
-    [
-        ("libcuda.so.1".into(), "which the NVIDIA driver brings; without one there is no GPU to use"),
-        (format!("libcublas.so.{major}"), toolkit),
-        (format!("libcublasLt.so.{major}"), toolkit),
-        ("libcurand.so.10".into(), toolkit),
-    ]
+/// Opens CUDA's libraries, each of which may be missing.
+#[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+fn open() -> Result<(), DeviceError> {
+    super::stand_ins::open()
+        .map_err(|(name, cause, from)| DeviceError(format!("{name} is missing ({cause}), {from}")))
+}
+
+/// Elsewhere a program is linked to them, and does not start without.
+#[cfg(not(all(target_os = "linux", target_arch = "x86_64")))]
+fn open() -> Result<(), DeviceError> {
+    Ok(())
 }
 
 /// What there is of CUDA.
@@ -24,10 +22,8 @@ fn libraries(major: u32) -> [(String, &'static str); 4] {
 /// # Errors
 /// What is missing, and how to get it.
 pub fn cuda() -> Result<Cuda, DeviceError> {
+    open()?;
     let build = version(sys::CUDA_VERSION);
-    for (name, from) in libraries(build.0) {
-        load(&name).map_err(|cause| DeviceError(format!("{name} is missing ({cause}), {from}")))?;
-    }
     let wrong = |error: DriverError| DeviceError(format!("CUDA's driver does not work: {error}"));
     let mut number = 0;
     // SAFETY: the call writes one number.
@@ -40,8 +36,10 @@ pub fn cuda() -> Result<Cuda, DeviceError> {
             driver.0, driver.1, build.0, build.1
         )));
     }
-    result::init().map_err(wrong)?;
-    let count = result::device::get_count().map_err(wrong)?;
+    let count = match result::init() {
+        Err(error) if error.0 == sys::CUresult::CUDA_ERROR_NO_DEVICE => 0,
+        started => started.and_then(|()| result::device::get_count()).map_err(wrong)?,
+    };
     let gpus = (0..count as usize).map(gpu).collect::<Result<_, _>>().map_err(wrong)?;
     Ok(Cuda { driver, build, gpus })
 }
@@ -59,26 +57,21 @@ fn gpu(number: usize) -> Result<Gpu, DriverError> {
     })
 }
 
+/// The most bytes that the process has had of the GPU's memory for arrays at one time.
+/// What the context and cuBLAS take is not among it.
+pub fn peak_memory(number: usize) -> Result<u64, DriverError> {
+    let context = CudaContext::new(number)?;
+    let attribute = sys::CUmemPool_attribute::CU_MEMPOOL_ATTR_USED_MEM_HIGH;
+    let mut bytes = 0u64;
+    // SAFETY: the device is the context's, and the attribute is a number of 64 bits.
+    unsafe {
+        let pool = result::device::get_default_mem_pool(context.cu_device())?;
+        result::mem_pool::get_attribute(pool, attribute, (&raw mut bytes).cast())?;
+    }
+    Ok(bytes)
+}
+
 /// 12040 is 12.4.
 fn version(number: u32) -> (u32, u32) {
     (number / 1000, number % 1000 / 10)
-}
-
-/// Loads a library for good.
-fn load(name: &str) -> Result<(), String> {
-    let name = CString::new(name).map_err(|error| error.to_string())?;
-    // SAFETY: the names are those of CUDA's libraries, whose initialisers have
-    // no effect on this process but their own.
-    if unsafe { libc::dlopen(name.as_ptr(), libc::RTLD_NOW | libc::RTLD_GLOBAL) }.is_null() {
-        // SAFETY: the loader's message is there until its next call, of which
-        // there is none before it is copied.
-        let message = unsafe { libc::dlerror() };
-        let unsaid = || "the loader says nothing".to_string();
-        // SAFETY: what is not null is a text that ends with a zero.
-        return Err(match message.is_null() {
-            true => unsaid(),
-            false => unsafe { CStr::from_ptr(message) }.to_string_lossy().into_owned(),
-        });
-    }
-    Ok(())
 }

@@ -38,6 +38,12 @@ impl Mask {
         Some(Mask { base, threshold, scale })
     }
 
+    /// All that the mask is, for other devices: the hash's base, the threshold and the
+    /// scale.
+    pub fn words(&self) -> (u64, u32, f32) {
+        (self.base, self.threshold, self.scale)
+    }
+
     /// The mask of a row of the sequence at `place`.
     #[inline(always)]
     pub fn row(&self, place: u32, row: u32) -> RowMask {

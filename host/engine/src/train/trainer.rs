@@ -1,9 +1,12 @@
 //! The training loop, after transformers' Trainer: effective batches of a
 //! seeded permutation, evaluation after each epoch, the best checkpoint kept.
+//! While a step computes, another thread prepares the next batch.
+
+use std::thread;
 
 use crate::batch::Batch;
 use crate::data::dataset::DatasetError;
-use crate::engine::{Engine, EngineError, NamedTensor};
+use crate::engine::{Engine, EngineError, NamedTensor, StepResult};
 use crate::train::schedule::LearningRate;
 use crate::train::settings::TrainingSettings;
 
@@ -11,7 +14,7 @@ use crate::train::settings::TrainingSettings;
 const SILENT_NAMED: usize = 4;
 
 /// Where effective batches come from.
-pub trait Batches {
+pub trait Batches: Send {
     /// Effective batches of an epoch, counted from 0. Batches of so many tokens
     /// may be more or fewer from one epoch to the next.
     ///
@@ -139,14 +142,25 @@ pub fn train(
     let mut best: Option<(f64, Vec<NamedTensor>)> = None;
     let mut without_better = 0;
     let mut warned = false;
+    let mut ahead = None;
     for epoch in 0.. {
         let mut loss_sum = 0.0;
         let first = ending.steps;
         let in_epoch = batches.steps_of_epoch(epoch)?.min(steps - ending.steps);
         for number in 0..in_epoch {
             let learning_rate = rates.at(ending.steps);
-            let (result, tokens) =
-                step(engine, batches, settings, (epoch, number), learning_rate, seed, &mut ending, observer)?;
+            let which = Which { epoch, number, micro_batch: ending.micro_batch };
+            let more = number + 1 < in_epoch;
+            let (result, tokens, micro_batch) = step(
+                engine,
+                (&mut *batches, &mut ahead),
+                settings,
+                (which, more),
+                learning_rate,
+                seed,
+                observer,
+            )?;
+            ending.micro_batch = micro_batch;
             ending.steps += 1;
             loss_sum += result.loss;
             observer.step(&StepReport {
@@ -203,30 +217,57 @@ pub fn train(
     Ok(ending)
 }
 
-/// One step; where memory runs out, again with micro-batches of half the size.
-#[allow(clippy::too_many_arguments)] // The state of the loop, which one caller has.
+/// An effective batch, by epoch, number and the most examples of a micro-batch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Which {
+    epoch: u64,
+    number: u64,
+    micro_batch: usize,
+}
+
+/// A batch that was prepared while the step before it computed.
+type Ahead = Option<(Which, Result<Vec<Batch>, DatasetError>)>;
+
+/// One step; where memory runs out, again with micro-batches of half the size. Answers
+/// what it came to, the rows of its batch, and the most examples of a micro-batch.
+/// Meanwhile the next batch is prepared, if there is to be `more`.
 fn step(
     engine: &mut Engine,
-    batches: &mut dyn Batches,
+    (batches, ahead): (&mut dyn Batches, &mut Ahead),
     settings: &TrainingSettings,
-    (epoch, number): (u64, u64),
+    (mut which, more): (Which, bool),
     learning_rate: f64,
     seed: u64,
-    ending: &mut Ending,
     observer: &mut dyn Observer,
-) -> Result<(crate::engine::StepResult, usize), TrainError> {
+) -> Result<(StepResult, usize, usize), TrainError> {
     loop {
-        let effective = batches.effective_batch(epoch, number, ending.micro_batch)?;
+        let Which { epoch, number, micro_batch } = which;
+        let effective = match ahead.take() {
+            Some((known, prepared)) if known == which => prepared?,
+            _ => batches.effective_batch(epoch, number, micro_batch)?,
+        };
         let tokens = effective.iter().map(Batch::rows).sum();
-        match engine.step(&effective, settings, learning_rate, seed) {
-            Ok(result) => return Ok((result, tokens)),
+        let next = Which { number: number + 1, ..which };
+        let result = thread::scope(|scope| {
+            let preparing = match more {
+                true => Some(scope.spawn(|| batches.effective_batch(epoch, next.number, micro_batch))),
+                false => None,
+            };
+            let result = engine.step(&effective, settings, learning_rate, seed);
+            let prepared = preparing
+                .map(|preparing| preparing.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
+            *ahead = prepared.map(|prepared| (next, prepared));
+            result
+        });
+        match result {
+            Ok(result) => return Ok((result, tokens, micro_batch)),
             Err(EngineError::Backend(error))
-                if error.is_out_of_memory() && settings.auto_find_batch_size && ending.micro_batch > 1 =>
+                if error.is_out_of_memory() && settings.auto_find_batch_size && micro_batch > 1 =>
             {
-                ending.micro_batch = ending.micro_batch.div_ceil(2);
+                which.micro_batch = micro_batch.div_ceil(2);
                 observer.message(format!(
                     "{error}: going on with micro-batches of {} examples; the effective batch stays the same",
-                    ending.micro_batch
+                    which.micro_batch
                 ));
             }
             Err(error @ EngineError::NotFinite { .. }) => {

@@ -92,8 +92,7 @@ impl Candle {
                 numbers.iter().map(|&number| number as u32).collect()
             }
         };
-        let count = values.len();
-        Ok(Tensor::from_vec(values, count, &self.device)?)
+        self.indices(values)
     }
 
     fn chosen(&self, choice: RowChoice) -> Result<Tensor> {
@@ -106,8 +105,7 @@ impl Candle {
             RowChoice::Words => self.batch.word_rows.clone(),
             RowChoice::LastTarget => self.batch.target.last_rows().collect(),
         };
-        let count = rows.len();
-        Ok(Tensor::from_vec(rows, count, &self.device)?)
+        self.indices(rows)
     }
 
     /// Which rows of the tables the rows of `value` take.
@@ -135,9 +133,14 @@ impl Candle {
         lookup
     }
 
+    /// A list on the device, to which it is copied once a batch: layers ask for the same.
     pub(super) fn indices(&self, values: Vec<u32>) -> Result<Tensor> {
-        let count = values.len();
-        Ok(Tensor::from_vec(values, count, &self.device)?)
+        if let Some(known) = self.lists.borrow().get(&values) {
+            return Ok(known.clone());
+        }
+        let list = Tensor::from_slice(&values, values.len(), &self.device)?;
+        self.lists.borrow_mut().insert(values, list.clone());
+        Ok(list)
     }
 
     /// [rows, 1]: 1 for virtual rows, or for the others.
@@ -169,6 +172,10 @@ impl Candle {
 
     /// Runs one instruction.
     pub(super) fn run(&mut self, program: &Program, instruction: &Instruction) -> Result<()> {
+        #[cfg(feature = "cuda")]
+        if self.run_own(program, instruction)? {
+            return Ok(());
+        }
         match *instruction {
             Instruction::Embed { word, factor, position, token_type, prompt, out } => {
                 let rows = self.lookup(program, out);

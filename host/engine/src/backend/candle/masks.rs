@@ -12,7 +12,7 @@ use crate::program::value::{Extent, ValueId};
 type Result<T> = std::result::Result<T, BackendError>;
 
 /// The mask of a dropout of the program at a step.
-fn mask(step: &Step, dropout: Dropout) -> Option<Mask> {
+pub(super) fn mask(step: &Step, dropout: Dropout) -> Option<Mask> {
     let key = DropoutKey { seed: step.seed, step: step.number, site: dropout.site };
     Mask::new(key, dropout.probability)
 }
@@ -91,7 +91,7 @@ pub fn attention(
 
 impl Candle {
     /// To what the rows of a value belong, for the masks of dropout.
-    fn rows_of(&self, program: &Program, value: ValueId) -> Rows {
+    pub(super) fn rows_of(&self, program: &Program, value: ValueId) -> Rows {
         let batch = &self.batch;
         match program.value(value).extents.first() {
             Some(&Extent::Reached(buckets)) => {
@@ -120,6 +120,10 @@ impl Candle {
         let Some(dropout) = dropout else { return Ok(x) };
         let columns = program.value(value).columns(&self.sizes);
         let of = self.rows_of(program, value);
+        #[cfg(feature = "cuda")]
+        if let Some(dropped) = self.own_dropout(&x, dropout, &of, columns)? {
+            return Ok(dropped);
+        }
         Ok((x * rows(&self.step, dropout, &of, &self.batch.places, columns, &self.device)?)?)
     }
 
@@ -142,6 +146,10 @@ impl Candle {
         heads: usize,
         longest: [usize; 2],
     ) -> Result<Tensor> {
+        #[cfg(feature = "cuda")]
+        if let Some(factors) = self.own_attention_factors(dropout, starts, heads, longest)? {
+            return Ok(factors);
+        }
         attention(&self.step, dropout, starts, &self.batch.places, heads, longest, &self.device)
     }
 }

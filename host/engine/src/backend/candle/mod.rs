@@ -8,6 +8,8 @@ mod choices;
 mod execute;
 mod expressions;
 mod masks;
+#[cfg(feature = "cuda")]
+mod own;
 pub mod products;
 mod relative;
 
@@ -41,6 +43,9 @@ impl From<candle_core::Error> for BackendError {
 pub struct Candle {
     device: Device,
     products: Products,
+    /// Kernels of our own, where they are used.
+    #[cfg(feature = "cuda")]
+    own: Option<own::Own>,
     /// By block: its elements, flat.
     blocks: Vec<Tensor>,
     /// By block: whether anything of it trains.
@@ -56,6 +61,8 @@ pub struct Candle {
     /// By slot: what outlives a run.
     kept: BTreeMap<usize, Tensor>,
     batch: Batch,
+    /// Lists of the batch that are on the device.
+    lists: RefCell<BTreeMap<Vec<u32>, Tensor>>,
     sizes: Sizes,
     step: Step,
     /// By loss: the sum of its elements so far, left on the device.
@@ -66,11 +73,25 @@ pub struct Candle {
 }
 
 impl Candle {
+    /// A backend on a device, with the kernels of our own that this build has for it.
+    ///
+    /// # Errors
+    /// A kernel that gives something else on the device than on the processor.
+    pub fn with_kernels(device: Device) -> Result<Candle, BackendError> {
+        Ok(Candle {
+            #[cfg(feature = "cuda")]
+            own: Some(own::checked(&device)?),
+            ..Candle::new(device)
+        })
+    }
+
     /// A backend on a device.
     pub fn new(device: Device) -> Candle {
         Candle {
             device,
             products: Products::Fp32,
+            #[cfg(feature = "cuda")]
+            own: None,
             blocks: Vec::new(),
             trains: Vec::new(),
             frozen: RefCell::default(),
@@ -79,6 +100,7 @@ impl Candle {
             values: Vec::new(),
             kept: BTreeMap::new(),
             batch: Batch::default(),
+            lists: RefCell::default(),
             sizes: Sizes::default(),
             step: Step::default(),
             losses: Vec::new(),
@@ -153,6 +175,7 @@ impl Backend for Candle {
             self.kept.clear();
         }
         self.batch.clone_from(batch);
+        self.lists.take();
         self.sizes = Sizes::of(batch);
         self.step.clone_from(step);
         self.losses = vec![None; program.losses.len()];
@@ -240,6 +263,21 @@ impl Backend for Candle {
             self.gradients.retain(|&(other, _), _| other != block);
         }
         Ok(())
+    }
+
+    #[cfg(feature = "cuda")]
+    fn update_all(
+        &mut self,
+        parameters: &Parameters,
+        rules: &[(usize, usize, AdamW)],
+    ) -> Result<(), BackendError> {
+        match self.own.clone() {
+            Some(own) => self.update_at_once(&own, parameters, rules),
+            None => {
+                let mut rules = rules.iter();
+                rules.try_for_each(|(block, part, rule)| self.update(parameters, *block, *part, rule))
+            }
+        }
     }
 
     fn clear_gradients(&mut self) -> Result<(), BackendError> {

@@ -1,0 +1,98 @@
+// Dropout: the hash of src/kernels/dropout.rs, bit by bit.
+
+#pragma once
+
+#include "lanes.cuh"
+
+struct Mask {
+    uint64_t base;
+    // An element whose hash is below is dropped: 0 drops nothing.
+    uint32_t threshold;
+    // What is kept is multiplied by this.
+    float scale;
+};
+
+// Where rows belong: those of a packed batch to sequences, those of a table to none.
+struct Packing {
+    int64_t sequences;
+    // What is added to the number of a table's row.
+    int64_t shift;
+};
+
+struct RowMask {
+    uint32_t low, high;
+};
+
+BODY uint64_t mix(uint64_t bits) {
+    bits += 0x9e3779b97f4a7c15ull;
+    bits = (bits ^ (bits >> 30)) * 0xbf58476d1ce4e5b9ull;
+    bits = (bits ^ (bits >> 27)) * 0x94d049bb133111ebull;
+    return bits ^ (bits >> 31);
+}
+
+BODY RowMask row_mask(uint64_t base, uint32_t place, uint32_t row) {
+    const uint64_t bits = mix(base ^ mix((uint64_t)place << 32 | row));
+    return {(uint32_t)bits, (uint32_t)(bits >> 32)};
+}
+
+BODY float factor(const Mask &mask, RowMask row, uint32_t feature) {
+    uint32_t bits = feature ^ row.low;
+    bits = (bits ^ (bits >> 16)) * 0x7feb352du;
+    bits += row.high;
+    bits = (bits ^ (bits >> 15)) * 0x846ca68bu;
+    return bits >= mask.threshold ? mask.scale : 0.0f;
+}
+
+// The mask of a row of the packed batch: `starts` [sequences + 1], `places` [sequences].
+BODY RowMask mask_of(const Mask &mask, const Packing &packing, const uint32_t *starts, const uint32_t *places,
+                     int64_t row) {
+    if (packing.sequences == 0)
+        return row_mask(mask.base, 0, (uint32_t)(row + packing.shift));
+    // The last sequence that starts at the row or before.
+    int64_t low = 0, high = packing.sequences - 1;
+    while (low < high) {
+        const int64_t middle = (low + high + 1) / 2;
+        if (starts[middle] <= row)
+            low = middle;
+        else
+            high = middle - 1;
+    }
+    return row_mask(mask.base, places[low], (uint32_t)(row - starts[low]));
+}
+
+struct RowDropout {
+    int64_t rows, columns;
+    Mask mask;
+    Packing packing;
+};
+
+// out0 = what a dropout leaves of in0 [rows, columns]. in1 starts, in2 places.
+BODY void row_dropout_row(const Arrays &arrays, const RowDropout &n, int64_t row) {
+    const RowMask bits = mask_of(n.mask, n.packing, integers(arrays, 1), integers(arrays, 2), row);
+    for (int64_t column = lane(); column < n.columns; column += LANES) {
+        const int64_t place = row * n.columns + column;
+        arrays.out[0][place] = floats(arrays, 0)[place] * factor(n.mask, bits, (uint32_t)column);
+    }
+}
+KERNEL(row_dropout, RowDropout)
+
+struct AttentionFactors {
+    // [sequences, heads, queries] rows.
+    int64_t rows;
+    int64_t heads, queries, keys;
+    Mask mask;
+};
+
+// out0 [sequences, heads, queries, keys] = the factors of attention's probabilities, 0
+// where a sequence is over. in0 starts of the queries, in1 of the keys, in2 places.
+BODY void attention_factors_row(const Arrays &arrays, const AttentionFactors &n, int64_t row) {
+    const int64_t query = row % n.queries, head = row / n.queries % n.heads, sequence = row / n.queries / n.heads;
+    const uint32_t *query_starts = integers(arrays, 0), *key_starts = integers(arrays, 1);
+    const bool there = query < query_starts[sequence + 1] - query_starts[sequence];
+    const int64_t keys = there ? key_starts[sequence + 1] - key_starts[sequence] : 0;
+    const uint64_t base = mix(n.mask.base ^ (uint64_t)head);
+    const RowMask bits = row_mask(base, integers(arrays, 2)[sequence], (uint32_t)query);
+    for (int64_t key = lane(); key < n.keys; key += LANES)
+        arrays.out[0][row * n.keys + key] = key < keys ? factor(n.mask, bits, (uint32_t)key) : 0.0f;
+}
+KERNEL(attention_factors, AttentionFactors)

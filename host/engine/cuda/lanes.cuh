@@ -1,0 +1,78 @@
+// Kernels whose rows are worked on by a warp each; its lanes share the columns. On the
+// processor a row is worked on by one lane, and a sum over lanes is the lane's own.
+
+#pragma once
+
+#include <math.h>
+#include <stdint.h>
+
+// Inputs and outputs of a kernel; null where it has fewer, or where one is left out.
+struct Arrays {
+    const void *in[8];
+    float *out[4];
+};
+
+#ifdef __CUDACC__
+
+#define BODY static __device__ __forceinline__
+
+const int LANES = 32;
+
+BODY int lane() {
+    return threadIdx.x % LANES;
+}
+
+// The sum over the lanes, known to each of them.
+BODY float sum(float x) {
+    for (int distance = LANES / 2; distance > 0; distance /= 2)
+        x += __shfl_xor_sync(0xffffffffu, x, distance);
+    return x;
+}
+
+BODY float largest(float x) {
+    for (int distance = LANES / 2; distance > 0; distance /= 2)
+        x = fmaxf(x, __shfl_xor_sync(0xffffffffu, x, distance));
+    return x;
+}
+
+#define KERNEL(NAME, NUMBERS)                                                                     \
+    extern "C" __global__ void NAME(Arrays arrays, NUMBERS numbers) {                             \
+        const int64_t warps = (int64_t)gridDim.x * blockDim.x / LANES;                            \
+        const int64_t first = ((int64_t)blockIdx.x * blockDim.x + threadIdx.x) / LANES;           \
+        for (int64_t row = first; row < numbers.rows; row += warps)                               \
+            NAME##_row(arrays, numbers, row);                                                     \
+    }
+
+#else
+
+#define BODY static inline
+
+const int LANES = 1;
+
+BODY int lane() {
+    return 0;
+}
+
+BODY float sum(float x) {
+    return x;
+}
+
+BODY float largest(float x) {
+    return x;
+}
+
+#define KERNEL(NAME, NUMBERS)                                                                     \
+    extern "C" void host_##NAME(const Arrays *arrays, const NUMBERS *numbers) {                   \
+        for (int64_t row = 0; row < numbers->rows; row++)                                         \
+            NAME##_row(*arrays, *numbers, row);                                                   \
+    }
+
+#endif
+
+BODY const float *floats(const Arrays &arrays, int number) {
+    return (const float *)arrays.in[number];
+}
+
+BODY const uint32_t *integers(const Arrays &arrays, int number) {
+    return (const uint32_t *)arrays.in[number];
+}

@@ -1,0 +1,288 @@
+//! Attention within packed sequences, by kernels that work on tiles of 64 queries or
+//! keys of a sequence.
+
+use candle_core::Tensor;
+
+use super::launch::{
+    ATTENTION_32, ATTENTION_64, ATTENTION_KEYS_32, ATTENTION_KEYS_64, ATTENTION_QUERIES_32,
+    ATTENTION_QUERIES_64, Kernel, Own,
+};
+use super::numbers::{Attention, Mask};
+use crate::backend::BackendError;
+use crate::backend::candle::Candle;
+use crate::backend::candle::masks;
+use crate::program::build::Program;
+use crate::program::instruction::Dropout;
+use crate::program::value::ValueId;
+
+type Result<T> = std::result::Result<T, BackendError>;
+
+/// Rows of a tile.
+const TILE: usize = 64;
+
+/// The kernels for heads of so many columns at most: of the forward pass, and for the
+/// gradients of queries and of keys and values.
+struct Kernels {
+    columns: usize,
+    forward: Kernel<Attention>,
+    queries: Kernel<Attention>,
+    keys: Kernel<Attention>,
+}
+
+const KERNELS: [Kernels; 2] = [
+    Kernels { columns: 32, forward: ATTENTION_32, queries: ATTENTION_QUERIES_32, keys: ATTENTION_KEYS_32 },
+    Kernels { columns: 64, forward: ATTENTION_64, queries: ATTENTION_QUERIES_64, keys: ATTENTION_KEYS_64 },
+];
+
+/// The packing of a batch, on a device.
+pub struct Packed {
+    numbers: Attention,
+    /// The sequence and the first row in it of each tile; first rows and places of
+    /// sequences.
+    tiles: Tensor,
+    starts: Tensor,
+    places: Tensor,
+}
+
+impl Packed {
+    /// `starts` [sequences + 1] are the first rows of the sequences, `places`
+    /// `[sequences]` what their masks are drawn for; heads are of `size` columns. `list`
+    /// puts a list on the device.
+    ///
+    /// # Errors
+    /// Memory that is not to be had.
+    pub fn new(
+        (starts, places): (&[u32], &[u32]),
+        [heads, size]: [usize; 2],
+        mask: Option<Mask>,
+        list: impl Fn(Vec<u32>) -> Result<Tensor>,
+    ) -> Result<Packed> {
+        let mut tiles = Vec::new();
+        for (sequence, range) in starts.windows(2).enumerate() {
+            for first in (0..range[1] - range[0]).step_by(TILE) {
+                tiles.extend([sequence as u32, first]);
+            }
+        }
+        let numbers = Attention {
+            rows: (tiles.len() / 2 * heads) as i64,
+            heads: heads as i64,
+            size: size as i64,
+            tokens: i64::from(starts.last().copied().unwrap_or(0)),
+            mask: mask.unwrap_or_default(),
+            scale: (1.0 / (size as f64).sqrt()) as f32,
+            has_mask: i32::from(mask.is_some()),
+        };
+        let [starts, places] = [starts, places].map(|numbers| list(numbers.to_vec()));
+        Ok(Packed { numbers, tiles: list(tiles)?, starts: starts?, places: places? })
+    }
+
+    /// Elements of the context, and of a number for each row and head.
+    fn elements(&self) -> [usize; 2] {
+        let Attention { heads, size, tokens, .. } = self.numbers;
+        [(tokens * heads * size) as usize, (tokens * heads) as usize]
+    }
+}
+
+/// The kernels for heads of a size; none where it is too large for them.
+fn kernels(size: usize) -> Option<&'static Kernels> {
+    KERNELS.iter().find(|kernels| size <= kernels.columns)
+}
+
+impl Own {
+    /// Whether there are kernels for attention with heads of a size, forward and backward.
+    ///
+    /// # Errors
+    /// What the driver says.
+    pub fn attends(&self, size: usize) -> Result<bool> {
+        let Some(kernels) = kernels(size) else { return Ok(false) };
+        let Kernels { forward, queries, keys, .. } = kernels;
+        Ok(self.takes(forward)? && self.takes(queries)? && self.takes(keys)?)
+    }
+
+    /// The context, [rows, heads * size], and the scores' log-sum-exp, [heads, rows], both
+    /// flat, of queries, keys and values side by side.
+    ///
+    /// # Errors
+    /// Heads that are too large; as [`Own::run`].
+    pub fn attention(&self, packed: &Packed, qkv: &Tensor) -> Result<[Tensor; 2]> {
+        let kernels = known(packed)?;
+        let inputs = [qkv, &packed.tiles, &packed.starts, &packed.places].map(Some);
+        self.run(&kernels.forward, packed.numbers, &inputs, packed.elements())
+    }
+
+    /// The gradient of queries, keys and values, flat. `log_sums` are those that
+    /// [`Self::attention`] gives.
+    ///
+    /// # Errors
+    /// As [`Self::attention`].
+    pub fn attention_backward(
+        &self,
+        packed: &Packed,
+        dout: &Tensor,
+        qkv: &Tensor,
+        log_sums: &Tensor,
+    ) -> Result<Tensor> {
+        let kernels = known(packed)?;
+        let inputs = [qkv, &packed.tiles, &packed.starts, &packed.places, dout, log_sums].map(Some);
+        let [dq, inner] = self.run(&kernels.queries, packed.numbers, &inputs, packed.elements())?;
+        let inputs = [&inputs[..], &[Some(&inner), Some(&dq)]].concat();
+        let [dqkv] = self.run(&kernels.keys, packed.numbers, &inputs, [3 * packed.elements()[0]])?;
+        Ok(dqkv)
+    }
+}
+
+fn known(packed: &Packed) -> Result<&'static Kernels> {
+    let size = packed.numbers.size as usize;
+    kernels(size).ok_or_else(|| BackendError::Wrong(format!("no kernel takes heads of {size} columns")))
+}
+
+impl Candle {
+    /// The packing of the batch for attention of `heads` over a value's columns; none
+    /// where there is no kernel for it.
+    fn packed(
+        &self,
+        program: &Program,
+        out: ValueId,
+        heads: usize,
+        dropout: Option<Dropout>,
+    ) -> Result<Option<(Own, Packed)>> {
+        let size = program.value(out).columns(&self.sizes) / heads;
+        let Some(own) = self.own.clone() else { return Ok(None) };
+        if !own.attends(size)? {
+            return Ok(None);
+        }
+        let mask = dropout.and_then(|dropout| masks::mask(&self.step, dropout)).map(Mask::from);
+        let sequences = (self.batch.starts.as_slice(), self.batch.places.as_slice());
+        Ok(Some((own, Packed::new(sequences, [heads, size], mask, |list| self.indices(list))?)))
+    }
+
+    /// Attention by its kernel; answers whether there is one.
+    pub(in crate::backend::candle) fn own_attention(
+        &mut self,
+        program: &Program,
+        [qkv, out, log_sums]: [ValueId; 3],
+        heads: usize,
+        dropout: Option<Dropout>,
+    ) -> Result<bool> {
+        let Some((own, packed)) = self.packed(program, out, heads, dropout)? else { return Ok(false) };
+        let [context, sums] = own.attention(&packed, &self.get(program, qkv)?)?;
+        self.set(program, log_sums, sums, false)?;
+        self.set(program, out, context, false)?;
+        Ok(true)
+    }
+
+    /// Its gradient, likewise.
+    pub(in crate::backend::candle) fn own_attention_backward(
+        &mut self,
+        program: &Program,
+        [dout, qkv, log_sums, dqkv]: [ValueId; 4],
+        heads: usize,
+        dropout: Option<Dropout>,
+    ) -> Result<bool> {
+        let Some((own, packed)) = self.packed(program, dout, heads, dropout)? else { return Ok(false) };
+        let (gradient, values) = (self.get(program, dout)?, self.get(program, qkv)?);
+        let log_sums = self.get(program, log_sums)?;
+        let gradient = own.attention_backward(&packed, &gradient, &values, &log_sums)?;
+        self.set(program, dqkv, gradient, false)?;
+        Ok(true)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use candle_core::Device;
+
+    use super::*;
+    use crate::backend::candle::attention::Padding;
+    use crate::backend::candle::products::Products;
+    use crate::backend::{Step, candle::masks::attention as factors};
+
+    unsafe extern "C" {
+        fn host_take_turns(other_way_round: i32);
+    }
+
+    /// Sequences of one row, of less than a tile, of two tiles and of more.
+    const STARTS: [u32; 6] = [0, 1, 38, 38 + 128, 38 + 128, 38 + 128 + 131];
+    const PLACES: [u32; 5] = [4, 0, 7, 1, 2];
+
+    fn values(count: usize, salt: usize) -> Tensor {
+        let value =
+            |index: usize| ((index * 29 + salt * 101) as f32).sin() * (0.5 + (index % 7) as f32 / 4.0);
+        Tensor::from_vec((0..count).map(value).collect::<Vec<f32>>(), count, &Device::Cpu).unwrap()
+    }
+
+    fn list(numbers: Vec<u32>) -> Result<Tensor> {
+        Ok(Tensor::from_slice(&numbers, numbers.len(), &Device::Cpu)?)
+    }
+
+    fn apart(found: &Tensor, expected: &Tensor) -> f64 {
+        let [found, expected] = [found, expected].map(|x| x.flatten_all().unwrap().to_vec1::<f32>().unwrap());
+        assert_eq!(found.len(), expected.len());
+        let norm =
+            |list: &mut dyn Iterator<Item = f32>| list.map(|x| f64::from(x).powi(2)).sum::<f64>().sqrt();
+        let difference = norm(&mut found.iter().zip(&expected).map(|(a, b)| a - b));
+        difference / norm(&mut expected.iter().copied())
+    }
+
+    /// Context, log-sum-exps and gradient by the kernels' text, turns taken one way or the
+    /// other.
+    fn by_kernels(packed: &Packed, qkv: &Tensor, dout: &Tensor, other_way_round: bool) -> [Tensor; 3] {
+        let own = Own::new(&Device::Cpu).unwrap();
+        // SAFETY: the order is this thread's own.
+        unsafe { host_take_turns(i32::from(other_way_round)) };
+        let [context, sums] = own.attention(packed, qkv).unwrap();
+        let gradient = own.attention_backward(packed, dout, qkv, &sums).unwrap();
+        // SAFETY: as above.
+        unsafe { host_take_turns(0) };
+        [context, sums, gradient]
+    }
+
+    #[test]
+    fn kernels_are_the_composition_whatever_the_order_of_threads() {
+        let rows = *STARTS.last().unwrap() as usize;
+        for (heads, size) in [(3, 20), (2, 32), (2, 64), (1, 33)] {
+            let columns = heads * size;
+            let qkv = values(rows * 3 * columns, size).reshape((rows, 3 * columns)).unwrap();
+            let dout = values(rows * columns, size + 1).reshape((rows, columns)).unwrap();
+            for probability in [None, Some(0.3)] {
+                let dropout = probability.map(|probability| Dropout { probability, site: 3 });
+                let step = Step::default();
+                let mask = dropout.and_then(|dropout| masks::mask(&step, dropout)).map(Mask::from);
+                let packed = Packed::new((&STARTS, &PLACES), [heads, size], mask, list).unwrap();
+                let found = by_kernels(&packed, &qkv, &dout, false);
+
+                let padding = Padding::new(&STARTS, heads, size, (&Device::Cpu, Products::Fp32)).unwrap();
+                let longest = [padding.longest; 2];
+                let mask = dropout.map(|dropout| {
+                    factors(&step, dropout, (&STARTS, &STARTS), &PLACES, heads, longest, &Device::Cpu)
+                        .unwrap()
+                });
+                let (context, sums) = padding.forward(&qkv, mask.as_ref()).unwrap();
+                let (gradient, _) = padding.backward(&dout, &qkv, mask.as_ref()).unwrap();
+                for (name, found, expected) in [
+                    ("context", &found[0], &context),
+                    ("log-sum-exps", &found[1], &sums),
+                    ("gradient", &found[2], &gradient),
+                ] {
+                    let apart = apart(found, expected);
+                    assert!(apart < 1e-5, "{name} of {heads} heads of {size}, {dropout:?}: {apart:e}");
+                }
+                let other = by_kernels(&packed, &qkv, &dout, true);
+                for (one, other) in found.iter().zip(&other) {
+                    let [one, other] = [one, other].map(|x| x.to_vec1::<f32>().unwrap());
+                    let same = one.iter().zip(&other).all(|(a, b)| a.to_bits() == b.to_bits());
+                    assert!(same, "{heads} heads of {size}: what the threads do depends on their order");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn heads_too_large_for_a_tile_have_no_kernel() {
+        let own = Own::new(&Device::Cpu).unwrap();
+        assert!(own.attends(64).unwrap() && !own.attends(65).unwrap());
+        let packed = Packed::new((&[0, 2], &[0]), [1, 65], None, list).unwrap();
+        let wrong = own.attention(&packed, &values(2 * 3 * 65, 1)).unwrap_err();
+        assert!(wrong.to_string().contains("no kernel takes heads of 65 columns"), "{wrong}");
+    }
+}

@@ -1,0 +1,222 @@
+//! The kernels on a GPU against the same text on the processor, at shapes that fill
+//! no warp and no block, before a training relies on them.
+
+use candle_core::{Device, Tensor};
+
+use super::attention::Packed;
+use super::launch::{self, Kernel, Own};
+use super::numbers::{Activate, AttentionFactors, CrossEntropy, Mask, Norm, Numbers, Packing, RowDropout};
+use super::optimizer::Trained;
+use crate::backend::candle::masks::Rows;
+use crate::backend::{AdamW, BackendError};
+use crate::kernels::dropout::{self, DropoutKey};
+
+type Result<T> = std::result::Result<T, BackendError>;
+
+const ROWS: usize = 43;
+const COLUMNS: usize = 70;
+/// First rows of sequences, one of them of a single row.
+const STARTS: [u32; 5] = [0, 7, 8, 30, ROWS as u32];
+const PLACES: [u32; 4] = [3, 0, 9, 1];
+/// Differences in what the two sides round, as shares of an array's largest element; masks
+/// and indices differ by far more.
+const BOUND: f32 = 1e-5;
+
+/// Numbers of both signs, some of them large, another lot for each `salt`.
+fn values(count: usize, salt: usize) -> candle_core::Result<Tensor> {
+    let value = |index: usize| ((index * 37 + salt * 101) as f32).sin() * (1.0 + (index % 5) as f32);
+    Tensor::from_vec((0..count).map(value).collect::<Vec<f32>>(), count, &Device::Cpu)
+}
+
+fn integers(list: &[u32]) -> candle_core::Result<Tensor> {
+    Tensor::from_slice(list, list.len(), &Device::Cpu)
+}
+
+/// The kernels on two devices.
+struct Pair<'a> {
+    device: &'a Device,
+    here: Own,
+    reference: Own,
+}
+
+impl Pair<'_> {
+    fn agree<N: Numbers + candle_core::cuda::cudarc::driver::DeviceRepr, const OUTPUTS: usize>(
+        &self,
+        kernel: &Kernel<N>,
+        numbers: N,
+        inputs: &[Option<&Tensor>],
+        outputs: [usize; OUTPUTS],
+    ) -> Result<()> {
+        let moved = inputs.iter().map(|input| input.map(|input| input.to_device(self.device)).transpose());
+        let moved: Vec<Option<Tensor>> = moved.collect::<candle_core::Result<_>>()?;
+        let moved: Vec<Option<&Tensor>> = moved.iter().map(Option::as_ref).collect();
+        let found = self.here.run(kernel, numbers, &moved, outputs)?;
+        let expected = self.reference.run(kernel, numbers, inputs, outputs)?;
+        found.iter().zip(&expected).try_for_each(|(found, expected)| equal(kernel.name, found, expected))
+    }
+}
+
+fn equal(kernel: &str, found: &Tensor, expected: &Tensor) -> Result<()> {
+    let (found, expected) = (found.to_vec1::<f32>()?, expected.to_vec1::<f32>()?);
+    // Sums cancel, so that what is rounded is as large as the array and not the element.
+    let most = |list: &mut dyn Iterator<Item = f32>| {
+        list.fold(0.0, |most: f32, next| if next.is_nan() { f32::INFINITY } else { most.max(next.abs()) })
+    };
+    let largest = most(&mut expected.iter().copied()).max(f32::MIN_POSITIVE);
+    let worst = most(&mut found.iter().zip(&expected).map(|(a, b)| (a - b) / largest));
+    match worst <= BOUND {
+        true => Ok(()),
+        false => Err(BackendError::Wrong(format!(
+            "the kernel {kernel} gives on this device what is {worst:e} of its largest number away from what it gives on \
+             the processor; HOST_KERNELS=composed computes without such kernels"
+        ))),
+    }
+}
+
+/// The kernels on a device, after a look at each of them there.
+///
+/// # Errors
+/// A kernel that does not run on the device, or gives something else there.
+pub fn checked(device: &Device) -> Result<Own> {
+    let pair = Pair { device, here: Own::new(device)?, reference: Own::new(&Device::Cpu)? };
+    let key = DropoutKey { seed: 5, step: 3, site: 2 };
+    let mask: Mask = dropout::Mask::new(key, 0.3).map(Mask::from).unwrap_or_default();
+    let (rows, columns, elements) = (ROWS as i64, COLUMNS as i64, ROWS * COLUMNS);
+    let (starts, places) = (integers(&STARTS)?, integers(&PLACES)?);
+    let packings = [
+        Packing::from(&Rows::Packed(STARTS.to_vec())),
+        Packing::from(&Rows::Table { count: ROWS, first: 6 }),
+    ];
+    let [x, y, z] = [values(elements, 1)?, values(elements, 2)?, values(elements, 3)?];
+    for packing in packings {
+        let numbers = RowDropout { rows, columns, mask, packing };
+        pair.agree(&launch::ROW_DROPOUT, numbers, &[&x, &starts, &places].map(Some), [elements])?;
+    }
+    let (heads, longest) = (3, 22);
+    let numbers =
+        AttentionFactors { rows: 4 * heads * longest, heads, queries: longest, keys: longest, mask };
+    let inputs = [&starts, &starts, &places].map(Some);
+    pair.agree(&launch::ATTENTION_FACTORS, numbers, &inputs, [(4 * heads * longest * longest) as usize])?;
+
+    let [bias, gain, shift] = [values(COLUMNS, 4)?, values(COLUMNS, 5)?, values(COLUMNS, 6)?];
+    let scale = values(ROWS, 7)?.abs()?;
+    for has in [0, 1] {
+        let numbers = Norm {
+            rows,
+            columns,
+            packing: packings[0],
+            before: mask,
+            after: mask,
+            has_before: has,
+            has_after: has,
+            epsilon: 1e-12,
+            unused: 0,
+        };
+        let wanted = has == 1;
+        let inputs = [Some(&x), wanted.then_some(&bias), wanted.then_some(&y), Some(&gain), Some(&shift)];
+        let inputs = [&inputs[..], &[Some(&starts), Some(&places)]].concat();
+        pair.agree(&launch::LAYER_NORM, numbers, &inputs, [elements, elements, ROWS])?;
+        let inputs = [Some(&x), Some(&z), Some(&scale), Some(&gain), None, Some(&starts), Some(&places)];
+        let more = if wanted { elements } else { 0 };
+        pair.agree(&launch::LAYER_NORM_BACKWARD, numbers, &inputs, [elements, more, more])?;
+    }
+    for activation in 0..5 {
+        let numbers = Activate { rows, columns, activation };
+        pair.agree(&launch::ACTIVATE, numbers, &[Some(&x), Some(&bias)], [elements])?;
+        pair.agree(&launch::ACTIVATE_BACKWARD, numbers, &[Some(&x), None, Some(&y)], [elements])?;
+    }
+    let labels: Vec<u32> = (0..ROWS as u32).map(|row| row * 17 % COLUMNS as u32).collect();
+    let labels = integers(&labels)?;
+    let numbers = CrossEntropy { rows, columns };
+    pair.agree(&launch::CROSS_ENTROPY, numbers, &[Some(&x), Some(&labels)], [ROWS, ROWS])?;
+    let log_sums = values(ROWS, 8)?.affine(0.0, 9.0)?;
+    let inputs = [&x, &labels, &log_sums, &scale].map(Some);
+    pair.agree(&launch::CROSS_ENTROPY_BACKWARD, numbers, &inputs, [elements])?;
+    attends(&pair, mask)?;
+    updates(&pair)?;
+    Ok(pair.here)
+}
+
+/// Attention forward and backward, over sequences of one row, of less than a tile and of
+/// more, with heads of a size that fills no tile either.
+fn attends(pair: &Pair<'_>, mask: Mask) -> Result<()> {
+    const STARTS: [u32; 4] = [0, 1, 40, 171];
+    let rows = STARTS[3] as usize;
+    for (heads, size) in [(2, 20), (1, 64)] {
+        if !pair.here.attends(size)? {
+            continue;
+        }
+        // Of a size at which the scores' rounding is not magnified by much.
+        let qkv = (values(rows * 3 * heads * size, 30)? * 0.25)?;
+        let dout = values(rows * heads * size, 31)?;
+        for mask in [None, Some(mask)] {
+            let results = |own: &Own, device: &Device| -> Result<[Tensor; 3]> {
+                let list = |numbers: Vec<u32>| Ok(integers(&numbers)?.to_device(device)?);
+                let packed = Packed::new((&STARTS, &PLACES[..3]), [heads, size], mask, list)?;
+                let (qkv, dout) = (qkv.to_device(device)?, dout.to_device(device)?);
+                let [context, sums] = own.attention(&packed, &qkv)?;
+                let gradient = own.attention_backward(&packed, &dout, &qkv, &sums)?;
+                Ok([context, sums, gradient])
+            };
+            let (found, expected) =
+                (results(&pair.here, pair.device)?, results(&pair.reference, &Device::Cpu)?);
+            for (found, expected) in found.iter().zip(&expected) {
+                equal("attention", found, expected)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// One update of two tensors, one of which fills no piece and one more than one.
+fn updates(pair: &Pair<'_>) -> Result<()> {
+    let rule = AdamW {
+        learning_rate: 1e-2,
+        beta1: 0.9,
+        beta2: 0.999,
+        epsilon: 1e-8,
+        weight_decay: 0.1,
+        update: 3,
+        gradient_scale: 0.5,
+    };
+    let trained = |device: &Device| -> Result<Vec<Trained>> {
+        let one = |(count, salt): (usize, usize)| -> Result<Trained> {
+            let array = |salt: usize| values(count, salt)?.to_device(device);
+            let moments = [array(salt + 2)?, array(salt + 3)?.abs()?];
+            Ok(Trained { parameter: array(salt)?, gradient: array(salt + 1)?, moments, rule })
+        };
+        [(2100, 10), (37, 20)].into_iter().map(one).collect()
+    };
+    let (mut found, mut expected) = (trained(pair.device)?, trained(&Device::Cpu)?);
+    pair.here.update(&mut found, pair.device)?;
+    pair.reference.update(&mut expected, &Device::Cpu)?;
+    for (found, expected) in found.iter().zip(&expected) {
+        equal("adamw", &found.parameter, &expected.parameter)?;
+        for (found, expected) in found.moments.iter().zip(&expected.moments) {
+            equal("adamw", found, expected)?;
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Where there is no GPU this holds the kernels against themselves: that they take
+    /// what they are given.
+    #[test]
+    fn kernels_run_at_shapes_that_fill_no_warp() {
+        checked(&Device::Cpu).unwrap();
+    }
+
+    #[test]
+    fn what_a_kernel_gives_differently_is_said() {
+        let wrong = equal("layer_norm", &values(5, 1).unwrap(), &values(5, 2).unwrap()).unwrap_err();
+        assert!(
+            wrong.to_string().contains("the kernel layer_norm") && wrong.to_string().contains("HOST_KERNELS")
+        );
+        let no_number = Tensor::new(&[f32::NAN], &Device::Cpu).unwrap();
+        assert!(equal("adamw", &no_number, &no_number).is_err());
+    }
+}

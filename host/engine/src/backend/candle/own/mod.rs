@@ -1,0 +1,16 @@
+//! Kernels of our own for CUDA, in place of the compositions that cost most
+//! (`cuda/kernels.cu`). They are compiled with the program and carried in it.
+//!
+//! Before they are used on a card, each is held there against the same kernel
+//! compiled for the processor; `cargo test --features cuda` holds that against the
+//! composition. On candle's CPU device the latter runs too, for the tests.
+
+mod attention;
+mod check;
+mod launch;
+mod numbers;
+mod optimizer;
+mod run;
+
+pub use check::checked;
+pub use launch::Own;

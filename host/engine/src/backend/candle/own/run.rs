@@ -1,0 +1,228 @@
+//! Instructions by kernels of our own, where there is one.
+
+use candle_core::Tensor;
+
+use super::launch::{
+    ACTIVATE, ACTIVATE_BACKWARD, ATTENTION_FACTORS, CROSS_ENTROPY, CROSS_ENTROPY_BACKWARD, LAYER_NORM,
+    LAYER_NORM_BACKWARD, ROW_DROPOUT,
+};
+use super::numbers::{Activate, AttentionFactors, CrossEntropy, Mask, Norm, Packing, RowDropout};
+use crate::backend::BackendError;
+use crate::backend::candle::Candle;
+use crate::backend::candle::masks::{self, Rows};
+use crate::program::build::Program;
+use crate::program::instruction::{Dropout, Instruction};
+use crate::program::value::ValueId;
+
+type Result<T> = std::result::Result<T, BackendError>;
+
+impl Candle {
+    /// What a dropout of rows leaves; `None` where there is no kernel, or no mask.
+    pub(in crate::backend::candle) fn own_dropout(
+        &self,
+        x: &Tensor,
+        dropout: Dropout,
+        rows: &Rows,
+        columns: usize,
+    ) -> Result<Option<Tensor>> {
+        let (Some(own), Some(mask)) = (&self.own, masks::mask(&self.step, dropout)) else { return Ok(None) };
+        let count = x.elem_count() / columns.max(1);
+        let numbers = RowDropout {
+            rows: count as i64,
+            columns: columns as i64,
+            mask: mask.into(),
+            packing: Packing::from(rows),
+        };
+        let [starts, places] = self.packing_arrays(rows)?;
+        let inputs = [x, &starts, &places].map(Some);
+        let [dropped] = own.run(&ROW_DROPOUT, numbers, &inputs, [count * columns])?;
+        Ok(Some(dropped.reshape(x.shape())?))
+    }
+
+    /// The factors of attention's probabilities, likewise.
+    pub(in crate::backend::candle) fn own_attention_factors(
+        &self,
+        dropout: Dropout,
+        (query_starts, key_starts): (&[u32], &[u32]),
+        heads: usize,
+        [queries, keys]: [usize; 2],
+    ) -> Result<Option<Tensor>> {
+        let (Some(own), Some(mask)) = (&self.own, masks::mask(&self.step, dropout)) else { return Ok(None) };
+        let shape = (self.batch.places.len(), heads, queries, keys);
+        let rows = shape.0 * heads * queries;
+        let numbers = AttentionFactors {
+            rows: rows as i64,
+            heads: heads as i64,
+            queries: queries as i64,
+            keys: keys as i64,
+            mask: mask.into(),
+        };
+        let arrays =
+            [query_starts, key_starts, self.batch.places.as_slice()].map(|list| self.indices(list.to_vec()));
+        let [query_starts, key_starts, places] = arrays;
+        let (query_starts, key_starts, places) = (query_starts?, key_starts?, places?);
+        let inputs = [&query_starts, &key_starts, &places].map(Some);
+        let [factors] = own.run(&ATTENTION_FACTORS, numbers, &inputs, [rows * keys])?;
+        Ok(Some(factors.reshape(shape)?))
+    }
+
+    /// First rows of sequences and their places, which a table has none of.
+    fn packing_arrays(&self, rows: &Rows) -> Result<[Tensor; 2]> {
+        let (starts, places) = match rows {
+            Rows::Packed(starts) => (starts.clone(), self.batch.places.clone()),
+            Rows::Table { .. } => (vec![0], vec![0]),
+        };
+        Ok([self.indices(starts)?, self.indices(places)?])
+    }
+
+    /// Runs an instruction that has a kernel; answers whether it has one.
+    pub(in crate::backend::candle) fn run_own(
+        &mut self,
+        program: &Program,
+        instruction: &Instruction,
+    ) -> Result<bool> {
+        let Some(own) = self.own.clone() else { return Ok(false) };
+        let get = |value: Option<ValueId>| value.map(|value| self.get(program, value)).transpose();
+        match *instruction {
+            Instruction::Norm {
+                y,
+                bias,
+                residual,
+                dropout,
+                gain,
+                shift,
+                epsilon,
+                normalized,
+                scale,
+                out,
+                after,
+            } => {
+                let numbers = self.norm(program, out, [dropout, after], epsilon);
+                let [starts, places] = self.packing_arrays(&self.rows_of(program, out))?;
+                let values = [Some(y), bias, residual, Some(gain), Some(shift)].map(get);
+                let [y, bias, residual, gain, shift] = values;
+                let (y, bias, residual, gain, shift) = (y?, bias?, residual?, gain?, shift?);
+                let arrays = [&y, &bias, &residual, &gain, &shift].map(Option::as_ref);
+                let inputs = [&arrays[..], &[Some(&starts), Some(&places)]].concat();
+                let (rows, elements) = (numbers.rows as usize, (numbers.rows * numbers.columns) as usize);
+                let [x, result, deviations] =
+                    own.run(&LAYER_NORM, numbers, &inputs, [elements, elements, rows])?;
+                self.set(program, scale, deviations, false)?;
+                self.set(program, normalized, x, false)?;
+                self.set(program, out, result, false)?;
+            }
+            Instruction::NormBackward {
+                dout,
+                normalized,
+                scale,
+                gain,
+                dropout,
+                after,
+                dv,
+                dy,
+                dgain,
+                dshift,
+                dbias,
+            } => {
+                let numbers = self.norm(program, dout, [dropout, after], 0.0);
+                let [starts, places] = self.packing_arrays(&self.rows_of(program, dout))?;
+                let gradient = self.get(program, dout)?;
+                let x = self.get(program, normalized)?;
+                let (scale, gain) = (self.get(program, scale)?, self.get(program, gain)?);
+                let inputs = [&gradient, &x, &scale, &gain].map(Some);
+                let inputs = [&inputs[..], &[None, Some(&starts), Some(&places)]].concat();
+                let shape = (numbers.rows as usize, numbers.columns as usize);
+                let elements = shape.0 * shape.1;
+                // What would be the same array twice is made once.
+                let before_wanted = numbers.has_before != 0 && (dy.is_some() || dbias.is_some());
+                let after_wanted = numbers.has_after != 0 && (dgain.is_some() || dshift.is_some());
+                let outputs = [
+                    elements,
+                    [0, elements][usize::from(before_wanted)],
+                    [0, elements][usize::from(after_wanted)],
+                ];
+                let [v, before, undropped] = own.run(&LAYER_NORM_BACKWARD, numbers, &inputs, outputs)?;
+                let v = v.reshape(shape)?;
+                let before = if before_wanted { before.reshape(shape)? } else { v.clone() };
+                let gradient = if after_wanted { undropped.reshape(shape)? } else { gradient };
+                if let Some(dgain) = dgain {
+                    self.set(program, dgain, (&gradient * &x)?.sum(0)?, true)?;
+                }
+                if let Some(dshift) = dshift {
+                    self.set(program, dshift, gradient.sum(0)?, true)?;
+                }
+                if let Some(dbias) = dbias {
+                    self.set(program, dbias, before.sum(0)?, true)?;
+                }
+                self.set(program, dv, v, false)?;
+                if let Some(dy) = dy {
+                    self.set(program, dy, before, false)?;
+                }
+            }
+            Instruction::Activate { x, bias, out, activation } => {
+                let (x, bias) = (self.get(program, x)?, get(bias)?);
+                let numbers = activate(&x, Activate::number(activation))?;
+                let [result] = own.run(&ACTIVATE, numbers, &[Some(&x), bias.as_ref()], [x.elem_count()])?;
+                self.set(program, out, result.reshape(x.shape())?, false)?;
+            }
+            Instruction::ActivateBackward { dout, x, bias, dx, activation } => {
+                let (x, bias, dout) = (self.get(program, x)?, get(bias)?, self.get(program, dout)?);
+                let numbers = activate(&x, Activate::number(activation))?;
+                let inputs = [Some(&x), bias.as_ref(), Some(&dout)];
+                let [result] = own.run(&ACTIVATE_BACKWARD, numbers, &inputs, [x.elem_count()])?;
+                self.set(program, dx, result.reshape(x.shape())?, false)?;
+            }
+            Instruction::Attention { qkv, heads, out, log_sums, dropout } => {
+                return self.own_attention(program, [qkv, out, log_sums], heads, dropout);
+            }
+            Instruction::AttentionBackward { dout, qkv, log_sums, heads, dqkv, dropout } => {
+                return self.own_attention_backward(program, [dout, qkv, log_sums, dqkv], heads, dropout);
+            }
+            Instruction::CrossEntropy { logits, ref labels, losses, log_sums } => {
+                let (logits, labels) = (self.get(program, logits)?, self.integers(labels)?);
+                let (rows, columns) = logits.dims2()?;
+                let numbers = CrossEntropy { rows: rows as i64, columns: columns as i64 };
+                let inputs = [Some(&logits), Some(&labels)];
+                let [each, sums] = own.run(&CROSS_ENTROPY, numbers, &inputs, [rows, rows])?;
+                self.set(program, losses, each, false)?;
+                self.set(program, log_sums, sums, false)?;
+            }
+            Instruction::CrossEntropyBackward { logits, ref labels, log_sums, dlosses, dlogits } => {
+                let (logits, labels) = (self.get(program, logits)?, self.integers(labels)?);
+                let (log_sums, dlosses) = (self.get(program, log_sums)?, self.get(program, dlosses)?);
+                let (rows, columns) = logits.dims2()?;
+                let numbers = CrossEntropy { rows: rows as i64, columns: columns as i64 };
+                let inputs = [&logits, &labels, &log_sums, &dlosses].map(Some);
+                let [gradient] = own.run(&CROSS_ENTROPY_BACKWARD, numbers, &inputs, [rows * columns])?;
+                self.set(program, dlogits, gradient.reshape((rows, columns))?, false)?;
+            }
+            _ => return Ok(false),
+        }
+        Ok(true)
+    }
+
+    /// The numbers of a norm whose result, or its gradient, is this value.
+    fn norm(&self, program: &Program, out: ValueId, dropouts: [Option<Dropout>; 2], epsilon: f32) -> Norm {
+        let columns = program.value(out).columns(&self.sizes);
+        let rows = program.value(out).elements(&self.sizes) / columns.max(1);
+        let [before, after] = dropouts.map(|dropout| masks::mask(&self.step, dropout?).map(Mask::from));
+        Norm {
+            rows: rows as i64,
+            columns: columns as i64,
+            packing: Packing::from(&self.rows_of(program, out)),
+            before: before.unwrap_or_default(),
+            after: after.unwrap_or_default(),
+            has_before: i32::from(before.is_some()),
+            has_after: i32::from(after.is_some()),
+            epsilon,
+            unused: 0,
+        }
+    }
+}
+
+/// The numbers of an activation of such an array.
+fn activate(x: &Tensor, activation: i64) -> Result<Activate> {
+    let columns = x.dims().last().copied().unwrap_or(1);
+    let rows = x.elem_count() / columns.max(1);
+    Ok(Activate { rows: rows as i64, columns: columns as i64, activation })
+}
