@@ -57,12 +57,12 @@ fn lines(run: &Path, file: &str) -> Vec<serde_json::Value> {
     text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 
-/// A smoke run of one method of a config; its run directory and its log.
+/// A smoke run of one method of a config; its run directory, and what it has said.
 fn tried(folder: &Path, name: &str) -> (PathBuf, String) {
     let config = root().join(format!("configs/{name}.toml"));
     let arguments = ["run", config.to_str().unwrap(), "--smoke", "--method", "bitfit"];
-    let (_, log) = succeeds(host(folder, &arguments));
-    (folder.join(format!("runs/{name}-smoke")), log)
+    let (table, log) = succeeds(host(folder, &arguments));
+    (folder.join(format!("runs/{name}-smoke")), table + &log)
 }
 
 #[test]
@@ -85,7 +85,12 @@ fn predictions_are_written_as_the_task_declares() {
     let folder = tempfile::tempdir().unwrap();
     let (run, log) = tried(folder.path(), "boolq-sl");
     // Three of six train as false, as the first of equal ones; one of three is false.
-    assert!(log.contains("always \"false\", the most frequent in training, on val: accuracy 0.333"), "{log}");
+    let trivial = "always \"false\", the most frequent in training, on val: accuracy 0.333";
+    let report = fs::read_to_string(run.join("report.html")).unwrap();
+    assert!(
+        log.contains(trivial) && report.contains("most frequent in training, on val: accuracy 0.333"),
+        "{log}"
+    );
     let val = lines(&run, "val-BoolQ.jsonl");
     assert_eq!(val.iter().map(|line| line["idx"].as_u64().unwrap()).collect::<Vec<_>>(), [0, 1, 2]);
     assert!(val.iter().all(|line| line["label"].is_boolean()));

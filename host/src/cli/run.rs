@@ -10,7 +10,7 @@ use anyhow::{Context, Result, bail};
 
 use super::arguments::RunArguments;
 use super::{sources, terminal};
-use crate::cell::{Baseline, CellSpec, Digests, SplitMetrics};
+use crate::cell::{CellSpec, Digests};
 use crate::config::write::to_toml;
 use crate::runs::comparison::Comparison;
 use crate::runs::directory::{Place, RunDirectory};
@@ -67,13 +67,11 @@ pub fn run(arguments: &RunArguments) -> Result<()> {
     }
 
     if !finished.is_empty() {
-        let baseline = finished.iter().find_map(|cell| cell.record.result.baseline.clone());
         let comparison = Comparison::new(finished, None);
         table::write(&comparison, &path)?;
         report::write(&comparison, &config.name, &text, &failures, &path)?;
         terminal::note("");
         terminal::print(&table::for_terminal(&comparison, terminal::width()))?;
-        baseline.iter().flat_map(trivial).for_each(|line| terminal::note(&line));
         terminal::note(&format!("report: {}", path.join("report.html").display()));
     }
     if !failures.is_empty() {
@@ -161,22 +159,6 @@ fn outcome(cell: &Finished) -> String {
         parts.extend(value.map(|value| format!("{} {} {value:.4}", evaluated.split, name.replace('_', " "))));
     }
     parts.join(", ")
-}
-
-/// What one label for everything comes to, a line a split.
-fn trivial(baseline: &Baseline) -> Vec<String> {
-    let scored = baseline.metrics.iter().filter(|split| !split.metrics.0.is_empty());
-    let line = |split: &SplitMetrics| {
-        let metrics =
-            split.metrics.0.iter().map(|(name, value)| format!("{} {value:.3}", name.replace('_', " ")));
-        format!(
-            "always \"{}\", the most frequent in training, on {}: {}",
-            baseline.label,
-            split.split,
-            metrics.collect::<Vec<_>>().join(", ")
-        )
-    };
-    scored.map(line).collect()
 }
 
 /// The program that runs. On Linux its own image, which is there even when its

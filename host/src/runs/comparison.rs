@@ -5,7 +5,7 @@ use serde::Serialize;
 use super::confidence::{self, Confident};
 use super::identity::settings_identity;
 use super::record::Finished;
-use super::words;
+use super::{trivial, words};
 use crate::cell::SplitMetrics;
 
 /// Metrics that come first, in the order of the table in the literature.
@@ -77,7 +77,7 @@ pub struct Comparison {
     pub split: Option<String>,
     pub metrics: Vec<Metric>,
     pub rows: Vec<Row>,
-    /// Sentences about what makes the rows hard to compare.
+    /// Sentences about what makes the rows hard to compare, and what is trivial to reach.
     pub notes: Vec<String>,
     pub cells: Vec<Finished>,
     /// Where the cells have kept their draws.
@@ -124,6 +124,7 @@ impl Comparison {
         let rows: Vec<Row> = groups.iter().map(make_row).collect();
         let mut notes = notes(&cells);
         notes.extend(constant(&rows, &cells, split.as_deref()));
+        notes.extend(trivial::lines(&cells, split.as_deref()));
         let mut comparison = Comparison { split, metrics, rows, notes, cells, confident: None };
         comparison.confident = confidence::of(&comparison);
         comparison
@@ -155,9 +156,11 @@ impl Comparison {
             let name = best.name.replace('_', " ");
             caption.push_str(&format!("; checkpoints chosen by {name} on {}", best.split));
         }
-        let most = self.rows.iter().map(|row| row.seeds.len()).max().unwrap_or(0);
+        let seeds = || self.rows.iter().map(|row| row.seeds.len());
+        let most = seeds().max().unwrap_or(0);
         if most > 1 {
-            caption.push_str(&format!("; mean ± standard deviation over up to {most} seeds"));
+            let up_to = if seeds().all(|count| count == most) { "" } else { "up to " };
+            caption.push_str(&format!("; mean ± standard deviation over {up_to}{most} seeds"));
         }
         caption
     }

@@ -10,4 +10,5 @@ pub mod machine;
 pub mod record;
 pub mod report;
 pub mod table;
+mod trivial;
 pub mod words;
