@@ -66,6 +66,7 @@ def loss(states, p):
     mention = torch.nn.functional.binary_cross_entropy_with_logits(scores, gold, reduction="sum") / (SHARE * words)
     kept = sorted(scores.topk(math.ceil(SHARE * words)).indices.tolist())
     spans, scores = [spans[place] for place in kept], scores[kept]
+    certain = torch.nn.functional.logsigmoid(scores)
     starts, ends = layer("antecedents.start"), layer("antecedents.end")
     vectors = torch.cat([starts[[first for first, _ in spans]], ends[[last for _, last in spans]]], dim=1)
     pairs = vectors @ p["antecedents.pair.weight"] @ vectors.T
@@ -75,7 +76,7 @@ def loss(states, p):
     for i, (first, last) in enumerate(spans):
         row, right = [torch.zeros(())], []
         for j in range(i):
-            score = pairs[i, j] + scores[i] + scores[j] + of_genre[i, GENRE - 1]
+            score = pairs[i, j] + certain[i] + certain[j] + of_genre[i, GENRE - 1]
             for step, distance in enumerate(DISTANCES):
                 if first - spans[j][0] >= distance:
                     score = score + opinions[i, step]

@@ -104,8 +104,13 @@ impl Head {
     }
 
     /// Scores of each span's antecedents, [spans, spans] (eq. 3 and 4): the
-    /// mention scores of both, and a bilinear form of their starts and ends;
-    /// that of no antecedent is 0. Spans that are no earlier ones are impossible.
+    /// logarithms of the probabilities that both are mentions, and a bilinear form
+    /// of their starts and ends; that of no antecedent is 0. Spans that are no
+    /// earlier ones are impossible.
+    ///
+    /// The paper adds the mention scores themselves. Where a loss of their own makes
+    /// those of mentions large, any two mentions would be linked until the bilinear
+    /// form has learned to forbid it.
     fn antecedents(&self, states: Node, candidates: &Candidates) -> Node {
         let starts = self.layer(states, "antecedents.start").rows(candidates.starts);
         let ends = self.layer(states, "antecedents.end").rows(candidates.ends);
@@ -114,7 +119,7 @@ impl Head {
         let bilinear =
             words::parameter("antecedents.pair.weight", normal([size, size], 0.0, 1.0 / f64::from(size)));
         let mut scores = spans.matmul(bilinear).matmul(spans.t());
-        let mentions = column(candidates.scores);
+        let mentions = column(-softplus(-candidates.scores));
         scores = scores + mentions + mentions.t();
         scores = scores + self.distances(spans, candidates);
         if self.speakers {
