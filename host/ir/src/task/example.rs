@@ -113,7 +113,7 @@ pub enum PredictionValue {
 /// Predictions of one example, in the order of [`crate::task::Layout::predictions`].
 pub type Prediction = Vec<Option<PredictionValue>>;
 
-/// Outputs of the model for one example, in the order of [`TaskPlan::outputs`].
+/// Outputs of the model for one example, in the order of [`crate::task::TaskPlan::outputs`].
 pub type Outputs = Vec<Vec<f32>>;
 
 /// Sums of one group or of a sample, by statistic and key.
