@@ -50,7 +50,7 @@ impl Task for BoolQ {
         files.optional("test", &[("test.jsonl", JsonLines), ("test.csv", Csv)]);
         files.parquet("train", "train");
         files.parquet("val", "validation");
-        // As the Slovene data are called at the hub.
+        // Translations of SuperGLUE at the hub have both names for it.
         files.parquet("val", "eval");
         files.parquet("test", "test");
         files.sample("train.jsonl", include_str!("../sample/train.jsonl"));
