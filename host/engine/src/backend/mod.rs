@@ -123,7 +123,7 @@ pub trait Backend {
         parameters: &Parameters,
         rules: &[(usize, usize, AdamW)],
     ) -> Result<(), BackendError> {
-        rules.iter().try_for_each(|(block, part, rule)| self.update(parameters, *block, *part, rule))
+        update_each(self, parameters, rules)
     }
 
     /// Clears all gradients.
@@ -131,6 +131,15 @@ pub trait Backend {
 
     /// Starts the optimizer's state anew.
     fn clear_state(&mut self) -> Result<(), BackendError>;
+}
+
+/// [`Backend::update_all`] by one [`Backend::update`] after the other.
+fn update_each<B: Backend + ?Sized>(
+    backend: &mut B,
+    parameters: &Parameters,
+    rules: &[(usize, usize, AdamW)],
+) -> Result<(), BackendError> {
+    rules.iter().try_for_each(|(block, part, rule)| backend.update(parameters, *block, *part, rule))
 }
 
 /// Refuses a batch whose examples have not as many pieces as a head chooses among.

@@ -273,10 +273,7 @@ impl Backend for Candle {
     ) -> Result<(), BackendError> {
         match self.own.clone() {
             Some(own) => self.update_at_once(&own, parameters, rules),
-            None => {
-                let mut rules = rules.iter();
-                rules.try_for_each(|(block, part, rule)| self.update(parameters, *block, *part, rule))
-            }
+            None => crate::backend::update_each(self, parameters, rules),
         }
     }
 
