@@ -115,7 +115,7 @@ pub fn decoder_model(family: &str, model: &Path) {
     }
     let (special, start): (&[&str], _) = match family {
         "t5" => (&["<pad>", "</s>", "<unk>"], None),
-        _ => (&["<s>", "<pad>", "</s>", "<unk>"], Some("<s>")),
+        _ => (&["<s>", "<pad>", "</s>", "<unk>", "<mask>"], Some("<s>")),
     };
     let word = |id: usize| special.get(id).map_or(format!("word{id}"), |token| token.to_string());
     let vocabulary: serde_json::Map<_, _> = (0..96).map(|id| (word(id), id.into())).collect();

@@ -140,3 +140,41 @@ fn a_bart_learns_to_say_texts_and_says_them_again() {
     let (text, _) = succeeds(host(folder.path(), &arguments));
     assert!(text.contains(&format!("trains {} of ", 2 * (32 + 40) + 3 * (32 + 32 + 36))), "{text}");
 }
+
+/// A BART tells what is masked by its decoder. A low-rank update of its output layer, whose
+/// weights are the word embeddings, is the output's alone: it is not merged.
+#[test]
+fn a_bart_is_a_masked_language_model_and_a_t5_is_none() {
+    let folder = experiment(|config| {
+        config.replace("name = \"sst5\"", "name = \"mlm\"").replace(
+            "r = 4\nbias = \"lora_only\"",
+            "r = 4\ntarget_modules = [\"q_proj\", \"lm_head\"]\n[methods.prompt-tuning]\nnum_virtual_tokens = 3",
+        )
+    });
+    let path = folder.path();
+    decoder_model("bart", &path.join("model"));
+    let line =
+        |n: usize| (0..9 + n % 5).map(|k| format!("word{} ", 5 + (n + 7 * k) % 80)).collect::<String>();
+    let lines = |range: std::ops::Range<usize>| range.map(|n| line(n) + "\n").collect::<String>();
+    fs::write(path.join("data/train.txt"), lines(0..24)).unwrap();
+    fs::write(path.join("data/dev.txt"), lines(24..32)).unwrap();
+    let (table, _) = succeeds(host(path, &["run", "experiment.toml"]));
+    assert!(table.contains("perplexity"), "{table}");
+    let records = records(&path.join("runs/experiment"));
+    let trained = |method: &str| records[method].1["result"]["counts"]["trained"].as_u64().unwrap();
+    assert_eq!(trained("lora"), 4 * (8 * (32 + 32) + 32 + 96));
+    let losses: Vec<f64> = records["fft"].1["result"]["epochs"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|epoch| epoch["train_loss"].as_f64().unwrap())
+        .collect();
+    assert!(losses[1] < losses[0], "{losses:?}");
+    let (text, _) = succeeds(host(path, &["eval", "runs/experiment"]));
+    assert!(text.contains("agree with what was recorded") && !text.contains("differs"), "{text}");
+    let refused = fails(host(path, &["merge", "runs/experiment", "--method", "lora", "--out", "merged"]), 1);
+    assert!(refused.contains("lm_head shares its weight with model.shared"), "{refused}");
+    decoder_model("t5", &path.join("model"));
+    let refused = fails(host(path, &["run", "experiment.toml", "--method", "fft"]), 1);
+    assert!(refused.contains("a model of the kind t5 has heads for texts"), "{refused}");
+}

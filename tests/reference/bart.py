@@ -1,13 +1,14 @@
 """Writes a tiny BART, and what PyTorch makes of it: logits, losses, gradients and
-generated sequences; and logits, losses and the gradients of all embeddings where those
-of words are scaled.
+generated sequences, with peft's LoRA at the output layer too; logits, losses and
+gradients as a masked language model; and logits, losses and the gradients of all
+embeddings where those of words are scaled.
 """
 
 import json
 from pathlib import Path
 
 import torch
-from transformers import BartConfig, BartForConditionalGeneration
+from transformers import AutoModelForMaskedLM, BartConfig, BartForConditionalGeneration
 
 import conditional
 
@@ -32,6 +33,15 @@ def scaled(model, ids, mask, labels):
     conditional.save(OUT / "scaled.safetensors", {**found, **conditional.gradients(twin)})
 
 
+def masked(model):
+    """The same weights under AutoModelForMaskedLM, called with labels as a data collator
+    for masked language models makes them."""
+    twin = AutoModelForMaskedLM.from_config(CONFIG).eval()
+    twin.load_state_dict(model.state_dict())
+    found = conditional.evaluate(twin, *conditional.masked(CONFIG))
+    conditional.save(OUT / "masked.safetensors", {**found, **conditional.gradients(twin)})
+
+
 def main():
     OUT.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(1)
@@ -50,8 +60,12 @@ def main():
     found = conditional.evaluate(model, ids, mask, labels)
     conditional.save(OUT / "conditional.safetensors", {**found, **conditional.gradients(model)})
     scaled(model, ids, mask, labels)
+    masked(model)
     settings = [{**setting, **({"forced_eos_token_id": 2} if "forced_eos_token_id" in setting else {})} for setting in conditional.SETTINGS]
-    (OUT / "generated.json").write_text(json.dumps({"checkpoint": conditional.generated(model, ids, mask, settings)}))
+    cases = {"checkpoint": conditional.generated(model, ids, mask, settings)}
+    path = OUT / "lora_output.safetensors"
+    cases["lora_output"] = conditional.lora(model, ["lm_head"], path, ids, mask, labels)
+    (OUT / "generated.json").write_text(json.dumps(cases))
 
 
 if __name__ == "__main__":

@@ -5,9 +5,11 @@ logits, losses and gradients of it, and generated sequences.
 import json
 
 import torch
+from peft import LoraConfig, get_peft_model
 from safetensors.torch import save_file
 
 VOCABULARY = 96
+MASK = 4
 SOURCES = [5, 12, 3, 27, 9]
 TARGETS = [4, 1, 11, 6, 19]
 
@@ -46,6 +48,20 @@ def batch(config):
     return sources, targets, ids, mask, padded(targets, -100)
 
 
+def masked(config):
+    """Sources of which two tokens of three are masked but the first and the last, their
+    mask, and labels that are -100 at the others."""
+    sources = rows(SOURCES, 1, config.eos_token_id)
+    labels = [torch.full_like(row, -100) for row in sources]
+    for source, label in zip(sources, labels):
+        for at in range(1, len(source) - 1):
+            if at % 3:
+                label[at] = (source[at] * 7 + 5) % VOCABULARY
+                source[at] = MASK
+    mask = padded([torch.ones_like(row) for row in sources], 0)
+    return padded(sources, config.pad_token_id), mask, padded(labels, -100)
+
+
 def write_batch(out, sources, targets):
     content = {"sources": [row.tolist() for row in sources], "targets": [row.tolist() for row in targets]}
     (out / "batch.json").write_text(json.dumps(content))
@@ -82,6 +98,25 @@ def evaluate(model, ids, mask, labels):
 def gradients(model):
     named = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
     return {f"gradient.{name}": parameter.grad for name, parameter in named}
+
+
+def lora(model, targets, path, ids, mask, labels, deviation=0.3):
+    """peft's LoRA at these modules (its default where they are None), both factors random:
+    logits, losses, the factors and their gradients; generated sequences."""
+    adapted = get_peft_model(model, LoraConfig(r=4, lora_alpha=8, target_modules=targets, task_type="SEQ_2_SEQ_LM")).eval()
+    generator = torch.Generator().manual_seed(5)
+    with torch.no_grad():
+        for name, parameter in adapted.named_parameters():
+            if "lora_" in name:
+                parameter.copy_(torch.randn(parameter.shape, generator=generator) * deviation)
+    found = evaluate(adapted, ids, mask, labels)
+    for name, parameter in adapted.named_parameters():
+        if "lora_" in name:
+            short = name.removeprefix("base_model.model.").replace(".default.weight", "")
+            found[short] = parameter
+            found[f"gradient.{short}"] = parameter.grad
+    save(path, found)
+    return generated(adapted, ids, mask, SETTINGS[4:6])
 
 
 def generated(model, ids, mask, settings):

@@ -1,12 +1,12 @@
 """Writes two tiny T5, of version 1.0 and of version 1.1, and what PyTorch makes of
-them: logits, losses, gradients, those of peft's LoRA, and generated sequences.
+them: logits, losses, gradients, those of peft's LoRA, at the output layer too, and
+generated sequences.
 """
 
 import json
 from pathlib import Path
 
 import torch
-from peft import LoraConfig, get_peft_model
 from transformers import T5Config, T5ForConditionalGeneration
 
 import conditional
@@ -34,24 +34,6 @@ def model_of(gated):
     return model
 
 
-def lora(model, ids, mask, labels):
-    """peft's LoRA with both factors random and its default targets for T5."""
-    adapted = get_peft_model(model, LoraConfig(r=4, lora_alpha=8, task_type="SEQ_2_SEQ_LM")).eval()
-    generator = torch.Generator().manual_seed(5)
-    with torch.no_grad():
-        for name, parameter in adapted.named_parameters():
-            if "lora_" in name:
-                parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.3)
-    found = conditional.evaluate(adapted, ids, mask, labels)
-    for name, parameter in adapted.named_parameters():
-        if "lora_" in name:
-            short = name.removeprefix("base_model.model.").replace(".default.weight", "")
-            found[short] = parameter
-            found[f"gradient.{short}"] = parameter.grad
-    conditional.save(OUT / "lora.safetensors", found)
-    return conditional.generated(adapted, ids, mask, conditional.SETTINGS[4:6])
-
-
 def main():
     OUT.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(1)
@@ -68,7 +50,11 @@ def main():
         conditional.save(OUT / f"{name}.safetensors", {**found, **conditional.gradients(model)})
         cases[name] = conditional.generated(model, ids, mask, conditional.SETTINGS)
         if not gated:
-            cases["lora"] = lora(model, ids, mask, labels)
+            cases["lora"] = conditional.lora(model, None, OUT / "lora.safetensors", ids, mask, labels)
+        adapted = model_of(gated)
+        path = OUT / f"lora_output_{name}.safetensors"
+        deviation = 0.1 if gated else 0.3
+        cases[f"lora_output_{name}"] = conditional.lora(adapted, ["v", "lm_head"], path, ids, mask, labels, deviation)
     (OUT / "generated.json").write_text(json.dumps(cases))
 
 

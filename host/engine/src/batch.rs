@@ -57,6 +57,9 @@ pub struct Target {
     pub positions: Vec<u32>,
     /// `[rows]`: the token that should come next.
     pub tokens: Vec<i32>,
+    /// Of a masked language model that says the text once more, the rows that should say
+    /// what stood at `masked_rows`, one for each.
+    pub masked_rows: Vec<u32>,
     /// In generation, where what was said before is found.
     pub recall: Option<Recall>,
 }
@@ -102,6 +105,7 @@ impl Target {
             column.clear();
         }
         self.tokens.clear();
+        self.masked_rows.clear();
     }
 }
 
@@ -143,6 +147,26 @@ impl Batch {
             }
             target.positions.extend((0..ids.len() as u32).map(|row| first_position + row));
             target.starts.push(target.ids.len() as u32);
+        }
+    }
+
+    /// Lets the decoder read the tokens that stood at the masked rows, shifted by the start
+    /// token, with padding at all other places: transformers' `shift_tokens_right` of
+    /// labels that are -100 where nothing was masked.
+    pub fn read_masked(&mut self, start: u32, padding: u32, first_position: u32) {
+        self.reread(start, first_position);
+        let target = &mut self.target;
+        target.ids.fill(padding);
+        for range in target.starts.windows(2).filter(|range| range[0] < range[1]) {
+            target.ids[range[0] as usize] = start;
+        }
+        for (&row, &token) in self.masked_rows.iter().zip(&self.masked_tokens) {
+            let sequence = self.starts.partition_point(|&start| start <= row) - 1;
+            let own = row - self.virtual_tokens * (sequence as u32 + 1);
+            target.masked_rows.push(own);
+            if own + 1 < target.starts[sequence + 1] {
+                target.ids[own as usize + 1] = token as u32;
+            }
         }
     }
 

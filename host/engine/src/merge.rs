@@ -3,7 +3,7 @@
 use host_ir::graph::NewParameterId;
 use host_ir::interpret::{Leaves, evaluate};
 use host_ir::method::AnyParameter;
-use host_ir::model::ParameterId;
+use host_ir::model::{Module, ParameterId};
 use host_ir::random::Stream;
 
 use crate::engine::{Engine, EngineError, NamedTensor};
@@ -48,7 +48,8 @@ impl Leaves for Trained<'_> {
 /// where the method says something, what it says that they merge into.
 ///
 /// # Errors
-/// A method with a prompt, or with a site that it does not say how to merge.
+/// A method with a prompt, with a site that it does not say how to merge, or with one
+/// whose weight another module has too.
 pub fn merged_tensors(engine: &Engine) -> Result<Vec<(bool, NamedTensor)>, MergeError> {
     let plans = &engine.plans;
     let impossible = |sentence: String| Err(MergeError::Impossible(sentence));
@@ -73,6 +74,13 @@ pub fn merged_tensors(engine: &Engine) -> Result<Vec<(bool, NamedTensor)>, Merge
             }
             continue;
         };
+        let shares = |other: &&Module| other.weight == Some(weight) && other.name != module.name;
+        if let Some(other) = plans.model.modules.iter().find(shares) {
+            return impossible(format!(
+                "{} shares its weight with {}, which the method does not change; it cannot be merged into it",
+                module.name, other.name
+            ));
+        }
         let value = evaluate(&plans.method.graph, node, &leaves);
         let value =
             value.map_err(|sentence| MergeError::Impossible(format!("{}: {sentence}", module.name)))?;

@@ -19,11 +19,12 @@ use host_ir::record::Recorder;
 use host_ir::task::HeadKind;
 use serde_json::json;
 use support::conditional::{
-    HEAD, golden_changed, golden_classes, golden_plans, golden_tokens, packed, reread,
+    HEAD, OUTPUT_UPDATES, factors, golden_changed, golden_classes, golden_masked, golden_plans,
+    golden_tokens, masked, packed, reread,
 };
 use support::golden::{agree, golden};
 use support::{Plan, blocks, difference, low_rank, low_rank_named, plans_of, scaled_outputs};
-use support::{second, train_role, weight_hook};
+use support::{second, squashed_outputs, train_role, weight_hook};
 
 fn everything(recorder: &mut Recorder) {
     train_role(recorder, "all");
@@ -41,6 +42,14 @@ fn t5_of_both_versions_agrees_with_transformers() {
 fn bart_agrees_with_transformers() {
     let (checkpoint, plans, batch) = golden_plans("bart", "checkpoint", everything);
     agree("bart", &plans, &checkpoint, &[], &batch, &golden("bart", "conditional"));
+}
+
+/// What AutoModelForMaskedLM makes of a BART, the padding that its decoder reads among it.
+#[test]
+fn bart_as_a_masked_language_model_agrees_with_transformers() {
+    let (checkpoint, plans, batch) = golden_masked("bart", "checkpoint", everything);
+    assert!(batch.target.ids.iter().filter(|&&id| id == 1).count() > 10);
+    agree("masked", &plans, &checkpoint, &[], &batch, &golden("bart", "masked"));
 }
 
 /// The head for classes of sequences, of T5ForSequenceClassification and
@@ -84,11 +93,19 @@ fn low_rank_updates_of_t5_agree_with_peft() {
         low_rank_named(recorder, &["q", "v"], 0.0, 2.0, ("lora_A", "lora_B"));
     });
     let expected = golden("t5", "lora");
-    let start = expected
-        .iter()
-        .filter(|tensor| tensor.name.contains("lora_") && !tensor.name.starts_with("gradient"));
-    let start: Vec<NamedTensor> = start.cloned().collect();
+    let start = factors("t5", "lora");
     agree("lora", &plans, &checkpoint, &start, &batch, &expected);
+}
+
+/// At the output layer too, whose weights are the word embeddings in T5 1.0 and BART: the
+/// update is the output's alone. T5 1.0 scales what the layer reads, and BART adds a bias
+/// to what it makes.
+#[test]
+fn low_rank_updates_of_the_output_layer_agree_with_peft() {
+    for (family, checkpoint, name, plan) in OUTPUT_UPDATES {
+        let (checkpoint, plans, batch) = golden_plans(family, checkpoint, plan);
+        agree(name, &plans, &checkpoint, &factors(family, name), &batch, &golden(family, name));
+    }
 }
 
 /// google-t5/t5-small, google/t5-v1_1-base, google/mt5-small and facebook/bart-base
@@ -163,7 +180,11 @@ fn bart_methods() -> Vec<(&'static str, Plan)> {
         ("everything", everything),
         ("biases", |recorder| train_role(recorder, "bias")),
         ("low rank", |recorder| low_rank(recorder, &["q_proj", "v_proj", "fc2"], 0.25)),
+        ("low rank updates of the output layer", |recorder| low_rank(recorder, &["fc2", "lm_head"], 0.25)),
         ("scaled outputs", |recorder| scaled_outputs(recorder, &["k_proj", "v_proj", "fc1"])),
+        ("an output layer that nobody may write over", |recorder| {
+            squashed_outputs(recorder, &["lm_head", "fc1"])
+        }),
         ("prompt", prompt),
     ]
 }
@@ -176,6 +197,9 @@ fn prompt(recorder: &mut Recorder) {
 
 /// A head for classes of sequences.
 const CLASSES: HeadKind = HeadKind::Classification { classes: 3 };
+
+/// A head for masked tokens.
+const MASKED: HeadKind = HeadKind::MaskedLanguageModel;
 
 /// A head for classes of tokens.
 const TOKENS: HeadKind = HeadKind::TokenClassification { classes: 3 };
@@ -195,6 +219,7 @@ fn all_plans() -> Vec<(String, Plans)> {
     for (name, method) in bart_methods() {
         all.push((format!("{name} of BART"), plans_of(small_bart(), HEAD, method)));
         all.push((format!("{name} of BART for classes"), plans_of(small_bart(), CLASSES, method)));
+        all.push((format!("{name} of BART for masked tokens"), plans_of(small_bart(), MASKED, method)));
     }
     all
 }
@@ -218,6 +243,12 @@ fn pairs(lengths: &[(u32, usize, usize)], plans: &Plans) -> Batch {
             reread(batch, plans.config.as_ref(), labels)
         }
         Some(HeadKind::TokenClassification { .. }) => Batch { target: Target::default(), ..batch },
+        Some(HeadKind::MaskedLanguageModel) => {
+            let mut batch = masked(batch, |id| (id * 7 + 5) % 50);
+            let decoder = plans.config.decoder().unwrap();
+            batch.read_masked(decoder.start, decoder.padding, decoder.first_position);
+            batch
+        }
         _ => batch,
     }
 }
@@ -297,6 +328,7 @@ fn packing_order_and_micro_batches_change_nothing() {
     for (name, plans) in [
         ("T5", plans_of(small_t5(true), HEAD, everything)),
         ("BART", plans_of(small_bart(), HEAD, everything)),
+        ("BART for masked tokens", plans_of(small_bart(), MASKED, everything)),
         ("T5 for classes", plans_of(small_t5(true), CLASSES, everything)),
         ("BART for classes", plans_of(small_bart(), CLASSES, everything)),
     ] {
@@ -370,7 +402,10 @@ fn what_a_model_lacks_is_refused() {
     let wanted = "a model of the kind t5 has heads for texts and for classes of sequences and of tokens, and none for what this task asks";
     assert_eq!(error.to_string(), wanted);
     let error = plans_of(small_bart(), TOKENS, |_| {}).training().unwrap_err().to_string();
-    assert!(error.contains("bart has heads for texts and for classes of sequences, and none"), "{error}");
+    assert!(
+        error.contains("bart has heads for texts, masked tokens and classes of sequences, and none"),
+        "{error}"
+    );
     let refused = |key: &str, value: serde_json::Value| {
         let mut json = json!({
             "model_type": "bart", "vocab_size": 50, "d_model": 24, "encoder_layers": 1, "decoder_layers": 1,

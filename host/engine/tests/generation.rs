@@ -10,9 +10,9 @@ use host_engine::generate::generate;
 use host_ir::record::Recorder;
 use host_ir::task::{EarlyStopping, GenerationSettings, HeadKind};
 use serde_json::Value;
-use support::conditional::golden_plans;
-use support::golden::{engine, folder, golden};
-use support::{Plan, low_rank_named, second};
+use support::conditional::{OUTPUT_UPDATES, factors, golden_plans, updates};
+use support::golden::{engine, folder};
+use support::{Plan, second};
 
 /// Settings of `generate` by its names. Lengths that count the start token are made
 /// ones that do not.
@@ -62,14 +62,11 @@ fn bart_says_what_it_says_in_transformers() {
 
 #[test]
 fn a_model_with_low_rank_updates_says_what_it_says_in_peft() {
-    let start = golden("t5", "lora");
-    let start =
-        start.into_iter().filter(|tensor| tensor.name.contains("lora_") && !tensor.name.contains("gradient"));
-    let start: Vec<NamedTensor> = start.collect();
-    let plan = |recorder: &mut Recorder| {
-        low_rank_named(recorder, &["q", "v"], 0.0, 2.0, ("lora_A", "lora_B"));
-    };
-    check("t5", "relu", "lora", plan, &start);
+    let plan = |recorder: &mut Recorder| updates(recorder, &["q", "v"]);
+    check("t5", "relu", "lora", plan, &factors("t5", "lora"));
+    for (family, checkpoint, name, plan) in OUTPUT_UPDATES {
+        check(family, checkpoint, name, plan, &factors(family, name));
+    }
 }
 
 /// An example by itself, or among others, gives the same sequence.

@@ -164,6 +164,7 @@ fn embedded(threads: &Threads, sizes: &[usize]) -> Results {
         positions: &positions,
         types: &types,
         factor: 1.0,
+        padding: None,
     };
     let mut out = zeros(rows * width);
     let read =

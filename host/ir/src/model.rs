@@ -113,6 +113,9 @@ pub struct ModelDescription {
     pub parameters: Vec<Parameter>,
     /// The table of word embeddings.
     pub word_embeddings: Option<ParameterId>,
+    /// The layer that makes scores of words, which `all-linear` leaves out.
+    #[serde(default)]
+    pub output_layer: Option<SiteId>,
 }
 
 impl ModelDescription {

@@ -15,7 +15,7 @@ pub enum NamesOrPattern {
     Pattern(String),
 }
 
-/// The pattern that takes every site of a kind.
+/// The pattern that takes every site of a kind but the output layer.
 const ALL: &str = "all-linear";
 
 /// A user's choice of sites.
@@ -75,7 +75,9 @@ fn matching(
 ) -> Result<Vec<SiteId>, String> {
     let name = |site: &SiteId| model.module(*site).name.as_str();
     match choice {
-        NamesOrPattern::Pattern(pattern) if pattern == ALL => Ok(sites.to_vec()),
+        NamesOrPattern::Pattern(pattern) if pattern == ALL => {
+            Ok(sites.iter().copied().filter(|&site| model.output_layer != Some(site)).collect())
+        }
         NamesOrPattern::Pattern(pattern) => {
             let pattern_whole = whole(pattern)?;
             let found: Vec<SiteId> =
@@ -91,6 +93,14 @@ fn matching(
         NamesOrPattern::Names(names) => {
             for wanted in names {
                 if !sites.iter().any(|site| is_named(name(site), wanted)) {
+                    let mut of_head = model.modules.iter().filter(|module| module.head);
+                    if let Some(module) = of_head.find(|module| is_named(&module.name, wanted)) {
+                        return Err(format!(
+                            "{key} names \"{wanted}\": {} belongs to the head made for the task, which trains \
+                             as a whole with every method and is no target",
+                            module.name
+                        ));
+                    }
                     let mut known: Vec<&str> = sites.iter().map(|site| last_part(name(site))).collect();
                     known.sort_unstable();
                     known.dedup();
@@ -222,5 +232,26 @@ mod tests {
         assert_eq!(lookup("bert.encoder.layer.1.attention.self.value", &keys), Ok(Some(0)));
         assert_eq!(lookup("bert.encoder.layer.1.attention.self.query", &keys), Ok(Some(1)));
         assert_eq!(lookup("bert.encoder.layer.0.attention.self.query", &keys), Ok(None));
+    }
+
+    /// As peft leaves out the output embeddings; a head's modules are no sites at all.
+    #[test]
+    fn the_output_layer_is_taken_by_name_and_a_head_is_not() {
+        let mut model = model();
+        let more = |name: &str, head: bool| Module { name: name.into(), head, ..model.modules[0].clone() };
+        let [output, head] = [more("lm_head", false), more("classifier.dense", true)];
+        model.modules.extend([output, head]);
+        model.output_layer = Some(SiteId(6));
+        let none = NamesOrPattern::Names(Vec::new());
+        let taken = |targets: NamesOrPattern| {
+            let kind = SiteKind::Linear;
+            let selection =
+                Selection { kind, targets: &targets, exclude: &none, layers: &[], layers_patterns: &[] };
+            select(&model, &selection).map(|sites| sites.len())
+        };
+        assert_eq!(taken(NamesOrPattern::Pattern("all-linear".into())), Ok(6));
+        assert_eq!(taken(names(&["lm_head", "query"])), Ok(3));
+        let error = taken(names(&["classifier.dense"])).unwrap_err();
+        assert!(error.contains("classifier.dense belongs to the head made for the task"), "{error}");
     }
 }

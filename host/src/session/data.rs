@@ -198,7 +198,8 @@ impl Tokenising<'_> {
         let (reading, layout) = (self.reading()?, &self.task.layout);
         let (mut dataset, mut kept) = (Dataset::new(layout), Vec::new());
         dataset.targets = targets(reading.sequence, layout, self.config)?;
-        if matches!(self.plan.head, Some(HeadKind::Classification { .. })) {
+        dataset.of_masked = self.plan.head == Some(HeadKind::MaskedLanguageModel);
+        if dataset.of_masked || matches!(self.plan.head, Some(HeadKind::Classification { .. })) {
             dataset.rereads = self.config.decoder().cloned();
         }
         dataset.first_position = self.config.first_position() as u32;

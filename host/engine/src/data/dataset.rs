@@ -60,6 +60,8 @@ pub struct Dataset {
     /// The decoder that reads each sequence once more, where there is one and it has
     /// nothing else to say.
     pub rereads: Option<Decoder>,
+    /// Whether it reads of each sequence no more than what is masked.
+    pub of_masked: bool,
     /// The position of a sequence's first row.
     pub first_position: u32,
     /// Sequences whose text was longer than the model reads.
@@ -117,7 +119,7 @@ impl Dataset {
         let encoded: Vec<Windows> = examples.par_iter().map(encode).collect::<Result<_, _>>()?;
         let places: Vec<usize> = self.labels.iter().filter_map(|name| reading.layout.field(name)).collect();
         for (example, Windows { pieces, places: words }) in examples.iter().zip(encoded) {
-            if let Some(decoder) = &self.rereads {
+            if let Some(decoder) = self.rereads.as_ref().filter(|_| !self.of_masked) {
                 check_ends(decoder, example, &pieces)?;
             }
             let labels: Vec<i32> =
@@ -298,6 +300,7 @@ impl Dataset {
         let mut dataset = Dataset::of_fields(self.labels.clone());
         dataset.first_position = self.first_position;
         dataset.rereads.clone_from(&self.rereads);
+        dataset.of_masked = self.of_masked;
         for example in 0..self.examples {
             let (mut pieces, labels) = self.example(example)?;
             for piece in &mut pieces {
@@ -374,6 +377,9 @@ impl Dataset {
         match (&self.targets, &self.rereads) {
             (Some(targets), _) => {
                 targets.pack(examples.iter().map(|&(example, _)| example), &mut batch.target)?;
+            }
+            (None, Some(decoder)) if self.of_masked => {
+                batch.read_masked(decoder.start, decoder.padding, decoder.first_position);
             }
             (None, Some(decoder)) => batch.reread(decoder.start, decoder.first_position),
             (None, None) => batch.target.clear(),

@@ -19,6 +19,8 @@ pub struct Lookup<'a> {
     pub types: &'a [u32],
     /// What the embeddings of words are multiplied by.
     pub factor: f32,
+    /// The word whose embedding gets no gradient.
+    pub padding: Option<u32>,
 }
 
 /// The tables, each [entries, width]; those that a model lacks are `None`.
@@ -139,6 +141,7 @@ pub fn backward(
                         let d = &d[columns.clone()];
                         match prompt_row.filter(|_| prompted) {
                             Some(row) => add(prompt, row, d, 1.0),
+                            None if Some(lookup.ids[row]) == lookup.padding => {}
                             None => add(word, lookup.ids[row], d, lookup.factor),
                         }
                         add(position, lookup.positions.get(row).copied().unwrap_or(0), d, 1.0);
@@ -185,6 +188,7 @@ mod tests {
                 positions: &self.positions,
                 types: &self.types,
                 factor: self.factor,
+                padding: None,
             }
         }
     }

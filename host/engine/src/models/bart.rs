@@ -1,5 +1,11 @@
 //! BART (Lewis et al. 2020), as BartForConditionalGeneration and
 //! BartForSequenceClassification of transformers have it.
+//!
+//! Transformers' masked language model of BART is the first of them, called with labels
+//! that are -100 where nothing is masked. Its encoder reads the masked text; its decoder
+//! reads the labels shifted to the right behind the start token, the padding token where
+//! they are -100, so that it knows of the text what was masked before and nothing else;
+//! the row of a masked place says what stood there. So it is here.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -14,7 +20,7 @@ use crate::models::describe::Describer;
 use crate::models::{Architecture, Decoder, Start};
 use crate::program::attend::AttentionShape;
 use crate::program::build::{Builder, CompileError, NormParameters, Pending};
-use crate::program::instruction::Activation;
+use crate::program::instruction::{Activation, RowChoice};
 use crate::program::value::{Extent, ValueId};
 
 /// Positions are counted from here on; fairseq left the entries before to padding.
@@ -120,6 +126,7 @@ impl BartConfig {
                 ends: keys.ids("eos_token_id", 2)?,
                 forced_first: keys.optional_id("forced_bos_token_id")?,
                 forced_last: keys.optional_id("forced_eos_token_id")?,
+                padding: keys.id("pad_token_id", Some(1))?,
                 first_position: FIRST_POSITION as u32,
                 positions: Some(positions),
             },
@@ -234,11 +241,12 @@ impl Architecture for BartConfig {
             HeadKind::Classification { classes } => {
                 decoder::describe_classification(&mut describer, self.size, classes);
             }
-            HeadKind::SequenceToSequence => {
+            HeadKind::SequenceToSequence | HeadKind::MaskedLanguageModel => {
                 if !self.tied && present(OUTPUT) {
                     describer.parameter(OUTPUT.into(), &[self.vocabulary, self.size], Role::Embedding, false);
                 }
                 describer.parameter(OUTPUT_BIAS.into(), &[1, self.vocabulary], Role::Buffer, false);
+                decoder::describe_output(&mut describer, [OUTPUT, SHARED], (self.size, self.vocabulary));
             }
             // Refused when it is built.
             _ => {}
@@ -259,22 +267,19 @@ impl Architecture for BartConfig {
     }
 
     fn build(&self, builder: &mut Builder<'_>) -> Result<(), CompileError> {
-        if let Some(
-            HeadKind::TokenClassification { .. } | HeadKind::MultipleChoice | HeadKind::MaskedLanguageModel,
-        ) = builder.task.head
-        {
-            return decoder::no_head(builder, "texts and for classes of sequences");
+        if let Some(HeadKind::TokenClassification { .. } | HeadKind::MultipleChoice) = builder.task.head {
+            return decoder::no_head(builder, "texts, masked tokens and classes of sequences");
         }
-        let Some(hidden) = decoder::hidden(builder, self)? else { return Ok(()) };
+        let Some(mut hidden) = decoder::hidden(builder, self)? else { return Ok(()) };
         if let Some(HeadKind::Classification { .. }) = builder.task.head {
             return decoder::classify(builder, hidden, self.classifier_dropout);
         }
-        let own = builder.model.find_parameter(OUTPUT).is_some();
-        let weight = builder.named(if own { OUTPUT } else { SHARED })?;
+        if builder.task.head == Some(HeadKind::MaskedLanguageModel) {
+            hidden = builder.take_rows(hidden, RowChoice::MaskedTarget);
+        }
         let bias = builder.named(OUTPUT_BIAS)?;
         let bias = builder.view(bias, vec![Extent::Fixed(self.vocabulary)]);
-        let pending = builder.product(hidden, weight, Some(bias));
-        let logits = builder.settle(pending);
+        let logits = decoder::logits(builder, hidden, Some(bias))?;
         decoder::bind_logits(builder, logits);
         Ok(())
     }
@@ -353,8 +358,9 @@ fn embeddings(
 ) -> Result<ValueId, CompileError> {
     let word = builder.named(SHARED)?;
     let position = builder.named(&format!("{stack}.embed_positions.weight"))?;
+    let padding = Some(config.padding as u32);
     let factor = if config.scales_embeddings { (config.size as f64).sqrt() } else { 1.0 };
-    let sum = decoder::embed(builder, side, (word, factor), Some(position), config.size)?;
+    let sum = decoder::embed(builder, side, (word, factor, padding), Some(position), config.size)?;
     let name = format!("{stack}.layernorm_embedding");
     let norm = norm_parameters(builder, &name)?;
     let after = builder.dropout_site(config.dropout);

@@ -2,13 +2,13 @@
 //! attention of their layers, and the heads.
 
 use host_ir::graph::Op;
-use host_ir::model::{ModelDescription, ParameterId, SiteId};
+use host_ir::model::{ModelDescription, ParameterId, SiteId, SiteKind};
 
 use crate::kernels::relative::Buckets;
 use crate::models::describe::Describer;
 use crate::models::heads::{self, PooledHead};
 use crate::program::attend::AttentionShape;
-use crate::program::build::{Builder, CompileError, Purpose};
+use crate::program::build::{Builder, CompileError, Pending, Purpose};
 use crate::program::instruction::{Activation, Instruction, RowChoice};
 use crate::program::value::{Extent, ValueId};
 
@@ -96,15 +96,16 @@ pub fn hidden(builder: &mut Builder<'_>, family: &impl Stacks) -> Result<Option<
     family.stack(builder, Side::Decoder, Some(source)).map(Some)
 }
 
-/// The embeddings of a stack's tokens, [rows, size], those of words times a factor, with
-/// the method's virtual ones before the encoder's.
+/// The embeddings of a stack's tokens, [rows, size], those of words times a factor and
+/// without a gradient of the padding's, with the method's virtual ones before the
+/// encoder's.
 ///
 /// # Errors
 /// An expression that this engine cannot run.
 pub fn embed(
     builder: &mut Builder<'_>,
     side: Side,
-    (word, factor): (ValueId, f64),
+    (word, factor, padding): (ValueId, f64, Option<u32>),
     position: Option<ValueId>,
     size: usize,
 ) -> Result<ValueId, CompileError> {
@@ -115,7 +116,7 @@ pub fn embed(
     let inputs: Vec<ValueId> = [Some(word), position, prompt].into_iter().flatten().collect();
     let out = builder.working(vec![side.rows(), Extent::Fixed(size)], &inputs);
     let factor = factor as f32;
-    builder.push(Instruction::Embed { word, factor, position, token_type: None, prompt, out });
+    builder.push(Instruction::Embed { word, factor, padding, position, token_type: None, prompt, out });
     Ok(out)
 }
 
@@ -212,6 +213,8 @@ pub fn no_head(builder: &Builder<'_>, heads: &str) -> Result<(), CompileError> {
     )))
 }
 
+/// The name of the output layer.
+const OUTPUT_LAYER: &str = "lm_head";
 const DENSE: &str = "classification_head.dense";
 const CLASSIFIER: &str = "classification_head.out_proj";
 
@@ -242,11 +245,43 @@ pub fn classify(builder: &mut Builder<'_>, hidden: ValueId, dropout: f64) -> Res
     Ok(())
 }
 
+/// The output layer, a site of its own whose weights the word embeddings may share: its
+/// weight is one of these names, the first that the model has a parameter of.
+pub fn describe_output(describer: &mut Describer<'_>, names: [&str; 2], sizes: (usize, usize)) {
+    let weight = names.iter().find_map(|name| describer.model.find_parameter(name));
+    describer.model.output_layer = Some(SiteId(describer.model.modules.len() as u32));
+    describer.module(OUTPUT_LAYER, SiteKind::Linear, None, sizes, [weight, None], false);
+}
+
+/// The logits of hidden states, [rows, vocabulary].
+///
+/// # Errors
+/// A hook or an expression that this engine cannot run.
+pub fn logits(
+    builder: &mut Builder<'_>,
+    hidden: ValueId,
+    bias: Option<ValueId>,
+) -> Result<ValueId, CompileError> {
+    let site = builder.site(OUTPUT_LAYER)?;
+    let pending = match builder.program.value(hidden).extents[0] {
+        Extent::Masked => builder.over_rows(Extent::Masked, |builder| builder.linear(site, hidden))?,
+        _ => builder.linear(site, hidden)?,
+    };
+    let y = builder.settle(pending);
+    Ok(match bias {
+        Some(_) => {
+            let y = builder.overwritable(y);
+            builder.settle(Pending { y, bias })
+        }
+        None => y,
+    })
+}
+
 /// Binds the leaves of the task's plan that stand for the logits of the target's
-/// tokens.
+/// tokens, or of the masked ones.
 pub fn bind_logits(builder: &mut Builder<'_>, logits: ValueId) {
     builder.logits = Some(logits);
-    for node in builder.task_leaves(|op| matches!(op, Op::TargetLogits(_))) {
+    for node in builder.task_leaves(|op| matches!(op, Op::TargetLogits(_) | Op::MaskedLogits(_))) {
         builder.remember(true, node, logits);
     }
 }

@@ -125,7 +125,8 @@ fn embeddings(builder: &mut Builder<'_>, config: &EncoderConfig) -> Result<Value
     let prompt = builder.method.prompt.map(|node| builder.expression(false, node)).transpose()?;
     let inputs: Vec<ValueId> = [Some(word), position, token_type, prompt].into_iter().flatten().collect();
     let sum = builder.working(vec![Extent::Tokens, Extent::Fixed(config.embedding_size)], &inputs);
-    builder.push(Instruction::Embed { word, factor: 1.0, position, token_type, prompt, out: sum });
+    let padding = Some(config.padding as u32);
+    builder.push(Instruction::Embed { word, factor: 1.0, padding, position, token_type, prompt, out: sum });
     let norm_name = format!("{prefix}embeddings.LayerNorm");
     let norm = norm_parameters(builder, &norm_name, config)?;
     let after = builder.dropout_site(config.hidden_dropout);

@@ -112,6 +112,8 @@ pub struct Decoder {
     /// `forced_bos_token_id` and `forced_eos_token_id`.
     pub forced_first: Option<u32>,
     pub forced_last: Option<u32>,
+    /// `pad_token_id`, which it reads where nothing is to be known.
+    pub padding: u32,
     /// The position of the first token.
     pub first_position: u32,
     /// Positions that a sequence can have; `None` where there is no limit.

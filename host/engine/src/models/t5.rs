@@ -100,6 +100,7 @@ impl T5Config {
                 ends: keys.ids("eos_token_id", 1)?,
                 forced_first: keys.optional_id("forced_bos_token_id")?,
                 forced_last: keys.optional_id("forced_eos_token_id")?,
+                padding: keys.id("pad_token_id", Some(0))?,
                 first_position: 0,
                 positions: None,
             },
@@ -264,11 +265,14 @@ impl Architecture for T5Config {
             HeadKind::Classification { classes } => {
                 decoder::describe_classification(&mut describer, self.size, classes);
             }
-            // transformers ties what a checkpoint has not apart.
-            HeadKind::SequenceToSequence if !self.tied && present(OUTPUT) => {
-                describer.parameter(OUTPUT.into(), &[self.vocabulary, self.size], Role::Embedding, false);
+            HeadKind::SequenceToSequence => {
+                // transformers ties what a checkpoint has not apart.
+                if !self.tied && present(OUTPUT) {
+                    describer.parameter(OUTPUT.into(), &[self.vocabulary, self.size], Role::Embedding, false);
+                }
+                decoder::describe_output(&mut describer, [OUTPUT, SHARED], (self.size, self.vocabulary));
             }
-            // Tied, or refused when it is built.
+            // Refused when it is built.
             _ => {}
         }
         describer.model
@@ -309,10 +313,8 @@ impl Architecture for T5Config {
         if self.tied {
             hidden = builder.affine(hidden, (self.size as f64).powf(-0.5), 0.0);
         }
-        let own = builder.model.find_parameter(OUTPUT).is_some();
-        let weight = builder.named(if own { OUTPUT } else { SHARED })?;
-        let pending = builder.product(hidden, weight, None);
-        decoder::bind_logits(builder, pending.y);
+        let logits = decoder::logits(builder, hidden, None)?;
+        decoder::bind_logits(builder, logits);
         Ok(())
     }
 }
@@ -342,7 +344,7 @@ impl Stacks for T5Config {
         let prefix = prefix_of(builder.model);
         let stack = format!("{prefix}{}", side.name());
         let word = builder.named(&format!("{prefix}{SHARED}"))?;
-        let embedded = decoder::embed(builder, side, (word, 1.0), None, self.size)?;
+        let embedded = decoder::embed(builder, side, (word, 1.0, None), None, self.size)?;
         let dropout = builder.dropout_site(self.dropout);
         let mut x = builder.dropped(embedded, dropout);
         let table = builder.named(&format!("{}.weight", bias_name(&stack)))?;

@@ -236,7 +236,7 @@ impl<'a> Builder<'a> {
     }
 
     /// The value itself where it may be written over, else a copy of it.
-    pub(super) fn overwritable(&mut self, value: ValueId) -> ValueId {
+    pub fn overwritable(&mut self, value: ValueId) -> ValueId {
         if self.read_by_nobody(value) {
             return value;
         }

@@ -88,6 +88,7 @@ impl Builder<'_> {
     pub fn linear(&mut self, site: SiteId, x: ValueId) -> Result<Pending, CompileError> {
         self.bind(Op::SiteInput(site), x);
         let plan = self.plan_of(site).unwrap_or_default();
+        self.check_rows(site, &plan, x)?;
         let x = plan.input.map_or(Ok(x), |node| self.expression(false, node))?;
         let module = self.model.module(site);
         let weight = match (plan.weight, module.weight) {
@@ -103,6 +104,28 @@ impl Builder<'_> {
                 Ok(pending)
             }
             None => self.finish_output(site, plan.output, pending),
+        }
+    }
+
+    /// Refuses expressions over what a head's module reads, one row of each sequence: they
+    /// are over tokens. What is fused and replaced weights are not.
+    fn check_rows(&self, site: SiteId, plan: &SitePlan, x: ValueId) -> Result<(), CompileError> {
+        let low_rank =
+            plan.input.is_none() && plan.output.is_some_and(|node| self.low_rank(site, node).is_some());
+        if self.extents(x).first() != Some(&Extent::Sequences) || low_rank {
+            return Ok(());
+        }
+        let read = [Op::SiteInput(site), Op::SiteOutput(site)];
+        match plan.input.or(plan.output).or_else(|| read.iter().find_map(|op| self.leaf_of(op))) {
+            Some(node) => Err(self.unsupported(
+                format!(
+                    "an expression over what goes through {}, which reads one token of each sequence,",
+                    self.site_name(site)
+                ),
+                false,
+                node,
+            )),
+            None => Ok(()),
         }
     }
 

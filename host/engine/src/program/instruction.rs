@@ -45,6 +45,8 @@ pub enum RowChoice {
     Words,
     /// The last row of each sequence of the decoder: `[sequences]`.
     LastTarget,
+    /// The rows of the decoder that should say what noise has masked: `[masked]`.
+    MaskedTarget,
 }
 
 /// Where integers come from.
@@ -90,10 +92,12 @@ pub enum Scalar {
 #[derive(Clone, Debug, PartialEq, strum::IntoStaticStr)]
 pub enum Instruction {
     /// `out[row]` = factor * `word[id]` + `position[position]` + `token_type[type]`;
-    /// virtual rows take the prompt's instead of the word's, as it is.
+    /// virtual rows take the prompt's instead of the word's, as it is. The row of the
+    /// padding token gets no gradient, as `padding_idx` of torch.nn.Embedding says.
     Embed {
         word: ValueId,
         factor: f32,
+        padding: Option<u32>,
         position: Option<ValueId>,
         token_type: Option<ValueId>,
         prompt: Option<ValueId>,
@@ -104,6 +108,7 @@ pub enum Instruction {
         gradient: ValueId,
         word: Option<ValueId>,
         factor: f32,
+        padding: Option<u32>,
         position: Option<ValueId>,
         token_type: Option<ValueId>,
         prompt: Option<ValueId>,

@@ -15,7 +15,7 @@ impl RowChoice {
     fn all(self) -> Extent {
         match self {
             RowChoice::FirstToken | RowChoice::Masked | RowChoice::Words => Extent::Tokens,
-            RowChoice::LastTarget => Extent::Targets,
+            RowChoice::LastTarget | RowChoice::MaskedTarget => Extent::Targets,
         }
     }
 
@@ -23,7 +23,7 @@ impl RowChoice {
     pub(super) fn taken(self) -> Extent {
         match self {
             RowChoice::FirstToken | RowChoice::LastTarget => Extent::Sequences,
-            RowChoice::Masked => Extent::Masked,
+            RowChoice::Masked | RowChoice::MaskedTarget => Extent::Masked,
             RowChoice::Words => Extent::Words,
         }
     }
@@ -32,7 +32,8 @@ impl RowChoice {
 /// Moves the choice of rows of a forward program to the earliest place where it
 /// gives the same result.
 pub fn narrow(program: &mut Program) {
-    for choice in [RowChoice::FirstToken, RowChoice::Masked, RowChoice::LastTarget] {
+    let heads = [RowChoice::FirstToken, RowChoice::Masked, RowChoice::LastTarget, RowChoice::MaskedTarget];
+    for choice in heads {
         let chosen = chosen_alone(program, choice);
         if chosen.contains(&true) {
             rewrite(program, choice, &chosen);

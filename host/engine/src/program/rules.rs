@@ -10,7 +10,7 @@ use crate::program::value::{Storage, ValueId};
 impl Reverse<'_> {
     pub(super) fn step(&mut self, instruction: &Instruction, earlier: &[Instruction]) {
         match *instruction {
-            Instruction::Embed { word, factor, position, token_type, prompt, out } => {
+            Instruction::Embed { word, factor, padding, position, token_type, prompt, out } => {
                 let Some(gradient) = self.gradient(out) else { return };
                 let prompt = self.whole_gradient(prompt);
                 let word = self.whole_gradient(Some(word));
@@ -20,6 +20,7 @@ impl Reverse<'_> {
                     gradient,
                     word,
                     factor,
+                    padding,
                     position,
                     token_type,
                     prompt,

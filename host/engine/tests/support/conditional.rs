@@ -3,14 +3,16 @@
 
 use host_engine::batch::{Batch, Target};
 use host_engine::compile::Plans;
+use host_engine::engine::NamedTensor;
 use host_engine::files::checkpoint::{Checkpoint, read_config};
 use host_engine::models::Architecture;
 use host_engine::models::bart::BartConfig;
 use host_engine::models::t5::T5Config;
+use host_ir::record::Recorder;
 use host_ir::task::HeadKind;
 
-use super::golden::folder;
-use super::{Plan, plans_present};
+use super::golden::{folder, golden};
+use super::{Plan, low_rank_named, plans_present};
 
 pub const HEAD: HeadKind = HeadKind::SequenceToSequence;
 
@@ -50,6 +52,49 @@ pub fn reread(mut batch: Batch, config: &dyn Architecture, labels: Vec<i32>) -> 
     batch.reread(decoder.start, decoder.first_position);
     batch.labels.insert("label".into(), labels);
     batch
+}
+
+/// Low-rank updates of the output layer: family, checkpoint, golden file and plan. With
+/// them others', but for BART's, whose biases would train.
+pub const OUTPUT_UPDATES: [(&str, &str, &str, Plan); 3] = [
+    ("t5", "relu", "lora_output_relu", |recorder| updates(recorder, &["v", "lm_head"])),
+    ("t5", "gated", "lora_output_gated", |recorder| updates(recorder, &["v", "lm_head"])),
+    ("bart", "checkpoint", "lora_output", |recorder| updates(recorder, &["lm_head"])),
+];
+
+/// Updates of peft's LoRA with r = 4 and lora_alpha = 8.
+pub fn updates(recorder: &mut Recorder, names: &[&str]) {
+    low_rank_named(recorder, names, 0.0, 2.0, ("lora_A", "lora_B"));
+}
+
+/// The factors that a golden file starts from.
+pub fn factors(family: &str, name: &str) -> Vec<NamedTensor> {
+    let tensors = golden(family, name).into_iter();
+    tensors.filter(|tensor| tensor.name.contains("lora_") && !tensor.name.starts_with("gradient")).collect()
+}
+
+/// The sources with two tokens of three masked, but the first and the last of each.
+pub fn masked(mut batch: Batch, stood_there: impl Fn(u32) -> u32) -> Batch {
+    for range in batch.starts.windows(2) {
+        let first = range[0] + batch.virtual_tokens;
+        for row in (first + 1..range[1].saturating_sub(1)).filter(|row| !(row - first).is_multiple_of(3)) {
+            let id = &mut batch.ids[row as usize];
+            batch.masked_rows.push(row);
+            batch.masked_tokens.push(stood_there(*id) as i32);
+            *id = 4;
+        }
+    }
+    batch
+}
+
+/// The plans of a masked language model, and the sources with two tokens of three masked,
+/// as conditional.py does.
+pub fn golden_masked(family: &str, checkpoint: &str, plan: Plan) -> (Checkpoint, Plans, Batch) {
+    let (checkpoint, plans, batch) = golden_plans_of(family, checkpoint, HeadKind::MaskedLanguageModel, plan);
+    let mut batch = masked(batch, |id| (id * 7 + 5) % 96);
+    let decoder = plans.config.decoder().unwrap();
+    batch.read_masked(decoder.start, decoder.padding, decoder.first_position);
+    (checkpoint, plans, batch)
 }
 
 /// The plans of a family's golden checkpoint, and the checkpoint.

@@ -246,7 +246,8 @@ fn targets(names: &[&str]) -> host_ir::record::NamesOrPattern {
 pub fn select(recorder: &mut Recorder, names: &[&str]) -> Vec<u32> {
     let model = recorder.model.clone().unwrap();
     let known = |name: &String| {
-        model.modules.iter().any(|module| !module.head && module.name.ends_with(&format!(".{name}")))
+        let named = |module: &str| module == name || module.ends_with(&format!(".{name}"));
+        model.modules.iter().any(|module| !module.head && named(&module.name))
     };
     let names: Vec<String> =
         names.iter().flat_map(|name| [name.to_string(), format!("{name}_proj")]).filter(known).collect();

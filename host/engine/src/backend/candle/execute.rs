@@ -104,6 +104,7 @@ impl Candle {
             RowChoice::Masked => self.batch.masked_rows.clone(),
             RowChoice::Words => self.batch.word_rows.clone(),
             RowChoice::LastTarget => self.batch.target.last_rows().collect(),
+            RowChoice::MaskedTarget => self.batch.target.masked_rows.clone(),
         };
         self.indices(rows)
     }
@@ -177,7 +178,7 @@ impl Candle {
             return Ok(());
         }
         match *instruction {
-            Instruction::Embed { word, factor, position, token_type, prompt, out } => {
+            Instruction::Embed { word, factor, position, token_type, prompt, out, .. } => {
                 let rows = self.lookup(program, out);
                 let flags = rows.is_virtual;
                 let words = self.get(program, word)?.index_select(&self.indices(rows.words)?, 0)?;
@@ -194,10 +195,13 @@ impl Candle {
                 }
                 self.set(program, out, sum, false)
             }
-            Instruction::EmbedBackward { gradient, word, factor, position, token_type, prompt } => {
+            Instruction::EmbedBackward { gradient, word, factor, padding, position, token_type, prompt } => {
                 let rows = self.lookup(program, gradient);
                 let gradient = self.get(program, gradient)?;
-                let words = gradient.broadcast_mul(&self.indicator(&rows.is_virtual, false)?)?;
+                let entries = rows.is_virtual.iter().zip(&rows.words);
+                let without: Vec<bool> =
+                    entries.map(|(&is_virtual, &word)| is_virtual || Some(word) == padding).collect();
+                let words = gradient.broadcast_mul(&self.indicator(&without, false)?)?;
                 let words = (words * f64::from(factor))?;
                 let virtuals = gradient.broadcast_mul(&self.indicator(&rows.is_virtual, true)?)?;
                 for (table, rows, numbers) in [

@@ -125,6 +125,7 @@ impl<'a> Context<'a> {
             RowChoice::Masked => &self.batch.masked_rows,
             RowChoice::Words => &self.batch.word_rows,
             RowChoice::LastTarget => self.last_targets,
+            RowChoice::MaskedTarget => &self.batch.target.masked_rows,
         }
     }
 
@@ -135,7 +136,7 @@ impl<'a> Context<'a> {
         if self.program.value(value).extents.first() == Some(&Extent::Targets) {
             let target = &batch.target;
             let (starts, ids, positions) = (&target.starts, &target.ids, &target.positions);
-            return Lookup { starts, virtual_tokens: 0, ids, positions, types: &[], factor };
+            return Lookup { starts, virtual_tokens: 0, ids, positions, types: &[], factor, padding: None };
         }
         Lookup {
             starts: &batch.starts,
@@ -144,6 +145,7 @@ impl<'a> Context<'a> {
             positions: &batch.positions,
             types: &batch.token_types,
             factor,
+            padding: None,
         }
     }
 
@@ -179,7 +181,7 @@ impl<'a> Context<'a> {
     pub fn execute(&self, instruction: &Instruction, losses: &mut [f64]) -> Result<(), BackendError> {
         let threads = self.threads;
         match *instruction {
-            Instruction::Embed { word, factor, position, token_type, prompt, out } => {
+            Instruction::Embed { word, factor, position, token_type, prompt, out, .. } => {
                 let optional = |value: Option<ValueId>| value.map(|value| self.read(value));
                 let (position, token_type, prompt) =
                     (optional(position), optional(token_type), optional(prompt));
@@ -187,7 +189,7 @@ impl<'a> Context<'a> {
                 let lookup = self.lookup(out, factor);
                 embedding::forward(threads, self.write(out), lookup, tables, self.columns(out));
             }
-            Instruction::EmbedBackward { gradient, word, factor, position, token_type, prompt } => {
+            Instruction::EmbedBackward { gradient, word, factor, padding, position, token_type, prompt } => {
                 let optional = |value: Option<ValueId>| value.map(|value| self.write(value));
                 let gradients = embedding::Gradients {
                     word: optional(word),
@@ -195,7 +197,7 @@ impl<'a> Context<'a> {
                     token_type: optional(token_type),
                     prompt: optional(prompt),
                 };
-                let lookup = self.lookup(gradient, factor);
+                let lookup = Lookup { padding, ..self.lookup(gradient, factor) };
                 let prompted = lookup.virtual_tokens > 0;
                 embedding::backward(
                     threads,
