@@ -102,6 +102,38 @@ fn brackets_that_do_not_match_are_told_with_file_and_line() {
     assert!(error.contains("data/train.conll:1: ") && error.contains("has no end"), "{error}");
 }
 
+/// A bar that parts nothing is an error where it is learned from, and overlooked where it
+/// is scored, as by the official scorer.
+#[test]
+fn a_cell_that_is_no_list_is_told_in_training_and_scored_all_the_same() {
+    let folder = documents();
+    let path = folder.path();
+    let dev = fs::read_to_string(path.join("data/dev.conll")).unwrap();
+    fs::write(path.join("bars.conll"), dev.replace("(0)", "(0)|").replace("(1", "||(1")).unwrap();
+    let metrics = scored(path, "data/dev.conll", "bars.conll");
+    assert_eq!(metrics["metrics"]["conll_f1"], 1.0, "{metrics}");
+    let train = path.join("data/train.conll");
+    fs::write(&train, fs::read_to_string(&train).unwrap().replacen("(0)", "(0)|", 1)).unwrap();
+    let error = fails(host(path, &["plan", "experiment.toml", "--summary"]), 1);
+    assert!(
+        error.contains("data/train.conll:1: ") && error.contains("line 2: \"(0)|\" is no list"),
+        "{error}"
+    );
+}
+
+/// What should be found is shown in words, an entity a line.
+#[test]
+fn the_data_are_shown_with_their_entities() {
+    let folder = documents();
+    let (text, _) = succeeds(host(folder.path(), &["data", "experiment.toml", "--examples", "1"]));
+    assert!(text.contains("\n  mentions: 20 spans in 4 groups\n"), "{text}");
+    assert!(text.contains(&format!("\n    mentions: word7{}\n", " | word7".repeat(7))), "{text}");
+    assert!(
+        text.contains(&format!("\n    mentions: word11 word12{}\n", " | word11 word12".repeat(7))),
+        "{text}"
+    );
+}
+
 /// The cases of the official scorer, where they are there.
 #[test]
 fn scores_are_those_of_the_official_scorer() {

@@ -11,6 +11,17 @@ pub struct ClassCounts {
     pub missing: u64,
 }
 
+/// Gold spans of words, such as those of names: how many there are, and how many groups
+/// of them have one number in an example.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SpanCounts {
+    pub field: String,
+    pub spans: u64,
+    pub groups: u64,
+    /// Examples without them.
+    pub missing: u64,
+}
+
 /// Numbers of tokens, of the sequences of a split or of its targets.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Lengths {
@@ -31,6 +42,8 @@ pub struct ShownExample {
     pub labels: Vec<(String, Option<String>)>,
     /// Its sequences, each as segments with their numbers and tokens.
     pub sequences: Vec<Vec<(u32, Vec<String>)>>,
+    /// Fields of spans, and of each the words of the spans by their numbers.
+    pub spans: Vec<(String, Vec<Vec<String>>)>,
     /// The tokens that a decoder should say; none where there is nothing to say.
     pub target: Vec<String>,
 }
@@ -52,6 +65,7 @@ pub struct SplitReport {
     pub files: Vec<String>,
     pub examples: u64,
     pub classes: Vec<ClassCounts>,
+    pub spans: Vec<SpanCounts>,
     pub sequences: u64,
     pub lengths: Lengths,
     /// Sequences that were cut to `room` tokens.

@@ -4,7 +4,7 @@ use anyhow::Result;
 
 use super::arguments::DataArguments;
 use super::{sources, terminal};
-use crate::dataset::{ClassCounts, Lengths, ShownExample, SplitReport};
+use crate::dataset::{ClassCounts, Lengths, ShownExample, SpanCounts, SplitReport};
 use crate::runs::words;
 use crate::session;
 
@@ -32,6 +32,7 @@ fn described(split: &SplitReport) -> String {
         split.files.join(", ")
     )];
     lines.extend(split.classes.iter().map(balance));
+    lines.extend(split.spans.iter().map(spans));
     let each = split.sequences as f64 / split.examples.max(1) as f64;
     lines.push(match split.sequences == split.examples {
         true => "  one sequence an example".to_string(),
@@ -86,8 +87,18 @@ fn balance(counts: &ClassCounts) -> String {
     format!("  {}: {}", counts.field, parts.join(", "))
 }
 
-/// An example's tokens, a line a sequence, and the target after an arrow; a bar and the
-/// segment's number stand where another segment begins.
+/// How many spans a split has, and how many groups of one number.
+fn spans(counts: &SpanCounts) -> String {
+    let groups = words::plural(counts.groups, "group");
+    let missing = match counts.missing {
+        0 => String::new(),
+        missing => format!(", without {missing}"),
+    };
+    format!("  {}: {} in {groups}{missing}", counts.field, words::plural(counts.spans, "span"))
+}
+
+/// An example's tokens, a line a sequence, the words of its spans, a line a group, and the
+/// target after an arrow; a bar and the segment's number stand where another segment begins.
 fn as_read(example: &ShownExample) -> Vec<String> {
     let labels = example.labels.iter().map(|(field, label)| {
         let label = label.as_deref().unwrap_or("none");
@@ -97,6 +108,9 @@ fn as_read(example: &ShownExample) -> Vec<String> {
     for segments in &example.sequences {
         let segment = |(number, tokens): &(u32, Vec<String>)| format!("|{number} {}", tokens.join(" "));
         lines.push(format!("    {}", segments.iter().map(segment).collect::<Vec<_>>().join(" ")));
+    }
+    for (field, groups) in &example.spans {
+        lines.extend(groups.iter().map(|group| format!("    {field}: {}", group.join(" | "))));
     }
     if !example.target.is_empty() {
         lines.push(format!("    -> {}", example.target.join(" ")));
@@ -121,6 +135,7 @@ mod tests {
                 classes: vec![("no".into(), 1), ("yes".into(), 2)],
                 missing: 1,
             }],
+            spans: vec![SpanCounts { field: "names".into(), spans: 5, groups: 1, missing: 1 }],
             sequences: 8,
             lengths: Lengths { shortest: 3, median: 5, mean: 6.25, most: 9, longest: 10 },
             cut: 1,
@@ -135,12 +150,14 @@ mod tests {
                 origin: "data/dev.jsonl:1".into(),
                 labels: vec![("label".into(), Some("yes".into()))],
                 sequences: vec![vec![(0, tokens("[CLS] is it [SEP]")), (1, tokens("it is [SEP]"))]],
+                spans: vec![("names".into(), vec![vec!["New York".into(), "it".into()], vec!["Ann".into()]])],
                 target: tokens("it is </s>"),
             }],
         };
         let wanted = "\
 dev: 4 examples from data/dev.jsonl
   label: no 1 (33.3%), yes 2 (66.7%), without 1
+  names: 5 spans in 1 group, without 1
   8 sequences, 2.00 an example
   tokens a sequence: 3 to 10, mean 6.2, median 5, 95% have at most 9
   1 sequence cut to 10 tokens
@@ -150,6 +167,8 @@ dev: 4 examples from data/dev.jsonl
   1 example with a text that stood in the split before
   data/dev.jsonl:1, label yes
     |0 [CLS] is it [SEP] |1 it is [SEP]
+    names: New York | it
+    names: Ann
     -> it is </s>
 ";
         assert_eq!(described(&split), wanted);

@@ -10,10 +10,10 @@ use host_engine::data::find::{self, FoundSplit};
 use host_engine::files::checkpoint::read_config;
 use host_engine::models;
 use host_engine::text::Tokenizer;
-use host_ir::task::{Example, FieldType, Layout, SplitUse};
+use host_ir::task::{Example, FieldType, FieldValue, Layout, SplitUse};
 
 use crate::cell::{CellSpec, TooLong};
-use crate::dataset::{ClassCounts, DataReport, Lengths, ShownExample, SplitReport, TargetReport};
+use crate::dataset::{ClassCounts, DataReport, Lengths, ShownExample, SpanCounts, SplitReport, TargetReport};
 use crate::embedded;
 use crate::session::data::{self, Tokenising, parse};
 use crate::session::duplicates::{Seen, digest, read_fields};
@@ -65,13 +65,16 @@ fn read(
     let fields = read_fields(&reading);
     let mut dataset = Dataset::new(layout);
     dataset.targets = data::targets(reading.sequence, layout, tokenising.config)?;
-    let mut classes = Classes::new(layout);
+    let (mut classes, mut spans) = (Classes::new(layout), span_fields(layout));
     let (mut digests, mut repeated, mut first) = (HashSet::new(), 0, Vec::new());
     // What is wrong was told when the records were counted.
     parse(tokenising.task, found, tokenising.max_bad_records, |examples| {
         dataset.add(&examples, &reading)?;
         for example in &examples {
             classes.count(example);
+            spans
+                .iter_mut()
+                .for_each(|(place, counts)| count_spans(counts, grouped(layout, example, *place)));
             repeated += u64::from(!digests.insert(digest(example, &fields)));
         }
         match found.usage {
@@ -108,6 +111,7 @@ fn read(
         files: found.files.iter().map(|file| file.display().to_string()).collect(),
         examples: dataset.len() as u64,
         classes: classes.0.into_iter().map(|(_, counts)| counts).collect(),
+        spans: spans.into_iter().map(|(_, counts)| counts).collect(),
         sequences: dataset.sequences() as u64,
         lengths: summarise(&lengths),
         cut: dataset.cut as u64,
@@ -141,6 +145,48 @@ impl Classes {
             }
         }
     }
+}
+
+/// Gold fields of spans, by place, with nothing counted yet.
+fn span_fields(layout: &Layout) -> Vec<(usize, SpanCounts)> {
+    let fields = layout.fields.iter().enumerate();
+    let spans = fields.filter(|(_, field)| field.gold && matches!(field.kind, FieldType::Spans(_)));
+    let none = |field: &str| SpanCounts { field: field.into(), spans: 0, groups: 0, missing: 0 };
+    spans.map(|(place, field)| (place, none(&field.name))).collect()
+}
+
+fn count_spans(counts: &mut SpanCounts, groups: Option<Vec<Vec<String>>>) {
+    match groups {
+        Some(groups) => {
+            counts.spans += groups.iter().map(|group| group.len() as u64).sum::<u64>();
+            counts.groups += groups.len() as u64;
+        }
+        None => counts.missing += 1,
+    }
+}
+
+/// The words of an example's spans, those of one number together, by their first words.
+fn grouped(layout: &Layout, example: &Example, place: usize) -> Option<Vec<Vec<String>>> {
+    let (FieldType::Spans(of), Some(FieldValue::Spans(spans))) =
+        (&layout.fields[place].kind, example.values.get(place)?)
+    else {
+        return None;
+    };
+    let Some(FieldValue::Words(words)) = layout.field(of).and_then(|of| example.values.get(of)?.as_ref())
+    else {
+        return None;
+    };
+    let mut spans = spans.clone();
+    spans.sort_unstable();
+    let mut groups: Vec<(u32, Vec<String>)> = Vec::new();
+    for [first, last, number] in spans {
+        let text = words.get(first as usize..=last as usize).unwrap_or_default().join(" ");
+        match groups.iter_mut().find(|(known, _)| *known == number) {
+            Some((_, group)) => group.push(text),
+            None => groups.push((number, vec![text])),
+        }
+    }
+    Some(groups.into_iter().map(|(_, group)| group).collect())
 }
 
 /// Shortest, longest, mean and quantiles of lengths with how often each is.
@@ -197,7 +243,11 @@ fn as_read(
         Some(targets) => targets.ids(place)?.into_iter().map(named).collect(),
         None => Vec::new(),
     };
-    Ok(ShownExample { origin: example.origin.to_string(), labels: labels.collect(), sequences, target })
+    let spans = span_fields(layout).into_iter();
+    let spans =
+        spans.filter_map(|(place, counts)| Some((counts.field, grouped(layout, example, place)?))).collect();
+    let labels = labels.collect();
+    Ok(ShownExample { origin: example.origin.to_string(), labels, sequences, spans, target })
 }
 
 #[cfg(test)]

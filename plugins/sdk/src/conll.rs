@@ -118,12 +118,27 @@ impl Document {
     }
 }
 
-/// All documents of a text. What stands outside of documents is passed over.
+/// All documents of a text, as the scorer reads them. What stands outside of documents is
+/// passed over.
 ///
 /// # Errors
 /// Brackets that do not match, a cell that cannot be read, a document that
 /// begins inside another or twice: with the line, counted from 1.
 pub fn documents(text: &str) -> Result<Vec<Document>, String> {
+    read(text, false)
+}
+
+/// As [`documents`], of a text to learn from: the scorer overlooks what stands between
+/// brackets, and here it is an error.
+///
+/// # Errors
+/// As [`documents`]; a cell whose brackets are not parted by one bar each, such as `(0)|`,
+/// `(0)||(1)` or `(0)(1)`.
+pub fn well_formed_documents(text: &str) -> Result<Vec<Document>, String> {
+    read(text, true)
+}
+
+fn read(text: &str, strict: bool) -> Result<Vec<Document>, String> {
     let mut documents: Vec<Document> = Vec::new();
     let mut open: Option<Reading> = None;
     for (number, line) in (1..).zip(text.lines()) {
@@ -141,7 +156,7 @@ pub fn documents(text: &str) -> Result<Vec<Document>, String> {
             if documents.iter().any(|document| document.name == name) {
                 return Err(format!("line {number}: the document {name} is there twice"));
             }
-            open = Some(Reading::new(name));
+            open = Some(Reading::new(name, strict));
         } else if line.starts_with('#') && line.contains("end document") {
             if let Some(reading) = open.take() {
                 documents.push(reading.finished().map_err(|sentence| format!("line {number}: {sentence}"))?);
@@ -167,12 +182,14 @@ struct Reading {
     places: HashMap<String, usize>,
     /// First words of mentions that are open, by entity.
     open: Vec<Vec<u32>>,
+    /// Whether cells have to be lists of brackets with a bar between two.
+    strict: bool,
 }
 
 impl Reading {
-    fn new(name: String) -> Reading {
+    fn new(name: String, strict: bool) -> Reading {
         let document = Document { name, ..Document::default() };
-        Reading { document, sentence: 0, places: HashMap::new(), open: Vec::new() }
+        Reading { document, sentence: 0, places: HashMap::new(), open: Vec::new(), strict }
     }
 
     fn line(&mut self, line: &str) -> Result<(), String> {
@@ -196,6 +213,11 @@ impl Reading {
     /// The brackets of a cell: mentions of one word, then those that begin,
     /// then those that end, each read from left to right.
     fn brackets(&mut self, cell: &str, word: u32) -> Result<(), String> {
+        if self.strict && cell.contains(['(', ')']) && !cell.split('|').all(is_bracket) {
+            return Err(format!(
+                "\"{cell}\" is no list of brackets with one bar between two, such as (3|(5)|4)"
+            ));
+        }
         let mut rest = cell.to_string();
         while let Some(number) = taken(&mut rest, true, true) {
             let place = self.place(number);
@@ -236,6 +258,16 @@ impl Reading {
             None => Ok(self.document),
         }
     }
+}
+
+/// Whether a part of a cell is `(3`, `3)` or `(3)`.
+fn is_bracket(part: &str) -> bool {
+    let (opened, closed) = (part.strip_prefix('('), part.strip_suffix(')'));
+    let number = part.strip_prefix('(').unwrap_or(part);
+    let number = number.strip_suffix(')').unwrap_or(number);
+    (opened.is_some() || closed.is_some())
+        && !number.is_empty()
+        && number.bytes().all(|byte| byte.is_ascii_digit())
 }
 
 /// Takes the first number with a bracket before it, behind it or on both sides
@@ -352,6 +384,23 @@ a 0 2 five CD * - - - Bob * 1)
         assert_eq!(documents(inside).unwrap_err(), "line 2: a document begins before a has ended");
     }
 
+    /// The scorer overlooks bars that part nothing; who learns from a file should not.
+    #[test]
+    fn bars_that_part_nothing_are_wrong_in_what_is_learned_from() {
+        let text = |cell: &str| format!("#begin document a\na\t0\t0\tw\t{cell}\n#end document\n");
+        for (cell, entities) in [("(0)|", 1), ("|(0)", 1), ("(0)||(1)", 2), ("(0)(1)", 2), ("x(0)", 1)] {
+            assert_eq!(documents(&text(cell)).unwrap()[0].entities.len(), entities, "{cell}");
+            let error = well_formed_documents(&text(cell)).unwrap_err();
+            assert!(
+                error.starts_with(&format!("line 2: \"{cell}\" is no list of brackets with one bar")),
+                "{error}"
+            );
+        }
+        for cell in ["(0)", "(0)|(1)", "-", "_", "|", "w"] {
+            assert_eq!(well_formed_documents(&text(cell)), documents(&text(cell)), "{cell}");
+        }
+    }
+
     #[test]
     fn real_files_are_read() {
         let Some(folder) = std::env::var_os("HOST_TEST_DATA") else {
@@ -360,6 +409,8 @@ a 0 2 five CD * - - - Bob * 1)
         };
         let folder = std::path::Path::new(&folder).join("coref");
         let read = |name: &str| documents(&std::fs::read_to_string(folder.join(name)).unwrap()).unwrap();
+        let train = std::fs::read_to_string(folder.join("ontogum_free_train.conll")).unwrap();
+        assert_eq!(well_formed_documents(&train).unwrap().len(), 84);
         let (train, dev) = (read("ontogum_free_train.conll"), read("ontogum_free_dev.conll"));
         assert_eq!((train.len(), dev.len()), (84, 12));
         let litbank = read("litbank_1023_bleak_house_brat.conll");

@@ -37,9 +37,12 @@ config! {
     }
 }
 
+/// The split that is learned from.
+const TRAIN: &str = "train";
+
 /// Each split with the patterns of its files.
 const SPLITS: [(&str, [&str; 4]); 3] = [
-    ("train", ["train.*_conll", "train.conll", "*train*.conll", "*train*_conll"]),
+    (TRAIN, ["train.*_conll", "train.conll", "*train*.conll", "*train*_conll"]),
     ("dev", ["dev.*_conll", "dev.conll", "*dev*.conll", "*dev*_conll"]),
     ("test", ["test.*_conll", "test.conll", "*test*.conll", "*test*_conll"]),
 ];
@@ -74,7 +77,11 @@ impl Task for Conll2012 {
     }
 
     fn parse(&self, record: Record) -> Result<(), String> {
-        let documents = conll::documents(&record.line());
+        // What is scored is read as the scorer reads it.
+        let documents = match record.split() == TRAIN {
+            true => conll::well_formed_documents(&record.line()),
+            false => conll::documents(&record.line()),
+        };
         for document in
             documents.map_err(|sentence| format!("in the document that begins here, {sentence}"))?
         {
