@@ -158,6 +158,8 @@ fn a_bart_is_a_masked_language_model_and_a_t5_is_none() {
     let lines = |range: std::ops::Range<usize>| range.map(|n| line(n) + "\n").collect::<String>();
     fs::write(path.join("data/train.txt"), lines(0..24)).unwrap();
     fs::write(path.join("data/dev.txt"), lines(24..32)).unwrap();
+    let (text, _) = succeeds(host(path, &["data", "experiment.toml", "--examples", "8"]));
+    assert!(text.contains("<mask>") && text.contains("\n    masked: word"), "{text}");
     let (table, _) = succeeds(host(path, &["run", "experiment.toml"]));
     assert!(table.contains("perplexity"), "{table}");
     let records = records(&path.join("runs/experiment"));

@@ -42,6 +42,8 @@ pub struct ShownExample {
     pub labels: Vec<(String, Option<String>)>,
     /// Its sequences, each as segments with their numbers and tokens.
     pub sequences: Vec<Vec<(u32, Vec<String>)>>,
+    /// The tokens that stood where noise has masked something.
+    pub masked: Vec<String>,
     /// Fields of spans, and of each the words of the spans by their numbers.
     pub spans: Vec<(String, Vec<Vec<String>>)>,
     /// The tokens that a decoder should say; none where there is nothing to say.

@@ -97,8 +97,8 @@ fn spans(counts: &SpanCounts) -> String {
     format!("  {}: {} in {groups}{missing}", counts.field, words::plural(counts.spans, "span"))
 }
 
-/// An example's tokens, a line a sequence, the words of its spans, a line a group, and the
-/// target after an arrow; a bar and the segment's number stand where another segment begins.
+/// An example's tokens, a line a sequence, those that stood where they are masked, the
+/// words of its spans, a line a group, and the target after an arrow; a bar and the segment's number stand where another segment begins.
 fn as_read(example: &ShownExample) -> Vec<String> {
     let labels = example.labels.iter().map(|(field, label)| {
         let label = label.as_deref().unwrap_or("none");
@@ -108,6 +108,9 @@ fn as_read(example: &ShownExample) -> Vec<String> {
     for segments in &example.sequences {
         let segment = |(number, tokens): &(u32, Vec<String>)| format!("|{number} {}", tokens.join(" "));
         lines.push(format!("    {}", segments.iter().map(segment).collect::<Vec<_>>().join(" ")));
+    }
+    if !example.masked.is_empty() {
+        lines.push(format!("    masked: {}", example.masked.join(" ")));
     }
     for (field, groups) in &example.spans {
         lines.extend(groups.iter().map(|group| format!("    {field}: {}", group.join(" | "))));
@@ -150,6 +153,7 @@ mod tests {
                 origin: "data/dev.jsonl:1".into(),
                 labels: vec![("label".into(), Some("yes".into()))],
                 sequences: vec![vec![(0, tokens("[CLS] is it [SEP]")), (1, tokens("it is [SEP]"))]],
+                masked: tokens("it"),
                 spans: vec![("names".into(), vec![vec!["New York".into(), "it".into()], vec!["Ann".into()]])],
                 target: tokens("it is </s>"),
             }],
@@ -167,6 +171,7 @@ dev: 4 examples from data/dev.jsonl
   1 example with a text that stood in the split before
   data/dev.jsonl:1, label yes
     |0 [CLS] is it [SEP] |1 it is [SEP]
+    masked: it
     names: New York | it
     names: Ann
     -> it is </s>

@@ -5,7 +5,8 @@
 use std::collections::{BTreeMap, HashSet};
 
 use anyhow::{Context, Result};
-use host_engine::data::dataset::Dataset;
+use host_engine::batch::Batch;
+use host_engine::data::dataset::{Dataset, Noise};
 use host_engine::data::find::{self, FoundSplit};
 use host_engine::files::checkpoint::read_config;
 use host_engine::models;
@@ -48,7 +49,7 @@ pub fn describe_data(spec: &CellSpec, shown: usize) -> Result<DataReport> {
     order.sort_by_key(|&place| found[place].usage == SplitUse::Train);
     let mut splits = Vec::new();
     for place in order {
-        splits.push((place, read(&tokenising, &found[place], shown, &mut seen)?));
+        splits.push((place, read(&tokenising, &found[place], shown, &mut seen, spec.seed)?));
     }
     warnings.extend(seen.warnings());
     splits.sort_by_key(|(place, _)| *place);
@@ -60,6 +61,7 @@ fn read(
     found: &FoundSplit,
     shown: usize,
     seen: &mut Seen,
+    seed: u64,
 ) -> Result<SplitReport> {
     let (reading, layout) = (tokenising.reading()?, &*tokenising.task.layout);
     let fields = read_fields(&reading);
@@ -101,10 +103,13 @@ fn read(
         cut: targets.cut as u64,
         missing,
     });
+    // As the first epoch of a training masks it, and every evaluation.
+    let seed = if found.usage == SplitUse::Train { seed } else { 0 };
+    let noise = prepare::noise(tokenising.plan, tokenising.config, tokenising.tokenizer, seed)?;
     let examples: Vec<ShownExample> = first
         .iter()
         .enumerate()
-        .map(|(place, example)| as_read(tokenising.tokenizer, layout, &dataset, place, example))
+        .map(|(place, example)| as_read(tokenising, &dataset, noise.as_ref(), place, example))
         .collect::<Result<_>>()?;
     Ok(SplitReport {
         name: found.name.clone(),
@@ -213,17 +218,21 @@ fn summarise(lengths: &BTreeMap<usize, u64>) -> Lengths {
 
 /// An example as tokens, by sequence and segment.
 fn as_read(
-    tokenizer: &Tokenizer,
-    layout: &Layout,
+    tokenising: &Tokenising<'_>,
     dataset: &Dataset,
+    noise: Option<&Noise>,
     place: usize,
     example: &Example,
 ) -> Result<ShownExample> {
-    let named = |id: u32| tokenizer.token(id).unwrap_or_else(|| format!("[{id}]"));
+    let layout = &*tokenising.task.layout;
+    let named = |id: u32| tokenising.tokenizer.token(id).unwrap_or_else(|| format!("[{id}]"));
     let mut sequences = Vec::new();
-    for piece in dataset.pieces(place)? {
+    let mut batch = Batch::default();
+    dataset.pack(&[(place, 0)], 0, noise, &mut batch)?;
+    for range in batch.starts.windows(2) {
+        let rows = range[0] as usize..range[1] as usize;
         let mut segments: Vec<(u32, Vec<String>)> = Vec::new();
-        for (&id, &segment) in piece.ids.iter().zip(&piece.token_types) {
+        for (&id, &segment) in batch.ids[rows.clone()].iter().zip(&batch.token_types[rows]) {
             let token = named(id);
             match segments.last_mut() {
                 Some((last, tokens)) if *last == segment => tokens.push(token),
@@ -246,8 +255,9 @@ fn as_read(
     let spans = span_fields(layout).into_iter();
     let spans =
         spans.filter_map(|(place, counts)| Some((counts.field, grouped(layout, example, place)?))).collect();
-    let labels = labels.collect();
-    Ok(ShownExample { origin: example.origin.to_string(), labels, sequences, spans, target })
+    let (labels, masked) =
+        (labels.collect(), batch.masked_tokens.iter().map(|&id| named(id as u32)).collect());
+    Ok(ShownExample { origin: example.origin.to_string(), labels, sequences, masked, spans, target })
 }
 
 #[cfg(test)]

@@ -255,17 +255,7 @@ impl Prepared {
 
     /// The noise that the task's sequence asks for.
     pub fn noise(&self, seed: u64) -> Result<Option<Noise>> {
-        let Some(sequence) = self.plans.task.sequences.first() else { return Ok(None) };
-        let Some(probability) = sequence.mask_probability else { return Ok(None) };
-        Ok(Some(Noise {
-            seed,
-            epoch: 0,
-            probability,
-            shift: sequence.shift_positions.unwrap_or(0),
-            positions: self.plans.config.positions().map_or(u32::MAX, |positions| positions as u32),
-            mask_id: self.tokenizer.mask_id()?,
-            vocabulary: self.plans.config.vocabulary() as u32,
-        }))
+        noise(&self.plans.task, self.plans.config.as_ref(), &self.tokenizer, seed)
     }
 
     /// The batches of a training.
@@ -366,4 +356,27 @@ impl Prepared {
     pub fn model_folder(&self) -> &Path {
         &self.model
     }
+}
+
+/// The noise of the first epoch that a task's sequence asks for.
+///
+/// # Errors
+/// A tokenizer without a token for what is masked.
+pub fn noise(
+    plan: &TaskPlan,
+    config: &dyn Architecture,
+    tokenizer: &Tokenizer,
+    seed: u64,
+) -> Result<Option<Noise>> {
+    let Some(sequence) = plan.sequences.first() else { return Ok(None) };
+    let Some(probability) = sequence.mask_probability else { return Ok(None) };
+    Ok(Some(Noise {
+        seed,
+        epoch: 0,
+        probability,
+        shift: sequence.shift_positions.unwrap_or(0),
+        positions: config.positions().map_or(u32::MAX, |positions| positions as u32),
+        mask_id: tokenizer.mask_id()?,
+        vocabulary: config.vocabulary() as u32,
+    }))
 }
