@@ -16,7 +16,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-use crate::backend::candle::Candle;
+use crate::backend::candle::{ATTENTION_COLUMNS, Candle};
 use crate::backend::cpu::Cpu;
 use crate::backend::{Backend, BackendError};
 use crate::kernels::matmul::peak_operations_per_second;
@@ -257,6 +257,15 @@ impl Device {
             Device::Cpu | Device::CandleCpu => MICRO_BATCH_ROWS,
             Device::Metal => 8 * MICRO_BATCH_ROWS,
             Device::Cuda(_) => 32 * MICRO_BATCH_ROWS,
+        }
+    }
+
+    /// Columns of a head up to which attention within sequences is computed by kernels of
+    /// our own, which make no array of scores; 0 where there are none on the device.
+    pub fn attention_columns(self) -> usize {
+        match self.gpu() {
+            Ok(Some(gpu)) if gpu.kernels().is_ok() => ATTENTION_COLUMNS,
+            _ => 0,
         }
     }
 

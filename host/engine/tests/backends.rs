@@ -290,13 +290,24 @@ fn scores_that_are_padded_are_planned_for() {
     use host_engine::program::cost::composed_bytes;
     use host_engine::program::value::Sizes;
     let compiled = plans(HEADS[0], methods()[0].1).training().unwrap();
-    let bytes = |longest| {
+    let taken = |longest, own_columns| {
         let sizes = Sizes { tokens: 80, sequences: 5, examples: 5, longest, ..Sizes::default() };
-        composed_bytes(&compiled.program, &sizes)
+        composed_bytes(&compiled.program, &sizes, own_columns)
     };
+    let bytes = |longest| taken(longest, 0);
     let scores = |longest: usize| 5 * 3 * longest * longest * size_of::<f32>();
     assert!(bytes(16) > 4 * scores(16));
     assert!(bytes(64) - bytes(16) > 4 * (scores(64) - scores(16)), "{} and {}", bytes(64), bytes(16));
+    // Kernels of our own make none, where they take heads of the model's size.
+    let size = compiled.program.instructions().find_map(|instruction| match *instruction {
+        Instruction::Attention { heads, out, .. } => {
+            Some(compiled.program.value(out).columns(&Sizes::default()) / heads)
+        }
+        _ => None,
+    });
+    let size = size.unwrap();
+    assert_eq!(taken(64, size), taken(16, size));
+    assert_eq!(taken(64, size - 1), bytes(64));
 }
 
 #[test]

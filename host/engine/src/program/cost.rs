@@ -14,8 +14,10 @@ const COMPOSED_SCORES: usize = 8;
 const COMPOSED_ARRAYS: usize = 4;
 
 /// Bytes that the second backend takes beside a program's values: of the instruction
-/// that takes most. Sequences are padded there to the longest.
-pub fn composed_bytes(program: &Program, sizes: &Sizes) -> usize {
+/// that takes most. Sequences are padded there to the longest. For heads of at most
+/// `own_columns` columns it has kernels of attention within sequences, which make no
+/// array of scores.
+pub fn composed_bytes(program: &Program, sizes: &Sizes, own_columns: usize) -> usize {
     let scores = |heads: usize| COMPOSED_SCORES * sizes.sequences * heads * sizes.longest * sizes.longest;
     let elements = |value: ValueId| program.value(value).elements(sizes);
     let made = |value: ValueId| !matches!(program.value(value).storage, Storage::Parameter { .. });
@@ -25,10 +27,16 @@ pub fn composed_bytes(program: &Program, sizes: &Sizes) -> usize {
     };
     let taken = program.instructions().map(|instruction| {
         let padded = match *instruction {
-            Instruction::Attention { heads, .. }
-            | Instruction::AttentionBackward { heads, .. }
-            | Instruction::Disentangled { heads, .. }
-            | Instruction::DisentangledBackward { heads, .. } => scores(heads),
+            Instruction::Attention { heads, out: context, .. }
+            | Instruction::AttentionBackward { heads, dout: context, .. } => {
+                match program.value(context).columns(sizes) <= heads * own_columns {
+                    true => 0,
+                    false => scores(heads),
+                }
+            }
+            Instruction::Disentangled { heads, .. } | Instruction::DisentangledBackward { heads, .. } => {
+                scores(heads)
+            }
             Instruction::Attend(Attend { heads, .. }) => scores(heads),
             Instruction::AttendBackward(AttendBackward { forward: Attend { heads, .. }, .. }) => {
                 scores(heads)

@@ -76,7 +76,10 @@ pub fn estimate(
     device: Device,
 ) -> MemoryEstimate {
     let sizes = largest.sizes(micro_batch);
-    let composed = if device == Device::Cpu { 0 } else { composed_bytes(&compiled.program, &sizes) };
+    let composed = match device {
+        Device::Cpu => 0,
+        device => composed_bytes(&compiled.program, &sizes, device.attention_columns()),
+    };
     let bytes = |elements: usize| (elements * size_of::<f32>()) as u64;
     let blocks = parameters.blocks.iter();
     let trained = blocks.clone().filter(|block| block.trains()).map(|block| block.elements).sum();

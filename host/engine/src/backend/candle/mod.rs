@@ -39,6 +39,10 @@ impl From<candle_core::Error> for BackendError {
     }
 }
 
+/// The most columns of a head for which there are kernels of our own for attention
+/// within sequences.
+pub const ATTENTION_COLUMNS: usize = 64;
+
 /// Runs programs on a device of candle's.
 pub struct Candle {
     device: Device,

@@ -9,8 +9,8 @@ use super::launch::{
 };
 use super::numbers::{Attention, Mask};
 use crate::backend::BackendError;
-use crate::backend::candle::Candle;
 use crate::backend::candle::masks;
+use crate::backend::candle::{ATTENTION_COLUMNS, Candle};
 use crate::program::build::Program;
 use crate::program::instruction::Dropout;
 use crate::program::value::ValueId;
@@ -31,7 +31,12 @@ struct Kernels {
 
 const KERNELS: [Kernels; 2] = [
     Kernels { columns: 32, forward: ATTENTION_32, queries: ATTENTION_QUERIES_32, keys: ATTENTION_KEYS_32 },
-    Kernels { columns: 64, forward: ATTENTION_64, queries: ATTENTION_QUERIES_64, keys: ATTENTION_KEYS_64 },
+    Kernels {
+        columns: ATTENTION_COLUMNS,
+        forward: ATTENTION_64,
+        queries: ATTENTION_QUERIES_64,
+        keys: ATTENTION_KEYS_64,
+    },
 ];
 
 /// The packing of a batch, on a device.
