@@ -98,7 +98,8 @@ fn spans(counts: &SpanCounts) -> String {
 }
 
 /// An example's tokens, a line a sequence, those that stood where they are masked, the
-/// words of its spans, a line a group, and the target after an arrow; a bar and the segment's number stand where another segment begins.
+/// words of its spans, a line a group, and the target after an arrow; a bar and the
+/// segment's number stand where another segment begins.
 fn as_read(example: &ShownExample) -> Vec<String> {
     let labels = example.labels.iter().map(|(field, label)| {
         let label = label.as_deref().unwrap_or("none");
