@@ -43,9 +43,10 @@ pub struct Measured {
     /// Floating-point operations of a step's matrix products, on average.
     pub product_operations_per_step: f64,
     /// Floating-point operations a second of large matrix products on the same
-    /// threads, the best of several.
+    /// threads, between further steps: the median.
     pub peak_operations_per_second: f64,
-    /// The part of that peak that the steps reached.
+    /// The part of that peak that these steps reached, each beside the products before
+    /// and after it, because the speed of a shared machine changes: the median.
     pub share_of_peak: f64,
     /// From the start of the process to the end of its first step.
     pub seconds_to_first_step: f64,

@@ -19,10 +19,11 @@ use serde::{Deserialize, Serialize};
 use crate::backend::candle::{ATTENTION_COLUMNS, Candle};
 use crate::backend::cpu::Cpu;
 use crate::backend::{Backend, BackendError};
-use crate::kernels::matmul::peak_operations_per_second;
 use crate::kernels::parallel::Threads;
 use crate::machine;
 use crate::train::memory::MICRO_BATCH_ROWS;
+
+pub use peak::Peak;
 
 /// What computes. Written `cpu`, `cuda`, `cuda:1`, `metal` or `candle-cpu`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -216,25 +217,25 @@ impl Device {
         }
     }
 
-    /// Floating-point operations a second that large matrix products reach on the
-    /// device, the best of several: what a share of the peak is a share of.
+    /// Large matrix products, which show again and again what the device reaches.
     ///
     /// # Errors
     /// As [`Self::backend`].
-    pub fn peak_operations(self, threads: usize, precision: Precision) -> Result<f64, DeviceError> {
-        let wrong = |error: BackendError| DeviceError(format!("{self} cannot be measured: {error}"));
-        let measured = |device: candle_core::Result<candle_core::Device>| {
-            let device = device.map_err(|error| wrong(error.into()))?;
-            peak::operations_per_second(&device, precision.into()).map_err(wrong)
+    pub fn peak(self, threads: usize, precision: Precision) -> Result<Peak, DeviceError> {
+        let candle = |device: candle_core::Result<candle_core::Device>| {
+            device
+                .map_err(BackendError::from)
+                .and_then(|device| Peak::on_candle(device, precision.into()))
+                .map_err(|error| DeviceError(format!("{self} cannot be measured: {error}")))
         };
         match self {
             Device::Cpu => {
                 let threads = Threads::new(threads).map_err(|error| DeviceError(error.to_string()))?;
-                Ok(peak_operations_per_second(&threads))
+                Ok(Peak::on_threads(threads))
             }
-            Device::CandleCpu => measured(Ok(candle_core::Device::Cpu)),
-            Device::Cuda(number) => measured(candle_core::Device::new_cuda(number)),
-            Device::Metal => measured(candle_core::Device::new_metal(0)),
+            Device::CandleCpu => candle(Ok(candle_core::Device::Cpu)),
+            Device::Cuda(number) => candle(candle_core::Device::new_cuda(number)),
+            Device::Metal => candle(candle_core::Device::new_metal(0)),
         }
     }
 

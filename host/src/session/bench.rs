@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use host_engine::backend::timed::Times;
 use host_engine::batch::Batch;
+use host_engine::program::build::Program;
 use host_engine::program::cost::product_operations;
 use host_engine::train::trainer::Batches;
 use host_ir::task::SplitUse;
@@ -12,6 +13,9 @@ use host_ir::task::SplitUse;
 use crate::benchmark::{BenchmarkSpec, Measured};
 use crate::runs::machine::Machine;
 use crate::session::prepare::{Prepared, prepare};
+
+/// Further steps, with products of large matrices before and after each.
+const STEPS_BESIDE_THE_PEAK: usize = 5;
 
 /// Prepares the cell, makes its steps and measures them. `started` is when the
 /// process was.
@@ -58,8 +62,7 @@ pub fn measure(spec: &BenchmarkSpec, started: Instant) -> Result<Measured> {
     let per_step = |time: Duration| time.as_secs_f64() / steps;
     let profile = times.sorted().into_iter().map(|(kind, time)| (kind.to_string(), per_step(time))).collect();
 
-    let program = &engine.training_program().program;
-    let operations: u64 = batches.iter().map(|batch| product_operations(program, batch)).sum();
+    let measured_operations = operations(&engine.training_program().program, &batches);
     let (tokens, examples) = totals(&batches);
     let start = Instant::now();
     for batch in &batches {
@@ -68,10 +71,21 @@ pub fn measure(spec: &BenchmarkSpec, started: Instant) -> Result<Measured> {
     let evaluation = start.elapsed().as_secs_f64();
     // Before the matrices of the peak take memory of their own.
     let peak_memory_bytes = cell.device.peak_memory();
-    let peak = cell.device.peak_operations(cell.threads, cell.precision)?;
+    let mut peak = cell.device.peak(cell.threads, cell.precision)?;
+    let mut reached = vec![peak.operations_per_second()?];
+    let mut shares = Vec::new();
+    for step in (spec.warmup_steps + spec.steps..).take(STEPS_BESIDE_THE_PEAK) {
+        let effective = effective(step)?;
+        let start = Instant::now();
+        engine.step(&effective, &cell.training, cell.training.learning_rate, cell.seed)?;
+        let seconds = start.elapsed().as_secs_f64();
+        let before = reached[reached.len() - 1];
+        let after = peak.operations_per_second()?;
+        reached.push(after);
+        let operations = operations(&engine.training_program().program, &effective) as f64;
+        shares.push(operations / seconds / ((before + after) / 2.0));
+    }
     let total: f64 = step_seconds.iter().sum();
-    let mut sorted = step_seconds.clone();
-    sorted.sort_by(f64::total_cmp);
     Ok(Measured {
         label: cell.label.clone(),
         precision: cell.precision.to_string(),
@@ -81,13 +95,13 @@ pub fn measure(spec: &BenchmarkSpec, started: Instant) -> Result<Measured> {
         examples_per_step: examples / steps,
         tokens_per_step: tokens / steps,
         steps_per_epoch,
-        seconds_per_step: sorted[sorted.len() / 2],
+        seconds_per_step: median(&step_seconds),
         tokens_per_second: tokens / total,
         examples_per_second: examples / total,
         evaluation_tokens_per_second: tokens / evaluation,
-        product_operations_per_step: operations as f64 / steps,
-        peak_operations_per_second: peak,
-        share_of_peak: operations as f64 / total / peak,
+        product_operations_per_step: measured_operations as f64 / steps,
+        peak_operations_per_second: median(&reached),
+        share_of_peak: median(&shares),
         seconds_to_first_step,
         peak_memory_bytes,
         estimated_memory_bytes: memory.total(),
@@ -95,6 +109,18 @@ pub fn measure(spec: &BenchmarkSpec, started: Instant) -> Result<Measured> {
         profile,
         machine: Machine::this(),
     })
+}
+
+/// Floating-point operations that the products of a training step make of batches.
+fn operations(program: &Program, batches: &[Batch]) -> u64 {
+    batches.iter().map(|batch| product_operations(program, batch)).sum()
+}
+
+/// The middle one of some numbers, the higher of two.
+fn median(numbers: &[f64]) -> f64 {
+    let mut sorted = numbers.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    sorted[sorted.len() / 2]
 }
 
 /// Rows and examples of batches.

@@ -3,8 +3,6 @@
 //! share of the result; rows of the result are shared out, or its columns where
 //! there are few rows, so that no thread needs a copy.
 
-use std::time::Instant;
-
 use gemm::Parallelism;
 
 use super::parallel::{SharedMatrix, Threads, take};
@@ -122,24 +120,6 @@ pub fn tn(
     c: MatrixMut<'_>,
 ) {
     product(threads, Form::TransposedA, size, (alpha, beta), a, b, c);
-}
-
-/// Floating-point operations a second that large products reach on these
-/// threads, a multiplication and an addition counted as two: the best of several
-/// products of square matrices, which is what a share of the peak is a share of.
-pub fn peak_operations_per_second(threads: &Threads) -> f64 {
-    const SIZE: usize = 1536;
-    const REPEATS: usize = 12;
-    let [a, b] = [0.5f32, 0.25].map(|value| vec![value; SIZE * SIZE]);
-    let mut c = vec![0.0; SIZE * SIZE];
-    let mut best = f64::INFINITY;
-    for _ in 0..REPEATS {
-        let start = Instant::now();
-        let out = MatrixMut::new(&mut c, SIZE);
-        nt(threads, [SIZE; 3], 1.0, Matrix::new(&a, SIZE), Matrix::new(&b, SIZE), 0.0, out);
-        best = best.min(start.elapsed().as_secs_f64());
-    }
-    2.0 * (SIZE as f64).powi(3) / best
 }
 
 fn product(
