@@ -15,6 +15,7 @@ pub mod instruction;
 pub mod layout;
 pub mod lower;
 pub mod narrow;
+pub mod operand;
 pub mod pre_norm;
 pub mod relative;
 mod rules;

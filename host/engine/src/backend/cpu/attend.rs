@@ -2,7 +2,7 @@
 //! of the kernel.
 
 use crate::backend::BackendError;
-use crate::backend::cpu::execute::Context;
+use crate::backend::cpu::context::Context;
 use crate::kernels::attend::{self, Attention, BiasGradient, Gradients, Inputs, Saved};
 use crate::kernels::recall::{self, Recalling};
 use crate::kernels::relative::RelativeBias;

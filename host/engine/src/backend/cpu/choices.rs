@@ -4,7 +4,7 @@
 use host_ir::graph::Compare;
 
 use crate::backend::BackendError;
-use crate::backend::cpu::execute::Context;
+use crate::backend::cpu::context::Context;
 use crate::backend::cpu::tensor;
 use crate::program::instruction::Instruction;
 use crate::program::value::ValueId;

@@ -2,7 +2,7 @@
 
 use host_ir::graph::Unary;
 
-use crate::backend::cpu::execute::Context;
+use crate::backend::cpu::context::Context;
 use crate::backend::cpu::tensor;
 use crate::kernels::matmul::{Matrix, MatrixMut, nn, nt, tn};
 use crate::kernels::{activation, elementwise};

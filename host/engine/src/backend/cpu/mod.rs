@@ -2,6 +2,7 @@
 
 mod attend;
 mod choices;
+mod context;
 mod execute;
 mod expressions;
 mod memory;
@@ -144,7 +145,7 @@ impl Backend for Cpu {
 
     fn execute(&mut self, program: &Program, instruction: &Instruction) -> Result<(), BackendError> {
         let views = Views::new(&mut self.memory, program);
-        let context = execute::Context {
+        let context = context::Context {
             threads: &self.threads,
             views,
             program,

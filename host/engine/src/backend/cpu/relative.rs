@@ -1,6 +1,6 @@
 //! Instructions of relative positions as calls of their kernels.
 
-use crate::backend::cpu::execute::Context;
+use crate::backend::cpu::context::Context;
 use crate::kernels::disentangled::{self, Disentangled};
 use crate::program::instruction::{Dropout, Instruction};
 use crate::program::relative::{Buckets, Terms};
