@@ -158,19 +158,13 @@ impl Tokenising<'_> {
         })
     }
 
-    /// Tokenises the splits. Those that are evaluated come first, so that what
-    /// trains can be held against them.
+    /// Tokenises the splits, and holds those that are evaluated against what trains.
     pub fn all(&self, found: &[FoundSplit], warnings: &mut Vec<String>) -> Result<Vec<Split>> {
         let mut seen = Seen::new(&self.reading()?);
-        let mut order: Vec<usize> = (0..found.len()).collect();
-        order.sort_by_key(|&place| found[place].usage == SplitUse::Train);
-        let mut splits = Vec::with_capacity(found.len());
-        for place in order {
-            splits.push((place, self.split(&found[place], &mut seen, warnings)?));
-        }
-        warnings.extend(seen.warnings());
-        splits.sort_by_key(|(place, _)| *place);
-        Ok(splits.into_iter().map(|(_, split)| split).collect())
+        let splits: Vec<Split> =
+            found.iter().map(|found| self.split(found, &mut seen, warnings)).collect::<Result<_>>()?;
+        warnings.extend(seen.warnings()?);
+        Ok(splits)
     }
 
     /// A warning of what was cut, where that is allowed; `cut` are those of so many.
@@ -205,12 +199,9 @@ impl Tokenising<'_> {
         dataset.first_position = self.config.first_position() as u32;
         parse(self.task, found, self.max_bad_records, |examples| {
             dataset.add(&examples, &reading)?;
-            match found.usage {
-                SplitUse::Train => seen.look_for(&examples),
-                _ => {
-                    seen.add(&found.name, &examples);
-                    kept.extend(examples);
-                }
+            seen.add(found, &examples)?;
+            if found.usage != SplitUse::Train {
+                kept.extend(examples);
             }
             Ok(())
         })?;

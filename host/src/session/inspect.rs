@@ -2,7 +2,7 @@
 //! what stands twice, and examples as tokens. Nothing is trained and no weight is
 //! read.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::BTreeMap;
 
 use anyhow::{Context, Result};
 use host_engine::batch::Batch;
@@ -17,7 +17,7 @@ use crate::cell::{CellSpec, TooLong};
 use crate::dataset::{ClassCounts, DataReport, Lengths, ShownExample, SpanCounts, SplitReport, TargetReport};
 use crate::embedded;
 use crate::session::data::{self, Tokenising, parse};
-use crate::session::duplicates::{Seen, digest, read_fields};
+use crate::session::duplicates::Seen;
 use crate::session::prepare;
 
 /// Reads all splits of a spec, and shows the first so many examples of each.
@@ -45,15 +45,12 @@ pub fn describe_data(spec: &CellSpec, shown: usize) -> Result<DataReport> {
         too_long: TooLong::Cut,
     };
     let mut seen = Seen::new(&tokenising.reading()?);
-    let mut order: Vec<usize> = (0..found.len()).collect();
-    order.sort_by_key(|&place| found[place].usage == SplitUse::Train);
-    let mut splits = Vec::new();
-    for place in order {
-        splits.push((place, read(&tokenising, &found[place], shown, &mut seen, spec.seed)?));
-    }
-    warnings.extend(seen.warnings());
-    splits.sort_by_key(|(place, _)| *place);
-    Ok(DataReport { splits: splits.into_iter().map(|(_, split)| split).collect(), warnings })
+    let splits: Vec<SplitReport> = found
+        .iter()
+        .map(|found| read(&tokenising, found, shown, &mut seen, spec.seed))
+        .collect::<Result<_>>()?;
+    warnings.extend(seen.warnings()?);
+    Ok(DataReport { splits, warnings })
 }
 
 fn read(
@@ -64,11 +61,10 @@ fn read(
     seed: u64,
 ) -> Result<SplitReport> {
     let (reading, layout) = (tokenising.reading()?, &*tokenising.task.layout);
-    let fields = read_fields(&reading);
     let mut dataset = Dataset::new(layout);
     dataset.targets = data::targets(reading.sequence, layout, tokenising.config)?;
     let (mut classes, mut spans) = (Classes::new(layout), span_fields(layout));
-    let (mut digests, mut repeated, mut first) = (HashSet::new(), 0, Vec::new());
+    let mut first = Vec::new();
     // What is wrong was told when the records were counted.
     parse(tokenising.task, found, tokenising.max_bad_records, |examples| {
         dataset.add(&examples, &reading)?;
@@ -77,12 +73,8 @@ fn read(
             spans
                 .iter_mut()
                 .for_each(|(place, counts)| count_spans(counts, grouped(layout, example, *place)));
-            repeated += u64::from(!digests.insert(digest(example, &fields)));
         }
-        match found.usage {
-            SplitUse::Train => seen.look_for(&examples),
-            _ => seen.add(&found.name, &examples),
-        }
+        seen.add(found, &examples)?;
         let wanted = shown - first.len();
         first.extend(examples.into_iter().take(wanted));
         Ok(())
@@ -122,7 +114,7 @@ fn read(
         cut: dataset.cut as u64,
         room: tokenising.room as u64,
         targets,
-        repeated,
+        repeated: seen.repeated(&found.name)?,
         shown: examples,
     })
 }

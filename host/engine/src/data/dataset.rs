@@ -147,7 +147,7 @@ impl Dataset {
         record.extend(pieces.iter().flat_map(|piece| &piece.special).map(|&special| u8::from(special)));
         record.extend(labels.iter().flat_map(|label| label.to_le_bytes()));
         let mut entry = [0; ENTRY];
-        entry[..8].copy_from_slice(&self.records.len().to_le_bytes());
+        entry[..8].copy_from_slice(&self.records.bytes().to_le_bytes());
         entry[8..12].copy_from_slice(&(tokens as u32).to_le_bytes());
         entry[12..].copy_from_slice(&(pieces.len() as u32).to_le_bytes());
         self.records.append(&record)?;

@@ -5,6 +5,6 @@ pub mod find;
 pub mod reading;
 pub mod records;
 pub mod sampler;
-mod store;
+pub mod store;
 pub mod targets;
 pub mod words;

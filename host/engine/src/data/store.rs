@@ -20,7 +20,7 @@ pub struct Store {
 
 impl Store {
     /// Number of bytes.
-    pub fn len(&self) -> u64 {
+    pub fn bytes(&self) -> u64 {
         self.in_file + self.recent.len() as u64
     }
 
@@ -77,7 +77,7 @@ mod tests {
             for part in bytes.chunks(9) {
                 store.append_within(part, limit).unwrap();
             }
-            assert_eq!((store.len(), store.file.is_some()), (200, limit < 200), "{limit}");
+            assert_eq!((store.bytes(), store.file.is_some()), (200, limit < 200), "{limit}");
             for start in 0..200 {
                 for length in [0, 1, 30, 200 - start] {
                     let mut read = vec![0; length.min(200 - start)];

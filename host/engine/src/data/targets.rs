@@ -72,7 +72,7 @@ impl Targets {
 
     fn append(&mut self, ids: &[u32]) -> io::Result<()> {
         let mut entry = [0; ENTRY];
-        entry[..8].copy_from_slice(&self.tokens.len().to_le_bytes());
+        entry[..8].copy_from_slice(&self.tokens.bytes().to_le_bytes());
         entry[8..].copy_from_slice(&(ids.len() as u32).to_le_bytes());
         self.index.append(&entry)?;
         self.longest = self.longest.max(ids.len());

@@ -137,7 +137,7 @@ impl Words {
             record.extend(spans.iter().flatten());
         }
         let bytes: Vec<u8> = record.iter().flat_map(|number| number.to_le_bytes()).collect();
-        let start = self.records.len().to_le_bytes();
+        let start = self.records.bytes().to_le_bytes();
         self.index.append(&start).and_then(|()| self.records.append(&bytes)).map_err(|cause| {
             format!("the words cannot be kept in {}: {cause}", std::env::temp_dir().display())
         })?;
