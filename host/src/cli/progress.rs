@@ -294,7 +294,7 @@ fn epoch_line(record: &EpochRecord, best: Option<&BestMetric>) -> String {
     for evaluated in &record.evaluations {
         let shown = |name: &str| name == "loss" || best.is_none_or(|best| best.name == name);
         for (name, value) in evaluated.metrics.0.iter().filter(|(name, _)| shown(name)) {
-            parts.push(format!("{} {} {value:.4}", evaluated.split, name.replace('_', " ")));
+            parts.push(format!("{} {} {value:.4}", evaluated.split, words::metric(name)));
         }
     }
     if let (true, Some(last)) = (record.best, parts.last_mut()) {
@@ -332,7 +332,7 @@ mod tests {
             epoch_line(&record(), Some(&best)),
             "epoch 1.5: train loss 1.2500, dev loss 1.5000, dev accuracy 0.2500 (best so far), 12.3 s"
         );
-        assert!(epoch_line(&record(), None).contains("dev f1 macro 0.1250"));
+        assert!(epoch_line(&record(), None).contains("dev F1 macro 0.1250"));
     }
 
     #[test]

@@ -156,7 +156,7 @@ fn outcome(cell: &Finished) -> String {
         let first = evaluated.metrics.0.first().map(|(name, _)| name.as_str());
         let name = chosen.or(first).unwrap_or_default();
         let value = evaluated.metrics.get(name);
-        parts.extend(value.map(|value| format!("{} {} {value:.4}", evaluated.split, name.replace('_', " "))));
+        parts.extend(value.map(|value| format!("{} {} {value:.4}", evaluated.split, words::metric(name))));
     }
     parts.join(", ")
 }

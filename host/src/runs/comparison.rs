@@ -87,9 +87,7 @@ pub struct Comparison {
 impl Metric {
     /// The name as the head of a column, in one or two words.
     pub fn title(&self) -> String {
-        let words: Vec<&str> = self.name.split('_').collect();
-        let capital = |word: &&str| if *word == "f1" { "F1".to_string() } else { word.to_string() };
-        words.iter().map(capital).collect::<Vec<_>>().join(" ")
+        words::metric(&self.name)
     }
 }
 
@@ -153,7 +151,7 @@ impl Comparison {
         let Some(split) = &self.split else { return "no split was evaluated".into() };
         let mut caption = format!("scores on {split}");
         if let Some(best) = self.cells.iter().find_map(|cell| cell.record.result.best_metric.as_ref()) {
-            let name = best.name.replace('_', " ");
+            let name = words::metric(&best.name);
             caption.push_str(&format!("; checkpoints chosen by {name} on {}", best.split));
         }
         let seeds = || self.rows.iter().map(|row| row.seeds.len());

@@ -115,7 +115,7 @@ fn charts(comparison: &Comparison) -> Vec<minijinja::Value> {
             });
             value.collect()
         });
-        let name = best.name.replace('_', " ");
+        let name = words::metric(&best.name);
         let heading = format!("{name} on {} after each epoch", best.split);
         charts.push((heading, chart(Form::Lines, "epoch", &name, &curve)));
     }
@@ -188,7 +188,9 @@ mod tests {
             }],
             ..Default::default()
         }];
-        let page = page(&comparison, "a & b", "name = \"<x>\"", &failures).unwrap();
+        let page_of =
+            |comparison: &Comparison| page(comparison, "a & b", "name = \"<x>\"", &failures).unwrap();
+        let page = page_of(&comparison);
         for part in [
             "<h2>Confusions</h2>",
             "<tr><td>good</td><td>2</td><td>12</td></tr>",
@@ -200,6 +202,18 @@ mod tests {
         ] {
             assert!(page.contains(part), "{part} in\n{page}");
         }
+        // Charts have the names that the table has.
+        for cell in &mut comparison.cells {
+            let best = cell.record.result.best_metric.as_mut();
+            best.unwrap().name = "f1_macro".into();
+        }
+        let by_f1 = page_of(&comparison);
+        for part in
+            ["F1 macro on dev after each epoch", "F1 macro against trained parameters", "chosen by F1 macro"]
+        {
+            assert!(by_f1.contains(part), "{part} in\n{by_f1}");
+        }
+        assert!(!by_f1.contains("f1 macro"));
         assert_eq!(page.matches("<svg").count(), 3);
         assert_eq!(page.matches("</svg>").count(), 3);
         for outside in ["http://", "https://", "<script", "<link", "src="] {

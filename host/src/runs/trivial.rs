@@ -1,6 +1,7 @@
 //! The trivial baseline beside the methods: what one label for everything comes to.
 
 use super::record::Finished;
+use super::words;
 
 /// The baselines of cells on a split, each once.
 pub fn lines(cells: &[Finished], split: Option<&str>) -> Vec<String> {
@@ -9,7 +10,7 @@ pub fn lines(cells: &[Finished], split: Option<&str>) -> Vec<String> {
         let scored = baseline.metrics.iter().find(|scored| Some(scored.split.as_str()) == split)?;
         let metrics = scored.metrics.0.iter();
         let metrics: Vec<String> =
-            metrics.map(|(name, value)| format!("{} {value:.3}", name.replace('_', " "))).collect();
+            metrics.map(|(name, value)| format!("{} {value:.3}", words::metric(name))).collect();
         let (label, name) = (&baseline.label, &scored.split);
         (!metrics.is_empty()).then(|| {
             let metrics = metrics.join(", ");
@@ -43,7 +44,7 @@ mod tests {
         }
         assert_eq!(
             lines(&cells, Some("test")),
-            ["always \"good\", the most frequent in training, on test: f1 macro 0.500"]
+            ["always \"good\", the most frequent in training, on test: F1 macro 0.500"]
         );
         assert!(lines(&cells, Some("other")).is_empty());
     }

@@ -56,6 +56,12 @@ pub fn plural(number: u64, noun: &str) -> String {
     format!("{} {noun}{}", count(number), if number == 1 { "" } else { "s" })
 }
 
+/// A metric's name as people write it: `F1 macro` for `f1_macro`.
+pub fn metric(name: &str) -> String {
+    let words = name.split('_').map(|word| if word == "f1" { "F1" } else { word });
+    words.collect::<Vec<_>>().join(" ")
+}
+
 /// The time now in UTC, as RFC 3339 writes it.
 pub fn now() -> String {
     let seconds = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
@@ -112,6 +118,14 @@ mod tests {
         assert_eq!(share(5, 5), "100%");
         assert_eq!(plural(1, "cell"), "1 cell");
         assert_eq!(plural(1200, "cell"), "1,200 cells");
+    }
+
+    #[test]
+    fn names_of_metrics() {
+        assert_eq!(
+            ["accuracy", "f1_macro", "conll_f1", "rouge1"].map(metric),
+            ["accuracy", "F1 macro", "conll F1", "rouge1"]
+        );
     }
 
     /// Against `date -u -d @SECONDS`.
