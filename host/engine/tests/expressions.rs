@@ -1,5 +1,6 @@
 //! Each operation of plugins' expressions against PyTorch, forward and backward,
-//! on both backends. tests/reference/operations.py writes the golden file.
+//! on both backends. tests/reference/operations.py writes the golden file. And where an
+//! expression cannot stand.
 
 mod support;
 
@@ -146,5 +147,42 @@ fn every_operation_of_expressions_agrees_with_pytorch() {
                 }
             }
         }
+    }
+}
+
+/// A pooler reads one token of each sequence, and expressions are over all: they are refused
+/// there with the plugin's place, whether they change what it makes or what it reads. Its
+/// weight can be replaced, and a low-rank update is none of them.
+#[test]
+fn expressions_at_a_pooler_are_refused() {
+    const HEAD: HeadKind = HeadKind::Classification { classes: CLASSES };
+    fn pooler(recorder: &mut Recorder) -> u32 {
+        recorder.at("plugin.rs", 7);
+        support::select(recorder, &["pooler.dense"])[0]
+    }
+    let refused: [fn(&mut Recorder); 2] = [
+        |recorder| {
+            pooler(recorder);
+            support::scaled_outputs(recorder, &["pooler.dense"]);
+        },
+        |recorder| {
+            let site = pooler(recorder);
+            let input = recorder.site_input(site).unwrap();
+            let scaled = recorder.affine(input, 2.0, 0.0).unwrap();
+            recorder.replace_input(site, scaled).unwrap();
+        },
+    ];
+    for method in refused {
+        let error = plans(HEAD, method).training().unwrap_err().to_string();
+        let wanted = "an expression over what goes through bert.pooler.dense, which reads one token of each \
+                      sequence, is not supported by this host yet";
+        assert!(error.contains(wanted) && error.contains("plugin.rs:7"), "{error}");
+    }
+    let taken: [fn(&mut Recorder); 2] = [
+        |recorder| support::low_rank(recorder, &["pooler.dense"], 0.25),
+        |recorder| support::weight_hook(recorder, &["pooler.dense"]),
+    ];
+    for method in taken {
+        plans(HEAD, method).training().unwrap();
     }
 }
