@@ -52,6 +52,36 @@ fn a_summary_that_is_too_long_is_an_error_where_the_config_says_so() {
     assert!(text.contains("1 of 11 targets of train have more than 8 tokens"), "{text}");
 }
 
+/// A T5 has no positions that an article could be too long for, and a BART has: what the task
+/// lets through is an error there, or cut and counted.
+#[test]
+fn an_article_is_cut_only_where_task_or_model_says_so() {
+    for (family, positions) in [("t5", None), ("bart", Some(30))] {
+        let folder = articles(family);
+        let path = folder.path();
+        let long = json!({ "document": "word5 ".repeat(300), "summary": "word7", "id": "long" });
+        let train = path.join("data/train.jsonl");
+        fs::write(&train, format!("{}{long}\n", fs::read_to_string(&train).unwrap())).unwrap();
+        let (wide, strict) = ("task.max_source_length=400", "data.too_long=error");
+        let arguments = ["plan", "experiment.toml", "--method", "fft", "--summary", "--set", wide];
+        let (text, log) = succeeds(host(path, &arguments));
+        let log = text + &log;
+        let cut = positions.map(|tokens| format!("1 of 11 sequences of train were cut to {tokens} tokens"));
+        assert_eq!(log.contains("were cut"), cut.is_some(), "{log}");
+        assert!(log.contains(&cut.unwrap_or_default()), "{log}");
+        let mut refusing = host(path, &arguments);
+        refusing.args(["--set", strict]);
+        match positions {
+            None => drop(succeeds(refusing)),
+            Some(tokens) => {
+                let wanted = format!("1 of 11 sequences of train have more than {tokens} tokens");
+                let text = fails(refusing, 1);
+                assert!(text.contains(&wanted), "{text}");
+            }
+        }
+    }
+}
+
 /// The lines of a file of JSON.
 fn read(path: &Path) -> Vec<Value> {
     fs::read_to_string(path).unwrap().lines().map(|line| serde_json::from_str(line).unwrap()).collect()
@@ -179,4 +209,46 @@ fn a_bart_is_a_masked_language_model_and_a_t5_is_none() {
     decoder_model("t5", &path.join("model"));
     let refused = fails(host(path, &["run", "experiment.toml", "--method", "fft"]), 1);
     assert!(refused.contains("a model of the kind t5 has heads for texts"), "{refused}");
+}
+
+/// An encoder's layer that makes scores of words is a target as a BART's is, and not merged
+/// either. The rest of its head, which this checkpoint lacks, is new and none; where a
+/// checkpoint has it, it is the model's and stays as it is.
+#[test]
+fn an_encoder_tells_masked_tokens_and_its_decoder_is_a_target() {
+    let folder = experiment(|config| {
+        config.replace("name = \"sst5\"", "name = \"mlm\"").replace(
+            "r = 4\nbias = \"lora_only\"",
+            "r = 4\ntarget_modules = [\"query\", \"cls.predictions.decoder\"]",
+        )
+    });
+    let path = folder.path();
+    let line =
+        |n: usize| (0..6 + n % 5).map(|k| format!("word{} ", 5 + (n + 7 * k) % 80)).collect::<String>();
+    let lines = |range: std::ops::Range<usize>| range.map(|n| line(n) + "\n").collect::<String>();
+    fs::write(path.join("data/train.txt"), lines(0..24)).unwrap();
+    fs::write(path.join("data/dev.txt"), lines(24..32)).unwrap();
+    succeeds(host(path, &["run", "experiment.toml", "--out", "new"]));
+    let trained = |run: &str| {
+        let records = records(&path.join(run));
+        records["lora"].1["result"]["counts"]["trained"].as_u64().unwrap()
+    };
+    // Queries of two layers, and the decoder from 32 to 96.
+    let factors = 2 * 4 * (32 + 32) + 4 * (32 + 96);
+    assert_eq!(trained("new"), factors + (32 * 32 + 32) + 2 * 32 + 96);
+    let refused = fails(host(path, &["merge", "new", "--method", "lora", "--out", "merged"]), 1);
+    let shared = "cls.predictions.decoder shares its weight with bert.embeddings.word_embeddings";
+    assert!(refused.contains(shared), "{refused}");
+    let dense = "methods.lora.target_modules=[\"transform.dense\"]";
+    let refused = fails(host(path, &["plan", "experiment.toml", "--method", "lora", "--set", dense]), 1);
+    assert!(refused.contains("belongs to the head made for the task"), "{refused}");
+
+    succeeds(host(path, &["merge", "new", "--method", "fft", "--out", "whole"]));
+    let whole = "model.path=whole";
+    succeeds(host(path, &["run", "experiment.toml", "--method", "lora", "--out", "old", "--set", whole]));
+    assert_eq!(trained("old"), factors);
+    let arguments =
+        ["plan", "experiment.toml", "--method", "lora", "--summary", "--set", whole, "--set", dense];
+    let (text, _) = succeeds(host(path, &arguments));
+    assert!(text.contains(&format!("trains {} of ", 4 * (32 + 32))), "{text}");
 }

@@ -87,18 +87,23 @@ def classification(model, ids, mask, labels):
     save("classification", {"logits": logits, "losses": losses, **gradients(model, "gradient.")})
 
 
+def chosen(rows, ids):
+    """Which tokens a masked language model should say, and what."""
+    places = torch.zeros_like(ids, dtype=torch.bool)
+    for place, row in enumerate(rows):
+        places[place, 1 : len(row) - 1 : 3] = True
+    return places, (ids * 7 + 5) % CONFIG.vocab_size
+
+
 def masked(state, ids, mask, rows):
     """The masked language model with the tied decoder, at chosen tokens."""
     model = BertForMaskedLM(CONFIG).eval()
     randomise(model, 3)
     model.load_state_dict({name: tensor for name, tensor in state.items() if name.startswith("bert.") and "pooler" not in name}, strict=False)
     model.tie_weights()
-    chosen = torch.zeros_like(ids, dtype=torch.bool)
-    for place, row in enumerate(rows):
-        chosen[place, 1 : len(row) - 1 : 3] = True
-    targets = (ids * 7 + 5) % CONFIG.vocab_size
-    logits = model(input_ids=ids, attention_mask=mask).logits[chosen]
-    losses = torch.nn.functional.cross_entropy(logits, targets[chosen], reduction="none")
+    places, targets = chosen(rows, ids)
+    logits = model(input_ids=ids, attention_mask=mask).logits[places]
+    losses = torch.nn.functional.cross_entropy(logits, targets[places], reduction="none")
     losses.mean().backward()
     heads = {name: tensor for name, tensor in model.state_dict().items() if name.startswith("cls.") and "decoder" not in name}
     save("masked", {"logits": logits, "losses": losses, **heads, **gradients(model, "gradient.")})

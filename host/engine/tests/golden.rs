@@ -7,11 +7,14 @@ mod support;
 use host_engine::backend::cpu::Cpu;
 use host_engine::init::initial_blocks;
 use host_engine::models::config::EncoderConfig;
+use host_engine::models::describe;
 use host_engine::train::schedule::LearningRate;
 use host_engine::train::settings::TrainingSettings;
+use host_ir::model::{ModelDescription, SiteId, SiteKind};
 use host_ir::record::Recorder;
+use host_ir::select::{NamesOrPattern, Selection, select as select_sites};
 use host_ir::task::HeadKind;
-use support::golden::{ALL, check, config, engine, find, folder, golden, norm, packed};
+use support::golden::{ALL, check, check_pretrained, config, engine, find, folder, golden, norm, packed};
 use support::{low_rank_named, plans_of, select, train_role};
 
 const CLASSIFICATION: HeadKind = HeadKind::Classification { classes: 5 };
@@ -141,6 +144,43 @@ fn pickled_weights_are_those_of_the_safetensors_file() {
     assert_eq!(blocks[0], blocks[1]);
 }
 
+/// bert-base-uncased, bert-base-multilingual-cased, all-MiniLM-L6-v2, bert-tiny and
+/// google/electra-small have so many parameters in transformers: with two classes of
+/// sequences, as masked language models, for multiple choice, with two classes of tokens.
+#[test]
+fn berts_and_electras_have_the_parameters_of_transformers() {
+    // Family, vocabulary, embedding size, hidden size, layers.
+    let models = [
+        ("bert", 30_522, 768, 768, 12, [109_483_778, 109_514_298, 109_483_009, 108_893_186]),
+        ("bert", 119_547, 768, 768, 12, [177_854_978, 177_974_523, 177_854_209, 177_264_386]),
+        ("bert", 30_522, 384, 384, 6, [22_713_986, 22_744_506, 22_713_601, 22_566_146]),
+        ("bert", 30_522, 128, 128, 2, [4_386_178, 4_416_698, 4_386_049, 4_369_666]),
+        ("electra", 30_522, 128, 256, 12, [13_549_314, 13_546_682, 13_549_057, 13_483_522]),
+    ];
+    for (family, vocabulary, embedded, hidden, layers, parameters) in models {
+        let mut json = serde_json::json!({
+            "model_type": family, "vocab_size": vocabulary, "hidden_size": hidden, "num_hidden_layers": layers,
+            "num_attention_heads": 2, "intermediate_size": 4 * hidden, "max_position_embeddings": 512,
+            "type_vocab_size": 2,
+        });
+        if family == "electra" {
+            json["embedding_size"] = embedded.into();
+        }
+        let heads = [
+            HeadKind::Classification { classes: 2 },
+            HeadKind::MaskedLanguageModel,
+            HeadKind::MultipleChoice,
+            HeadKind::TokenClassification { classes: 2 },
+        ];
+        let count = |head| {
+            let config = EncoderConfig::read(json.as_object().unwrap()).unwrap();
+            let plans = plans_of(config, head, |recorder| train_role(recorder, "all"));
+            plans.method.counts(&plans.model).trained
+        };
+        assert_eq!(heads.map(count), parameters, "{family} with {vocabulary} tokens and {layers} layers");
+    }
+}
+
 /// What transformers has of them; XLM-R and CamemBERT differ from RoBERTa in
 /// their sizes alone.
 #[test]
@@ -226,6 +266,76 @@ fn low_rank_updates_agree_with_peft() {
         &packed(&ALL, 0, false),
         |name| name.starts_with("bert") && name.contains("lora_"),
     );
+}
+
+/// At the linears of masked language models' heads too, which peft takes for what they are:
+/// the decoder, whose weights are the word embeddings, and, in the DeBERTa that has no
+/// module for it, the dense layer alone.
+#[test]
+fn low_rank_updates_of_masked_language_models_agree_with_peft() {
+    fn updates(recorder: &mut Recorder, names: &[&str]) {
+        low_rank_named(recorder, names, 0.0, 6.0 / 4.0, ("lora_A", "lora_B"));
+    }
+    type Case = (&'static str, u32, fn(&mut Recorder));
+    let cases: [Case; 5] = [
+        ("bert", 0, |recorder| updates(recorder, &["query", "transform.dense", "predictions.decoder"])),
+        ("electra", 0, |recorder| {
+            updates(recorder, &["query", "generator_predictions.dense", "generator_lm_head"]);
+        }),
+        ("roberta", 2, |recorder| updates(recorder, &["query", "lm_head.dense", "lm_head.decoder"])),
+        ("deberta", 0, |recorder| updates(recorder, &["query", "transform.dense", "predictions.decoder"])),
+        ("deberta_own", 0, |recorder| updates(recorder, &["query", "lm_head.dense"])),
+    ];
+    let given = |name: &str| {
+        let heads = ["cls.", "generator_", "lm_head.", "lm_predictions."];
+        !name.starts_with("gradient.")
+            && (name.contains("lora_") || heads.iter().any(|head| name.starts_with(head)))
+    };
+    for (family, first_position, plan) in cases {
+        let mut batch = packed(&ALL, 0, true);
+        batch.positions.iter_mut().for_each(|position| *position += first_position);
+        check_pretrained((family, "lora_masked"), HeadKind::MaskedLanguageModel, plan, &batch, given);
+    }
+}
+
+/// A head that the checkpoint has is a part of the model: it trains where a method says so,
+/// its linears are sites, and "all-linear" takes them as peft does, which leaves out the
+/// layer that makes scores of words. Of a head that is new, only the decoder is a site.
+#[test]
+fn the_head_of_a_masked_language_model_is_new_where_the_checkpoint_lacks_it() {
+    let all = NamesOrPattern::Pattern("all-linear".into());
+    let none = NamesOrPattern::Names(Vec::new());
+    let selection = Selection {
+        kind: SiteKind::Linear,
+        targets: &all,
+        exclude: &none,
+        layers: &[],
+        layers_patterns: &[],
+    };
+    let cases = [
+        ("bert", vec!["cls.predictions.transform.dense"], vec!["cls.predictions.decoder"]),
+        ("electra", vec!["generator_predictions.dense"], vec!["generator_lm_head"]),
+        ("roberta", vec!["lm_head.dense"], vec!["lm_head.decoder"]),
+        ("deberta", vec!["cls.predictions.transform.dense"], vec!["cls.predictions.decoder"]),
+        ("deberta_own", vec![], vec!["lm_predictions.lm_head.dense"]),
+    ];
+    for (family, taken, left_out) in cases {
+        let (checkpoint, config) = config(family, "checkpoint");
+        let head = HeadKind::MaskedLanguageModel;
+        let of_head = |name: &str| !name.contains("layer.") && !name.ends_with("embeddings_project");
+        let named = |model: &ModelDescription, sites: Vec<SiteId>| -> Vec<String> {
+            let names = sites.iter().map(|&site| model.module(site).name.clone());
+            names.filter(|name| of_head(name)).collect()
+        };
+        let pretrained = describe(&config, head, &|_| true);
+        assert_eq!(named(&pretrained, select_sites(&pretrained, &selection).unwrap()), taken, "{family}");
+        assert_eq!(named(&pretrained, pretrained.sites(SiteKind::Linear)), [taken, left_out].concat());
+        assert!(pretrained.parameters.iter().all(|parameter| !parameter.head));
+        let new = describe(&config, head, &|name| checkpoint.has(name));
+        let sites = named(&new, new.sites(SiteKind::Linear));
+        assert!(sites.iter().all(|name| new.output_layer.is_some_and(|site| new.module(site).name == *name)));
+        assert_eq!(new.parameters.iter().filter(|parameter| parameter.head).count(), 5, "{family}");
+    }
 }
 
 /// Names without prefix, gamma and beta, float16: the logits are those of the

@@ -1,7 +1,6 @@
 //! The heads of BERT (Devlin et al. 2019), as transformers' BertFor… classes have
 //! them.
 
-use host_ir::model::Role;
 use host_ir::task::HeadKind;
 
 use crate::models::config::EncoderConfig;
@@ -10,6 +9,13 @@ use crate::models::heads::{self, MaskedHead, PooledHead};
 use crate::program::build::{Builder, CompileError};
 use crate::program::instruction::Activation;
 use crate::program::value::ValueId;
+
+pub const MASKED: MaskedHead = MaskedHead {
+    dense: "cls.predictions.transform.dense",
+    norm: "cls.predictions.transform.LayerNorm",
+    decoder: Some("cls.predictions.decoder"),
+    bias: "cls.predictions.bias",
+};
 
 /// Parameters of a head. A pooler that the checkpoint lacks is new, and so a
 /// part of the head.
@@ -23,11 +29,7 @@ pub fn describe(describer: &mut Describer<'_>, config: &EncoderConfig, head: Hea
         HeadKind::TokenClassification { classes } => {
             describer.linear("classifier", None, hidden, classes as usize, true);
         }
-        HeadKind::MaskedLanguageModel => {
-            describer.parameter("cls.predictions.bias".into(), &[config.vocabulary], Role::Bias, true);
-            describer.linear("cls.predictions.transform.dense", None, hidden, hidden, true);
-            describer.norm("cls.predictions.transform.LayerNorm", None, hidden, true);
-        }
+        HeadKind::MaskedLanguageModel => heads::describe_masked(describer, config, &MASKED),
         // Refused when it is built.
         HeadKind::SequenceToSequence => {}
     }
@@ -60,16 +62,7 @@ pub fn build(
             heads::pooled(builder, x, &head)
         }
         HeadKind::TokenClassification { .. } => heads::tokens(builder, config.classifier_dropout, x),
-        HeadKind::MaskedLanguageModel => {
-            let head = MaskedHead {
-                dense: "cls.predictions.transform.dense",
-                norm: "cls.predictions.transform.LayerNorm",
-                activation: config.activation,
-                word: "bert.embeddings.word_embeddings.weight",
-                bias: "cls.predictions.bias",
-            };
-            heads::masked(builder, config, x, &head)
-        }
+        HeadKind::MaskedLanguageModel => heads::masked(builder, config, x, &MASKED, config.activation),
         HeadKind::SequenceToSequence => heads::no_decoder(config),
     }
 }

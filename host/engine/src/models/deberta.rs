@@ -2,9 +2,9 @@
 //! content and relative position, and the heads, as transformers' DebertaV2For…
 //! classes have them. The rest of their encoder is BERT's.
 
-use host_ir::model::Role;
 use host_ir::task::HeadKind;
 
+use crate::models::bert;
 use crate::models::config::{Disentangled, EncoderConfig};
 use crate::models::describe::Describer;
 use crate::models::encoder::norm_parameters;
@@ -91,17 +91,17 @@ pub(super) fn attention(
     Ok(builder.disentangled((qkv, positions), size, disentangled.buckets, disentangled.terms, dropout))
 }
 
-/// Names of the masked-language-model head's parts: dense layer, norm, bias.
-fn masked_names(config: &EncoderConfig) -> [&'static str; 3] {
+/// The masked-language-model head: BERT's, or, where config.json says that it is not the
+/// legacy one, DeBERTa's own, which multiplies by the word embeddings without a module.
+pub fn masked(config: &EncoderConfig) -> MaskedHead {
     match config.disentangled.is_none_or(|disentangled| disentangled.legacy) {
-        true => {
-            ["cls.predictions.transform.dense", "cls.predictions.transform.LayerNorm", "cls.predictions.bias"]
-        }
-        false => [
-            "lm_predictions.lm_head.dense",
-            "lm_predictions.lm_head.LayerNorm",
-            "lm_predictions.lm_head.bias",
-        ],
+        true => bert::MASKED,
+        false => MaskedHead {
+            dense: "lm_predictions.lm_head.dense",
+            norm: "lm_predictions.lm_head.LayerNorm",
+            decoder: None,
+            bias: "lm_predictions.lm_head.bias",
+        },
     }
 }
 
@@ -119,12 +119,7 @@ pub fn describe(describer: &mut Describer<'_>, config: &EncoderConfig, head: Hea
         HeadKind::TokenClassification { classes } => {
             describer.linear("classifier", None, hidden, classes as usize, true);
         }
-        HeadKind::MaskedLanguageModel => {
-            let [dense, norm, bias] = masked_names(config);
-            describer.parameter(bias.into(), &[config.vocabulary], Role::Bias, true);
-            describer.linear(dense, None, hidden, hidden, true);
-            describer.norm(norm, None, hidden, true);
-        }
+        HeadKind::MaskedLanguageModel => heads::describe_masked(describer, config, &masked(config)),
         // Refused when it is built.
         HeadKind::SequenceToSequence => {}
     }
@@ -154,15 +149,7 @@ pub fn build(
         // Not the classifier's dropout: transformers reads no cls_dropout here.
         HeadKind::TokenClassification { .. } => heads::tokens(builder, config.hidden_dropout, x),
         HeadKind::MaskedLanguageModel => {
-            let [dense, norm, bias] = masked_names(config);
-            let head = MaskedHead {
-                dense,
-                norm,
-                activation: config.activation,
-                word: "deberta.embeddings.word_embeddings.weight",
-                bias,
-            };
-            heads::masked(builder, config, x, &head)
+            heads::masked(builder, config, x, &masked(config), config.activation)
         }
         HeadKind::SequenceToSequence => heads::no_decoder(config),
     }

@@ -1,7 +1,6 @@
 //! The heads of ELECTRA (Clark et al. 2020), as transformers' ElectraFor… classes
 //! have them. BERTić is an ELECTRA.
 
-use host_ir::model::Role;
 use host_ir::task::HeadKind;
 
 use crate::models::config::EncoderConfig;
@@ -11,9 +10,16 @@ use crate::program::build::{Builder, CompileError};
 use crate::program::instruction::Activation;
 use crate::program::value::ValueId;
 
+pub const MASKED: MaskedHead = MaskedHead {
+    dense: "generator_predictions.dense",
+    norm: "generator_predictions.LayerNorm",
+    decoder: Some("generator_lm_head"),
+    bias: "generator_lm_head.bias",
+};
+
 /// Parameters of a head.
 pub fn describe(describer: &mut Describer<'_>, config: &EncoderConfig, head: HeadKind) {
-    let (hidden, embedded) = (config.hidden_size, config.embedding_size);
+    let hidden = config.hidden_size;
     match head {
         HeadKind::Classification { classes } => {
             describer.linear("classifier.dense", None, hidden, hidden, true);
@@ -28,11 +34,7 @@ pub fn describe(describer: &mut Describer<'_>, config: &EncoderConfig, head: Hea
             }
             describer.linear("classifier", None, hidden, 1, true);
         }
-        HeadKind::MaskedLanguageModel => {
-            describer.norm("generator_predictions.LayerNorm", None, embedded, true);
-            describer.linear("generator_predictions.dense", None, hidden, embedded, true);
-            describer.parameter("generator_lm_head.bias".into(), &[config.vocabulary], Role::Bias, true);
-        }
+        HeadKind::MaskedLanguageModel => heads::describe_masked(describer, config, &MASKED),
         // Refused when it is built.
         HeadKind::SequenceToSequence => {}
     }
@@ -62,16 +64,7 @@ pub fn build(
             };
             heads::pooled(builder, x, &head)
         }
-        HeadKind::MaskedLanguageModel => {
-            let head = MaskedHead {
-                dense: "generator_predictions.dense",
-                norm: "generator_predictions.LayerNorm",
-                activation: Activation::Gelu,
-                word: "electra.embeddings.word_embeddings.weight",
-                bias: "generator_lm_head.bias",
-            };
-            heads::masked(builder, config, x, &head)
-        }
+        HeadKind::MaskedLanguageModel => heads::masked(builder, config, x, &MASKED, Activation::Gelu),
         HeadKind::SequenceToSequence => heads::no_decoder(config),
     }
 }

@@ -1,19 +1,54 @@
 //! The heads that families share but for names and an activation.
 
+use host_ir::model::{Role, SiteId, SiteKind};
+
 use crate::models::config::EncoderConfig;
+use crate::models::describe::Describer;
 use crate::models::encoder::norm_parameters;
 use crate::program::build::{Builder, CompileError, Pending};
 use crate::program::instruction::{Activation, RowChoice};
-use crate::program::value::ValueId;
+use crate::program::value::{Extent, ValueId};
 
 /// Parts of a masked-language-model head by their names.
-pub struct MaskedHead<'a> {
-    pub dense: &'a str,
-    pub norm: &'a str,
-    pub activation: Activation,
-    /// The word embeddings, to which the decoder is tied.
-    pub word: &'a str,
-    pub bias: &'a str,
+pub struct MaskedHead {
+    pub dense: &'static str,
+    pub norm: &'static str,
+    /// The layer that makes scores of words, whose weights are the word embeddings; none
+    /// where transformers has no module for it.
+    pub decoder: Option<&'static str>,
+    /// Its bias, under the name that checkpoints have.
+    pub bias: &'static str,
+}
+
+/// Modules and parameters of a masked-language-model head. What the checkpoint has is a
+/// part of the model, with sites, which trains where a method says so; what it lacks is
+/// new. The decoder is a site in both cases: its weights are the model's.
+pub fn describe_masked(describer: &mut Describer<'_>, config: &EncoderConfig, head: &MaskedHead) {
+    let new = !(describer.present)(&format!("{}.weight", head.dense));
+    let next = |describer: &Describer<'_>| Some(SiteId(describer.model.modules.len() as u32));
+    let dense = next(describer);
+    describer.linear(head.dense, None, config.hidden_size, config.embedding_size, new);
+    describer.norm(head.norm, None, config.embedding_size, new);
+    let bias = describer.parameter(head.bias.into(), &[config.vocabulary], Role::Bias, new);
+    // Without a module for the decoder, transformers takes the dense layer for the output
+    // layer, and so does peft.
+    describer.model.output_layer = if head.decoder.is_some() { next(describer) } else { dense };
+    if let Some(decoder) = head.decoder {
+        let parameters = [describer.model.word_embeddings, Some(bias)];
+        let sizes = (config.embedding_size, config.vocabulary);
+        describer.module(decoder, SiteKind::Linear, None, sizes, parameters, false);
+    }
+}
+
+/// Further names under which a checkpoint may have a parameter of a model with this head:
+/// those of the tied decoder's.
+pub fn aliases(head: &MaskedHead, parameter: &str) -> Vec<String> {
+    let kind = match parameter {
+        _ if parameter.ends_with("embeddings.word_embeddings.weight") => "weight",
+        _ if parameter == head.bias => "bias",
+        _ => return Vec::new(),
+    };
+    head.decoder.iter().map(|decoder| format!("{decoder}.{kind}")).collect()
 }
 
 /// Dense, activation and norm of the masked tokens, then the tied decoder.
@@ -24,7 +59,8 @@ pub fn masked(
     builder: &mut Builder<'_>,
     config: &EncoderConfig,
     x: ValueId,
-    head: &MaskedHead<'_>,
+    head: &MaskedHead,
+    activation: Activation,
 ) -> Result<ValueId, CompileError> {
     if !config.tied {
         let sentence = "config.json has tie_word_embeddings = false; a masked-language-model head here shares \
@@ -32,15 +68,26 @@ pub fn masked(
         return Err(CompileError::Wrong(sentence.into()));
     }
     let chosen = builder.take_rows(x, RowChoice::Masked);
-    let dense = builder.site(head.dense)?;
-    let pending = builder.linear(dense, chosen)?;
-    let activated = builder.activate(pending, head.activation);
-    let norm = norm_parameters(builder, head.norm, config)?;
-    let normed = builder.norm(Pending { y: activated, bias: None }, None, None, norm, None);
-    let word = builder.named(head.word)?;
-    let bias = builder.named(head.bias)?;
-    let pending = builder.product(normed, word, Some(bias));
-    Ok(builder.settle(pending))
+    builder.over_rows(Extent::Masked, |builder| {
+        let dense = builder.site(head.dense)?;
+        let pending = builder.linear(dense, chosen)?;
+        let activated = builder.activate(pending, activation);
+        let norm = norm_parameters(builder, head.norm, config)?;
+        let normed = builder.norm(Pending { y: activated, bias: None }, None, None, norm, None);
+        let normed = builder.replaced_output(head.norm, None, normed)?;
+        let pending = match head.decoder {
+            Some(decoder) => {
+                let site = builder.site(decoder)?;
+                builder.linear(site, normed)?
+            }
+            None => {
+                let word = builder.named(&format!("{}embeddings.word_embeddings.weight", config.prefix()))?;
+                let bias = builder.named(head.bias)?;
+                builder.product(normed, word, Some(bias))
+            }
+        };
+        Ok(builder.settle(pending))
+    })
 }
 
 /// Parts of a head that reads one token of each sequence.

@@ -178,6 +178,16 @@ impl Architecture for EncoderConfig {
         EncoderConfig::prefix(self)
     }
 
+    fn aliases(&self, parameter: &str) -> Vec<String> {
+        let head = match self.family {
+            Family::Bert => bert::MASKED,
+            Family::Electra => electra::MASKED,
+            Family::Roberta => roberta::MASKED,
+            Family::Deberta => deberta::masked(self),
+        };
+        heads::aliases(&head, parameter)
+    }
+
     fn start(&self, parameter: &Parameter) -> Start {
         let word = parameter.name.ends_with("embeddings.word_embeddings.weight");
         Start { deviation: self.initializer_range, zero_row: word.then_some(self.padding) }

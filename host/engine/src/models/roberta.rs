@@ -2,7 +2,6 @@
 //! CamemBERT (Martin et al. 2020), as transformers' RobertaFor… classes have them.
 //! Their encoder is BERT's; positions are counted from after the padding's.
 
-use host_ir::model::Role;
 use host_ir::task::HeadKind;
 
 use crate::models::config::EncoderConfig;
@@ -11,6 +10,13 @@ use crate::models::heads::{self, MaskedHead, PooledHead};
 use crate::program::build::{Builder, CompileError};
 use crate::program::instruction::Activation;
 use crate::program::value::ValueId;
+
+pub const MASKED: MaskedHead = MaskedHead {
+    dense: "lm_head.dense",
+    norm: "lm_head.layer_norm",
+    decoder: Some("lm_head.decoder"),
+    bias: "lm_head.bias",
+};
 
 /// Parameters of a head. A pooler that the checkpoint lacks is new, and so a
 /// part of the head.
@@ -29,11 +35,7 @@ pub fn describe(describer: &mut Describer<'_>, config: &EncoderConfig, head: Hea
             describer.linear("roberta.pooler.dense", None, hidden, hidden, new);
             describer.linear("classifier", None, hidden, 1, true);
         }
-        HeadKind::MaskedLanguageModel => {
-            describer.parameter("lm_head.bias".into(), &[config.vocabulary], Role::Bias, true);
-            describer.linear("lm_head.dense", None, hidden, hidden, true);
-            describer.norm("lm_head.layer_norm", None, hidden, true);
-        }
+        HeadKind::MaskedLanguageModel => heads::describe_masked(describer, config, &MASKED),
         // Refused when it is built.
         HeadKind::SequenceToSequence => {}
     }
@@ -62,17 +64,8 @@ pub fn build(
             };
             heads::pooled(builder, x, &head)
         }
-        HeadKind::MaskedLanguageModel => {
-            let head = MaskedHead {
-                dense: "lm_head.dense",
-                norm: "lm_head.layer_norm",
-                // GELU, whatever the encoder's activation is.
-                activation: Activation::Gelu,
-                word: "roberta.embeddings.word_embeddings.weight",
-                bias: "lm_head.bias",
-            };
-            heads::masked(builder, config, x, &head)
-        }
+        // GELU, whatever the encoder's activation is.
+        HeadKind::MaskedLanguageModel => heads::masked(builder, config, x, &MASKED, Activation::Gelu),
         HeadKind::SequenceToSequence => heads::no_decoder(config),
     }
 }

@@ -212,12 +212,20 @@ pub fn methods() -> Vec<(&'static str, Plan)> {
         }),
         ("low rank", |recorder| low_rank(recorder, &["query", "value", "output.dense"], 0.0)),
         ("low rank with dropout", |recorder| {
-            low_rank(recorder, &["query", "value", "intermediate.dense", "pooler.dense"], 0.25)
+            low_rank(
+                recorder,
+                &["query", "value", "intermediate.dense", "pooler.dense", "predictions.decoder"],
+                0.25,
+            )
         }),
-        ("weights", |recorder| weight_hook(recorder, &["key", "intermediate.dense"])),
-        ("scaled outputs", |recorder| scaled_outputs(recorder, &["key", "value", "output.dense"])),
+        ("weights", |recorder| {
+            weight_hook(recorder, &["key", "intermediate.dense", "predictions.decoder"]);
+        }),
+        ("scaled outputs", |recorder| {
+            scaled_outputs(recorder, &["key", "value", "output.dense", "transform.dense"]);
+        }),
         ("outputs that nobody may write over", |recorder| {
-            squashed_outputs(recorder, &["attention.output.dense", "output.dense"])
+            squashed_outputs(recorder, &["attention.output.dense", "output.dense", "predictions.decoder"]);
         }),
         ("prompt", |recorder| {
             let initial = recorder.full(&[4, 24], 0.0).unwrap();
