@@ -297,6 +297,8 @@ pub struct Step {
     pub learning_rate: f64,
     /// Rows of this step's batch.
     pub tokens: u64,
+    /// Steps that are done as well, and told right after this one.
+    pub more: u64,
 }
 
 /// What a session tells while a cell trains. An error (a full disk) ends the

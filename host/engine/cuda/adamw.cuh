@@ -13,7 +13,7 @@ struct Trained {
     int64_t elements;
     // The first of its pieces among those of all tensors.
     int64_t first_piece;
-    float decay, beta1, rest1, beta2, rest2, step_size, root_correction, epsilon, gradient_scale, unused;
+    float decay, beta1, rest1, beta2, rest2, step_size, root_correction, epsilon;
 };
 
 struct AdamW {
@@ -22,9 +22,11 @@ struct AdamW {
     int64_t tensors, piece;
 };
 
-// One step of all tensors. in0 [tensors] what trains.
+// One step of all tensors. in0 [tensors] what trains, in1 [1] what gradients are
+// multiplied by.
 BODY void adamw_row(const Arrays &arrays, const AdamW &n, int64_t row) {
     const Trained *list = (const Trained *)arrays.in[0];
+    const float scale = floats(arrays, 1)[0];
     int64_t low = 0, high = n.tensors - 1;
     while (low < high) {
         const int64_t middle = (low + high + 1) / 2;
@@ -37,7 +39,7 @@ BODY void adamw_row(const Arrays &arrays, const AdamW &n, int64_t row) {
     const int64_t start = (row - tensor.first_piece) * n.piece;
     const int64_t end = start + n.piece < tensor.elements ? start + n.piece : tensor.elements;
     for (int64_t place = start + lane(); place < end; place += LANES) {
-        const float g = tensor.gradient[place] * tensor.gradient_scale;
+        const float g = tensor.gradient[place] * scale;
         const float m = tensor.beta1 * tensor.first[place] + tensor.rest1 * g;
         const float v = tensor.beta2 * tensor.second[place] + tensor.rest2 * g * g;
         tensor.first[place] = m;

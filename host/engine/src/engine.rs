@@ -1,15 +1,17 @@
-//! A model that trains: its programs, its parameters on a backend, and the
-//! steps that change them.
+//! A model that trains: its programs, its parameters on a backend, the steps that
+//! change them, and evaluation.
+
+mod step;
 
 use host_ir::task::Outputs;
 
-use crate::backend::{AdamW, Backend, BackendError, Step, run};
+pub use self::step::StepResult;
+use self::step::{Unread, trained_places};
+use crate::backend::{Backend, BackendError, Step, run};
 use crate::batch::Batch;
 use crate::compile::{Compiled, Plans};
-use crate::parameters::Parameters;
 use crate::program::build::CompileError;
 use crate::program::value::{Extent, Sizes, Value};
-use crate::train::settings::TrainingSettings;
 
 /// Why a step or an evaluation failed.
 #[derive(Debug, thiserror::Error)]
@@ -31,15 +33,6 @@ pub struct NamedTensor {
     pub elements: Vec<f32>,
 }
 
-/// What an optimizer step came to.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct StepResult {
-    /// The loss, before the update.
-    pub loss: f64,
-    /// Euclidean norm of the gradients, before clipping.
-    pub gradient_norm: f64,
-}
-
 /// The outputs and losses of an evaluated batch.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Evaluation {
@@ -51,17 +44,6 @@ pub struct Evaluation {
     pub outputs: Vec<Outputs>,
 }
 
-/// Memory that ends in the middle of an update leaves some parameters changed, so
-/// that the step must not be made again.
-fn in_update(error: EngineError) -> EngineError {
-    match error {
-        EngineError::Backend(error) if error.is_out_of_memory() => EngineError::Backend(BackendError::Wrong(
-            format!("in the middle of an update, {error}: smaller batches leave more of it"),
-        )),
-        error => error,
-    }
-}
-
 /// Programs and parameters of a cell on a backend.
 pub struct Engine {
     pub plans: Plans,
@@ -71,6 +53,8 @@ pub struct Engine {
     generation: Option<[Compiled; 2]>,
     backend: Box<dyn Backend>,
     updates: u64,
+    /// Steps that were made and not read yet.
+    unread: Vec<Unread>,
     /// Parameters, by block and place, that should train and have had no
     /// gradient but zeros since this was asked for last.
     silent: Vec<(usize, usize)>,
@@ -90,132 +74,13 @@ impl Engine {
         let (training, evaluation) = (plans.training()?, plans.evaluation()?);
         backend.set_parameters(&plans.parameters, blocks)?;
         let silent = trained_places(&plans.parameters);
-        Ok(Engine { plans, training, evaluation, generation: None, backend, updates: 0, silent })
-    }
-
-    /// Names of parameters that should train and whose gradient was exactly zero
-    /// in every step since the last call; the count begins anew.
-    pub fn take_silent(&mut self) -> Vec<String> {
-        let blocks = &self.plans.parameters.blocks;
-        let silent = std::mem::replace(&mut self.silent, trained_places(&self.plans.parameters));
-        silent.into_iter().map(|(block, place)| blocks[block].parts[place].name.clone()).collect()
-    }
-
-    /// Optimizer steps made.
-    pub fn updates(&self) -> u64 {
-        self.updates
+        let unread = Vec::new();
+        Ok(Engine { plans, training, evaluation, generation: None, backend, updates: 0, unread, silent })
     }
 
     /// The compiled program of a training step.
     pub fn training_program(&self) -> &Compiled {
         &self.training
-    }
-
-    /// Runs forward and backward on the micro-batches of one effective batch,
-    /// clips the gradients and updates what trains.
-    ///
-    /// # Errors
-    /// Memory that is not to be had: gradients are cleared and nothing has
-    /// changed, so that the step can be tried again with smaller micro-batches.
-    /// A loss or a norm that is no number: nothing has changed either.
-    pub fn step(
-        &mut self,
-        micro_batches: &[Batch],
-        settings: &TrainingSettings,
-        learning_rate: f64,
-        seed: u64,
-    ) -> Result<StepResult, EngineError> {
-        let result = self.accumulate(micro_batches, seed);
-        let result = result.and_then(|loss| self.update(loss, settings, learning_rate).map_err(in_update));
-        if result.is_err() {
-            self.backend.clear_gradients()?;
-        }
-        result
-    }
-
-    /// Adds up the gradients of an effective batch; answers its loss.
-    ///
-    /// # Errors
-    /// As [`Self::step`].
-    pub fn accumulate(&mut self, micro_batches: &[Batch], seed: u64) -> Result<f64, EngineError> {
-        let program = &self.training.program;
-        let counts: Vec<usize> = program
-            .losses
-            .iter()
-            .map(|loss| {
-                micro_batches.iter().map(|batch| program.value(loss.value).elements(&Sizes::of(batch))).sum()
-            })
-            .collect();
-        let share = 1.0 / micro_batches.len().max(1) as f32;
-        let step = Step {
-            seed,
-            number: self.updates,
-            loss_weights: counts.iter().map(|&count| 1.0 / count.max(1) as f32).collect(),
-            micro_batch_share: share,
-        };
-        let mut total = 0.0;
-        for batch in micro_batches {
-            run(self.backend.as_mut(), &self.training, batch, &step)?;
-            for ((loss, sum), &count) in program.losses.iter().zip(self.backend.losses()?).zip(&counts) {
-                total += if loss.once { sum * f64::from(share) } else { sum / count.max(1) as f64 };
-            }
-        }
-        match total.is_finite() {
-            true => Ok(total),
-            false => Err(EngineError::NotFinite { what: "loss", step: self.updates + 1, value: total }),
-        }
-    }
-
-    fn update(
-        &mut self,
-        loss: f64,
-        settings: &TrainingSettings,
-        learning_rate: f64,
-    ) -> Result<StepResult, EngineError> {
-        let gradient_norm = self.backend.gradient_norm()?;
-        if !gradient_norm.is_finite() {
-            return Err(EngineError::NotFinite {
-                what: "norm of the gradients",
-                step: self.updates + 1,
-                value: gradient_norm,
-            });
-        }
-        // torch.nn.utils.clip_grad_norm_ adds the same small number.
-        let clipped = settings.max_grad_norm / (gradient_norm + 1e-6);
-        let gradient_scale = if settings.max_grad_norm > 0.0 { clipped.min(1.0) } else { 1.0 };
-        self.updates += 1;
-        let parameters = self.plans.parameters.clone();
-        let mut silent = Vec::new();
-        for &(block, place) in &self.silent {
-            if self.backend.gradient_is_zero(&parameters, block, place)? {
-                silent.push((block, place));
-            }
-        }
-        self.silent = silent;
-        let mut rules = Vec::new();
-        for (block, content) in parameters.blocks.iter().enumerate() {
-            for (place, part) in content.parts.iter().enumerate().filter(|(_, part)| part.trained) {
-                let decay =
-                    part.weight_decay.unwrap_or(if part.decays { settings.weight_decay } else { 0.0 });
-                // The head's rate follows the same schedule.
-                let head_factor = match settings.head_learning_rate {
-                    Some(rate) if part.head && settings.learning_rate > 0.0 => rate / settings.learning_rate,
-                    _ => 1.0,
-                };
-                let rule = AdamW {
-                    learning_rate: learning_rate * part.learning_rate * head_factor,
-                    beta1: settings.adam_beta1,
-                    beta2: settings.adam_beta2,
-                    epsilon: settings.adam_epsilon,
-                    weight_decay: decay,
-                    update: self.updates,
-                    gradient_scale,
-                };
-                rules.push((block, place, rule));
-            }
-        }
-        self.backend.update_all(&parameters, &rules)?;
-        Ok(StepResult { loss, gradient_norm })
     }
 
     /// Losses and outputs of a batch, without dropout.
@@ -228,7 +93,7 @@ impl Engine {
         let program = &self.evaluation.program;
         let sizes = Sizes::of(batch);
         let mut evaluation = Evaluation {
-            loss_sums: self.backend.losses()?,
+            loss_sums: self.backend.numbers(&self.backend.losses()?)?,
             loss_counts: program
                 .losses
                 .iter()
@@ -357,17 +222,6 @@ impl Engine {
         }
         Ok(())
     }
-}
-
-/// Block and place of every parameter that trains.
-fn trained_places(parameters: &Parameters) -> Vec<(usize, usize)> {
-    let blocks = parameters.blocks.iter().enumerate();
-    blocks
-        .flat_map(|(block, content)| {
-            let parts = content.parts.iter().enumerate().filter(|(_, part)| part.trained);
-            parts.map(move |(place, _)| (block, place))
-        })
-        .collect()
 }
 
 /// The first row of each example in a value with a row for each token, of the

@@ -58,7 +58,10 @@ fn a_warm_step_allocates_no_working_memory() {
         let elements = blocks(&plans, 1);
         let mut engine = Engine::new(plans, elements, Box::new(Cpu::new(2).unwrap())).unwrap();
         let settings = TrainingSettings::default();
-        let mut step = || engine.step(std::slice::from_ref(&batch), &settings, 1e-4, 1).unwrap();
+        let mut step = || {
+            engine.step(std::slice::from_ref(&batch), &settings, 1e-4, 1).unwrap();
+            engine.results().unwrap()
+        };
         step();
         step();
         let before = LIVE.load(Ordering::Relaxed);

@@ -5,8 +5,9 @@ mod support;
 use std::sync::mpsc::{Sender, channel};
 use std::time::Duration;
 
+use host_engine::backend::candle::{Candle, Reads};
 use host_engine::backend::cpu::Cpu;
-use host_engine::backend::{AdamW, Backend, BackendError, Step};
+use host_engine::backend::{AdamW, Backend, BackendError, Number, Step};
 use host_engine::batch::Batch;
 use host_engine::compile::{Compiled, Plans};
 use host_engine::data::dataset::DatasetError;
@@ -18,17 +19,18 @@ use host_engine::program::value::ValueId;
 use host_engine::train::settings::TrainingSettings;
 use host_engine::train::trainer::{Batches, EpochReport, Observer, StepReport, TrainError, train};
 use host_ir::task::HeadKind;
-use support::{CLASSES, LENGTHS, batch, blocks, plans, train_role};
+use support::{CLASSES, LENGTHS, batch, blocks, plans, second, train_role};
 
-/// The same batch, three times an epoch. Tells which is asked for.
+/// The same batch, some times an epoch. Tells which is asked for.
 struct Same {
     batch: Batch,
+    steps: u64,
     asked: Option<Sender<u64>>,
 }
 
 impl Batches for Same {
     fn steps_of_epoch(&mut self, _: u64) -> Result<u64, DatasetError> {
-        Ok(3)
+        Ok(self.steps)
     }
 
     fn effective_batch(&mut self, _: u64, number: u64, _: usize) -> Result<Vec<Batch>, DatasetError> {
@@ -44,12 +46,21 @@ impl Batches for Same {
 struct Notes {
     messages: Vec<String>,
     losses: Vec<f64>,
+    norms: Vec<f64>,
     saved: Vec<u64>,
+    /// What is read of the device, and how often it was when evaluations began.
+    reads: Reads,
+    before_evaluation: Vec<u64>,
 }
 
 impl Observer for Notes {
     fn step(&mut self, report: &StepReport) {
         self.losses.push(report.loss);
+        self.norms.push(report.gradient_norm);
+    }
+
+    fn impatient(&self) -> bool {
+        false
     }
 
     fn message(&mut self, sentence: String) {
@@ -61,6 +72,7 @@ impl Observer for Notes {
     }
 
     fn evaluate(&mut self, _: &mut Engine, report: &EpochReport) -> Result<Option<f64>, String> {
+        self.before_evaluation.push(self.reads.count());
         Ok(Some(-report.loss))
     }
 
@@ -73,7 +85,7 @@ impl Observer for Notes {
 /// A device whose memory ends once: before an instruction, or before an update,
 /// counted from the start. May do something before each batch.
 struct Scarce {
-    inner: Cpu,
+    inner: Box<dyn Backend>,
     instructions: Option<usize>,
     updates: Option<usize>,
     before: Option<Box<dyn FnMut()>>,
@@ -127,16 +139,28 @@ impl Backend for Scarce {
         self.inner.read(program, value)
     }
 
-    fn losses(&self) -> Result<Vec<f64>, BackendError> {
+    fn losses(&self) -> Result<Vec<Number>, BackendError> {
         self.inner.losses()
     }
 
-    fn gradient_norm(&self) -> Result<f64, BackendError> {
+    fn gradient_norm(&self) -> Result<Number, BackendError> {
         self.inner.gradient_norm()
     }
 
-    fn gradient_is_zero(&self, all: &Parameters, block: usize, part: usize) -> Result<bool, BackendError> {
-        self.inner.gradient_is_zero(all, block, part)
+    fn any_gradient(&self, all: &Parameters, block: usize, part: usize) -> Result<Number, BackendError> {
+        self.inner.any_gradient(all, block, part)
+    }
+
+    fn clip(&self, norm: &Number, most: f64) -> Result<Number, BackendError> {
+        self.inner.clip(norm, most)
+    }
+
+    fn waits(&self) -> bool {
+        self.inner.waits()
+    }
+
+    fn numbers(&self, numbers: &[Number]) -> Result<Vec<f64>, BackendError> {
+        self.inner.numbers(numbers)
     }
 
     fn update(
@@ -145,10 +169,11 @@ impl Backend for Scarce {
         block: usize,
         part: usize,
         rule: &AdamW,
+        scale: &Number,
     ) -> Result<(), BackendError> {
         match ends(&mut self.updates) {
             true => Err(BackendError::DeviceOutOfMemory),
-            false => self.inner.update(all, block, part, rule),
+            false => self.inner.update(all, block, part, rule, scale),
         }
     }
 
@@ -162,11 +187,12 @@ impl Backend for Scarce {
 }
 
 fn same(plans: &Plans) -> Same {
-    Same { batch: batch(&LENGTHS, plans.method.virtual_tokens() as u32), asked: None }
+    Same { batch: batch(&LENGTHS, plans.method.virtual_tokens() as u32), steps: 3, asked: None }
 }
 
-fn run(plans: &Plans, epochs: f64, learning_rate: f64) -> (Result<u64, TrainError>, Notes) {
-    run_on(plans, Box::new(Cpu::new(1).unwrap()), epochs, learning_rate)
+/// Both backends: one that is done when a call returns, and one that is waited for.
+fn backends() -> [Box<dyn Backend>; 2] {
+    [Box::new(Cpu::new(1).unwrap()), second()]
 }
 
 fn run_on(
@@ -201,33 +227,40 @@ fn what_gets_no_gradient_in_an_epoch_is_named_once() {
         let nothing = recorder.reduce(host_ir::graph::Reduce::Sum, nothing, &[0], false).unwrap();
         recorder.add_loss(nothing).unwrap();
     });
-    let (ending, notes) = run(&plans, 2.0, 1e-3);
-    assert_eq!(ending.unwrap(), 6);
-    assert_eq!(
-        notes.messages,
-        ["the gradient was exactly zero in the whole of epoch 1: idle; what trains there learns nothing"]
-    );
+    for backend in backends() {
+        let (ending, notes) = run_on(&plans, backend, 2.0, 1e-3);
+        assert_eq!(ending.unwrap(), 6);
+        assert_eq!(
+            notes.messages,
+            ["the gradient was exactly zero in the whole of epoch 1: idle; what trains there learns nothing"]
+        );
+    }
 }
 
 #[test]
 fn what_learns_is_not_warned_of() {
     for (name, method) in support::methods() {
-        let (ending, notes) = run(&plans(HEAD, method), 1.0, 1e-3);
-        assert_eq!((ending.unwrap(), notes.messages), (3, Vec::<String>::new()), "{name}");
+        for backend in backends() {
+            let (ending, notes) = run_on(&plans(HEAD, method), backend, 1.0, 1e-3);
+            assert_eq!((ending.unwrap(), notes.messages), (3, Vec::<String>::new()), "{name}");
+        }
     }
 }
 
 #[test]
 fn a_loss_that_is_no_number_names_its_step_and_its_batch() {
     let plans = plans(HEAD, |recorder| train_role(recorder, "all"));
-    let (ending, notes) = run(&plans, 9.0, 1e38);
-    let error = ending.unwrap_err().to_string();
-    let steps = notes.losses.len() as u64;
-    let place = format!("batch {} of epoch {}: the ", steps % 3 + 1, steps / 3 + 1);
-    assert!(error.starts_with(&place), "{error}");
-    assert!(error.contains(&format!(" of step {} is ", steps + 1)), "{error}");
-    // What was saved before is what is left.
-    assert_eq!(notes.saved.len() as u64, u64::from(steps >= 3));
+    for backend in backends() {
+        let (ending, notes) = run_on(&plans, backend, 9.0, 1e38);
+        let error = ending.unwrap_err().to_string();
+        let steps = notes.losses.len() as u64;
+        let place = format!("batch {} of epoch {}: the ", steps % 3 + 1, steps / 3 + 1);
+        assert!(error.starts_with(&place), "{error}");
+        assert!(error.contains(&format!(" of step {} is ", steps + 1)), "{error}");
+        assert!(notes.losses.iter().all(|loss| loss.is_finite()));
+        // What was saved before is what is left.
+        assert_eq!(notes.saved.len() as u64, steps / 3);
+    }
 }
 
 /// A step in which memory ended is made again from the weights that it began
@@ -236,26 +269,73 @@ fn a_loss_that_is_no_number_names_its_step_and_its_batch() {
 #[test]
 fn a_step_that_memory_ended_is_made_again_from_unchanged_weights() {
     let plans = plans(HEAD, |recorder| train_role(recorder, "all"));
-    let (_, whole) = run(&plans, 1.0, 1e-2);
-    let scarce = |instructions, updates| {
-        Box::new(Scarce { inner: Cpu::new(1).unwrap(), instructions, updates, before: None })
-    };
     let in_a_step = plans.training().unwrap().program.instructions().count();
-    // In the backward pass of the second step, when its first gradients are there.
-    let (ending, notes) = run_on(&plans, scarce(Some(2 * in_a_step - 3), None), 1.0, 1e-2);
-    assert_eq!(ending.unwrap(), 3);
-    assert_eq!(notes.losses, whole.losses);
-    assert_eq!(
-        notes.messages,
-        [
-            "the device's memory does not suffice for the batch: going on with micro-batches of 4 examples; the effective \
-          batch stays the same"
-        ]
-    );
-    let (ending, notes) = run_on(&plans, scarce(None, Some(3)), 1.0, 1e-2);
-    let error = ending.unwrap_err().to_string();
-    assert!(error.starts_with("in the middle of an update, the device's memory does not suffice"), "{error}");
-    assert!(notes.losses.is_empty() && notes.messages.is_empty());
+    for place in 0..2 {
+        let backend = || backends().into_iter().nth(place).unwrap();
+        let scarce = |instructions, updates| {
+            Box::new(Scarce { inner: backend(), instructions, updates, before: None })
+        };
+        let (_, whole) = run_on(&plans, scarce(None, None), 1.0, 1e-2);
+        // In the backward pass of the third step, when its first gradients are there, and
+        // the second may not be read yet.
+        let (ending, notes) = run_on(&plans, scarce(Some(3 * in_a_step - 3), None), 1.0, 1e-2);
+        assert_eq!(ending.unwrap(), 3);
+        assert_eq!(notes.losses, whole.losses);
+        assert_eq!(
+            notes.messages,
+            [
+                "the device's memory does not suffice for the batch: going on with micro-batches of 4 examples; the \
+              effective batch stays the same"
+            ]
+        );
+        let (ending, notes) = run_on(&plans, scarce(None, Some(3)), 1.0, 1e-2);
+        let error = ending.unwrap_err().to_string();
+        assert!(
+            error.starts_with("in the middle of an update, the device's memory does not suffice"),
+            "{error}"
+        );
+        assert!(notes.losses.is_empty() && notes.messages.is_empty());
+    }
+}
+
+/// Two epochs of so many steps, the gradients clipped to a norm.
+fn clipped(plans: &Plans, backend: Box<dyn Backend>, reads: Reads, steps: u64, most: f64) -> Notes {
+    let mut engine = Engine::new(plans.clone(), blocks(plans, 3), backend).unwrap();
+    let settings = TrainingSettings {
+        num_train_epochs: 2.0,
+        learning_rate: 1e-3,
+        max_grad_norm: most,
+        ..Default::default()
+    };
+    let mut notes = Notes { reads, ..Notes::default() };
+    let mut batches = Same { steps, ..same(plans) };
+    train(&mut engine, &mut batches, &settings, 8, 1, &mut notes).unwrap();
+    notes
+}
+
+/// An epoch of twenty steps reads of its device after the first step, after ten more and
+/// at its end, whatever is clipped, and comes to what the CPU comes to.
+#[test]
+fn a_device_is_waited_for_only_where_losses_are_told() {
+    for (name, method) in support::methods() {
+        let plans = plans(HEAD, method);
+        for most in [0.0, 1e-2, 1e9] {
+            let candle = Candle::with_kernels(candle_core::Device::Cpu).unwrap();
+            let reads = candle.reads();
+            let told = clipped(&plans, Box::new(candle), reads.clone(), 20, most);
+            assert_eq!(told.before_evaluation[0], 3, "{name}");
+            // Between the first evaluation and the second epoch checkpoints are read.
+            assert!(reads.count() > 6, "{name}");
+            let [cpu, _] = backends();
+            let ours = clipped(&plans, cpu, Reads::default(), 20, most);
+            assert_eq!(told.losses.len(), 40);
+            for (ours, told) in [(&ours.losses, &told.losses), (&ours.norms, &told.norms)] {
+                for (ours, told) in ours.iter().zip(told) {
+                    assert!((ours - told).abs() < 1e-3 * ours.abs(), "{name} to {most}: {ours} and {told}");
+                }
+            }
+        }
+    }
 }
 
 /// A step that begins only once the batch after it is asked for: there is an end to that
@@ -275,7 +355,7 @@ fn the_next_batch_is_prepared_while_a_step_computes() {
         }
     };
     let backend = Scarce {
-        inner: Cpu::new(1).unwrap(),
+        inner: Box::new(Cpu::new(1).unwrap()),
         instructions: None,
         updates: None,
         before: Some(Box::new(before)),

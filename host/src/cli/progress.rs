@@ -190,6 +190,9 @@ impl Progress for Reporter {
                 files.steps.json(&record)?;
             }
         }
+        if step.more > 0 {
+            return Ok(()); // Time and tokens are those of all that are done.
+        }
         let left = elapsed / step.step.max(1) as f64 * step.steps.saturating_sub(step.step) as f64;
         let words = |window: &Window| {
             format!(
@@ -362,7 +365,7 @@ mod tests {
         let mut reporter = Reporter::writing(folder.path()).unwrap();
         for step in 1..=1003 {
             let loss = f64::from(step as u32);
-            reporter.step(Step { step, steps: 1003, loss, learning_rate: 0.5, tokens: 3 }).unwrap();
+            reporter.step(Step { step, steps: 1003, loss, learning_rate: 0.5, tokens: 3, more: 0 }).unwrap();
         }
         reporter.epoch(&record()).unwrap();
         let read = |name: &str| fs::read_to_string(folder.path().join(name)).unwrap();

@@ -5,12 +5,14 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use host_engine::backend::timed::Times;
 use host_engine::batch::Batch;
+use host_engine::engine::{Engine, EngineError, StepResult};
 use host_engine::program::build::Program;
 use host_engine::program::cost::product_operations;
 use host_engine::train::trainer::Batches;
 use host_ir::task::SplitUse;
 
 use crate::benchmark::{BenchmarkSpec, Measured};
+use crate::cell::CellSpec;
 use crate::runs::machine::Machine;
 use crate::session::prepare::{Prepared, prepare};
 
@@ -47,8 +49,7 @@ pub fn measure(spec: &BenchmarkSpec, started: Instant) -> Result<Measured> {
         }
         let start = Instant::now();
         let effective = effective(step)?;
-        engine
-            .step(&effective, &cell.training, cell.training.learning_rate, cell.seed)
+        make_step(&mut engine, &effective, cell)
             .with_context(|| format!("{} cannot be measured", cell.title()))?;
         if step == 0 {
             seconds_to_first_step = started.elapsed().as_secs_f64();
@@ -77,7 +78,7 @@ pub fn measure(spec: &BenchmarkSpec, started: Instant) -> Result<Measured> {
     for step in (spec.warmup_steps + spec.steps..).take(STEPS_BESIDE_THE_PEAK) {
         let effective = effective(step)?;
         let start = Instant::now();
-        engine.step(&effective, &cell.training, cell.training.learning_rate, cell.seed)?;
+        make_step(&mut engine, &effective, cell)?;
         let seconds = start.elapsed().as_secs_f64();
         let before = reached[reached.len() - 1];
         let after = peak.operations_per_second()?;
@@ -109,6 +110,12 @@ pub fn measure(spec: &BenchmarkSpec, started: Instant) -> Result<Measured> {
         profile,
         machine: Machine::this(),
     })
+}
+
+/// Makes a step, and waits until the device is done with it.
+fn make_step(engine: &mut Engine, effective: &[Batch], cell: &CellSpec) -> Result<(), EngineError> {
+    engine.step(effective, &cell.training, cell.training.learning_rate, cell.seed)?;
+    engine.results()?.iter().try_for_each(StepResult::check)
 }
 
 /// Floating-point operations that the products of a training step make of batches.

@@ -18,6 +18,9 @@ use crate::session::prepare::Prepared;
 use crate::session::resample::{GroupSums, confidence};
 use crate::session::saved;
 
+/// The longest time in which nothing is said of steps that are done.
+const SILENCE: Duration = Duration::from_secs(10);
+
 /// What the intervals of a split are made of.
 struct Scores {
     split: String,
@@ -34,6 +37,8 @@ struct Watcher<'a> {
     best_metric: Option<BestMetric>,
     best_value: Option<f64>,
     started: Instant,
+    /// When a step was told of last.
+    heard: Instant,
     evaluating: Duration,
     tokens: u64,
     steps_per_epoch: u64,
@@ -131,10 +136,16 @@ impl Observer for Watcher<'_> {
             loss: report.loss,
             learning_rate: report.learning_rate,
             tokens: report.tokens as u64,
+            more: report.more as u64,
         };
+        self.heard = Instant::now();
         if let Err(error) = self.progress.step(step) {
             self.failure = Some(error);
         }
+    }
+
+    fn impatient(&self) -> bool {
+        self.heard.elapsed() >= SILENCE
     }
 
     fn message(&mut self, sentence: String) {
@@ -204,6 +215,7 @@ pub fn train(spec: &CellSpec, directory: &Path, progress: &mut dyn Progress) -> 
         best_metric: prepared.best_metric(),
         best_value: None,
         started: Instant::now(),
+        heard: Instant::now(),
         evaluating: Duration::ZERO,
         tokens: 0,
         steps_per_epoch: trainer::Batches::steps_of_epoch(&mut sampler, 0)?,

@@ -5,6 +5,8 @@ pub mod candle;
 pub mod cpu;
 pub mod timed;
 
+use candle_core::Tensor;
+
 use crate::batch::Batch;
 use crate::compile::Compiled;
 use crate::parameters::Parameters;
@@ -56,9 +58,31 @@ pub struct AdamW {
     pub weight_decay: f64,
     /// Updates made, this one included; from 1 on.
     pub update: u64,
-    /// By which gradients are multiplied first (clipping).
-    pub gradient_scale: f64,
 }
+
+/// A number that a backend has computed, or that its device is yet to compute.
+#[derive(Clone, Debug)]
+pub enum Number {
+    Known(f64),
+    /// An array without axes, on the device.
+    OnDevice(Tensor),
+}
+
+impl Number {
+    /// # Errors
+    /// A number that is on a device.
+    fn known(&self) -> Result<f64, BackendError> {
+        match self {
+            Number::Known(number) => Ok(*number),
+            Number::OnDevice(_) => {
+                Err(BackendError::Wrong("a number of another device cannot be read".into()))
+            }
+        }
+    }
+}
+
+/// What is added to a norm by which is divided, as in torch.nn.utils.clip_grad_norm_.
+pub const CLIP_EPSILON: f64 = 1e-6;
 
 /// Runs programs on one device.
 pub trait Backend {
@@ -91,30 +115,48 @@ pub trait Backend {
     fn read(&self, program: &Program, value: ValueId) -> Result<Vec<f32>, BackendError>;
 
     /// Sums of each loss's elements since `begin`.
-    fn losses(&self) -> Result<Vec<f64>, BackendError>;
+    fn losses(&self) -> Result<Vec<Number>, BackendError>;
 
     /// Euclidean norm of all gradients together.
-    fn gradient_norm(&self) -> Result<f64, BackendError>;
+    fn gradient_norm(&self) -> Result<Number, BackendError>;
 
-    /// Whether every element of a parameter's gradient is exactly zero.
-    fn gradient_is_zero(
+    /// A number that is 0 where every element of a parameter's gradient is exactly
+    /// zero, and only there.
+    fn any_gradient(
         &self,
         parameters: &Parameters,
         block: usize,
         part: usize,
-    ) -> Result<bool, BackendError>;
+    ) -> Result<Number, BackendError>;
 
-    /// Updates a parameter and its state, and clears its gradient.
+    /// By which gradients of a norm are multiplied so that it is at most `most`.
+    fn clip(&self, norm: &Number, most: f64) -> Result<Number, BackendError> {
+        Ok(Number::Known((most / (norm.known()? + CLIP_EPSILON)).min(1.0)))
+    }
+
+    /// Whether a device computes by itself, for which [`Self::numbers`] has to wait.
+    fn waits(&self) -> bool {
+        false
+    }
+
+    /// Numbers that this backend has given, read together.
+    fn numbers(&self, numbers: &[Number]) -> Result<Vec<f64>, BackendError> {
+        numbers.iter().map(Number::known).collect()
+    }
+
+    /// Updates a parameter and its state by its gradient, multiplied by `scale`, and
+    /// clears the gradient.
     fn update(
         &mut self,
         parameters: &Parameters,
         block: usize,
         part: usize,
         rule: &AdamW,
+        scale: &Number,
     ) -> Result<(), BackendError>;
 
     /// Updates parameters, by block and place, each by its rule, and clears their
-    /// gradients. Some devices do that in one pass.
+    /// gradients, which are multiplied by `scale` first. Some devices do that in one pass.
     ///
     /// # Errors
     /// As [`Self::update`]; where memory ends, some may have been updated.
@@ -122,8 +164,9 @@ pub trait Backend {
         &mut self,
         parameters: &Parameters,
         rules: &[(usize, usize, AdamW)],
+        scale: &Number,
     ) -> Result<(), BackendError> {
-        update_each(self, parameters, rules)
+        update_each(self, parameters, rules, scale)
     }
 
     /// Clears all gradients.
@@ -138,8 +181,9 @@ fn update_each<B: Backend + ?Sized>(
     backend: &mut B,
     parameters: &Parameters,
     rules: &[(usize, usize, AdamW)],
+    scale: &Number,
 ) -> Result<(), BackendError> {
-    rules.iter().try_for_each(|(block, part, rule)| backend.update(parameters, *block, *part, rule))
+    rules.iter().try_for_each(|(block, part, rule)| backend.update(parameters, *block, *part, rule, scale))
 }
 
 /// Refuses a batch whose examples have not as many pieces as a head chooses among.

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use crate::backend::{AdamW, Backend, BackendError, Step};
+use crate::backend::{AdamW, Backend, BackendError, Number, Step};
 use crate::batch::Batch;
 use crate::compile::Compiled;
 use crate::parameters::Parameters;
@@ -82,21 +82,33 @@ impl Backend for Timed {
         self.inner.read(program, value)
     }
 
-    fn losses(&self) -> Result<Vec<f64>, BackendError> {
+    fn losses(&self) -> Result<Vec<Number>, BackendError> {
         self.inner.losses()
     }
 
-    fn gradient_norm(&self) -> Result<f64, BackendError> {
+    fn gradient_norm(&self) -> Result<Number, BackendError> {
         self.times.noted("gradient norm", || self.inner.gradient_norm())
     }
 
-    fn gradient_is_zero(
+    fn any_gradient(
         &self,
         parameters: &Parameters,
         block: usize,
         part: usize,
-    ) -> Result<bool, BackendError> {
-        self.inner.gradient_is_zero(parameters, block, part)
+    ) -> Result<Number, BackendError> {
+        self.inner.any_gradient(parameters, block, part)
+    }
+
+    fn clip(&self, norm: &Number, most: f64) -> Result<Number, BackendError> {
+        self.inner.clip(norm, most)
+    }
+
+    fn waits(&self) -> bool {
+        self.inner.waits()
+    }
+
+    fn numbers(&self, numbers: &[Number]) -> Result<Vec<f64>, BackendError> {
+        self.inner.numbers(numbers)
     }
 
     fn update(
@@ -105,18 +117,20 @@ impl Backend for Timed {
         block: usize,
         part: usize,
         rule: &AdamW,
+        scale: &Number,
     ) -> Result<(), BackendError> {
         let Timed { inner, times } = self;
-        times.noted("AdamW", || inner.update(parameters, block, part, rule))
+        times.noted("AdamW", || inner.update(parameters, block, part, rule, scale))
     }
 
     fn update_all(
         &mut self,
         parameters: &Parameters,
         rules: &[(usize, usize, AdamW)],
+        scale: &Number,
     ) -> Result<(), BackendError> {
         let Timed { inner, times } = self;
-        times.noted("AdamW", || inner.update_all(parameters, rules))
+        times.noted("AdamW", || inner.update_all(parameters, rules, scale))
     }
 
     fn clear_gradients(&mut self) -> Result<(), BackendError> {

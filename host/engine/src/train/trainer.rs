@@ -1,17 +1,22 @@
 //! The training loop, after transformers' Trainer: effective batches of a
 //! seeded permutation, evaluation after each epoch, the best checkpoint kept.
-//! While a step computes, another thread prepares the next batch.
+//! While a step computes, another thread prepares the next batch. A device that computes
+//! by itself is not waited for but where losses are told: after the first step of an
+//! epoch, then every few steps, and before an evaluation.
 
 use std::thread;
 
 use crate::batch::Batch;
 use crate::data::dataset::DatasetError;
-use crate::engine::{Engine, EngineError, NamedTensor, StepResult};
+use crate::engine::{Engine, EngineError, NamedTensor};
 use crate::train::schedule::LearningRate;
 use crate::train::settings::TrainingSettings;
 
 /// Parameters without a gradient that a warning names.
 const SILENT_NAMED: usize = 4;
+
+/// Steps that are told of together where that waits for a device.
+const TOLD_TOGETHER: usize = 10;
 
 /// Where effective batches come from.
 pub trait Batches: Send {
@@ -47,6 +52,8 @@ pub struct StepReport {
     pub learning_rate: f64,
     /// Rows of the effective batch.
     pub tokens: usize,
+    /// Steps that are done as well, and told of right after this one.
+    pub more: usize,
 }
 
 /// What an epoch came to.
@@ -63,8 +70,12 @@ pub struct EpochReport {
 
 /// What the trainer asks of the one who trains.
 pub trait Observer {
-    /// After each step.
+    /// Each step, in order; several one after the other where a device is waited for
+    /// only now and then.
     fn step(&mut self, report: &StepReport);
+
+    /// Whether steps should be told of now, even where that waits for a device.
+    fn impatient(&self) -> bool;
 
     /// Something that the user should know.
     fn message(&mut self, sentence: String);
@@ -143,6 +154,7 @@ pub fn train(
     let mut without_better = 0;
     let mut warned = false;
     let mut ahead = None;
+    let mut untold = Vec::new();
     for epoch in 0.. {
         let mut loss_sum = 0.0;
         let first = ending.steps;
@@ -151,7 +163,7 @@ pub fn train(
             let learning_rate = rates.at(ending.steps);
             let which = Which { epoch, number, micro_batch: ending.micro_batch };
             let more = number + 1 < in_epoch;
-            let (result, tokens, micro_batch) = step(
+            let (tokens, micro_batch) = step(
                 engine,
                 (&mut *batches, &mut ahead),
                 settings,
@@ -162,17 +174,13 @@ pub fn train(
             )?;
             ending.micro_batch = micro_batch;
             ending.steps += 1;
-            loss_sum += result.loss;
-            observer.step(&StepReport {
-                step: ending.steps,
-                steps,
-                epoch: epoch + 1,
-                loss: result.loss,
-                gradient_norm: result.gradient_norm,
-                learning_rate,
-                tokens,
-            });
-            if observer.stopped() {
+            untold.push(Untold { epoch, number, learning_rate, tokens });
+            let stopped = observer.stopped();
+            let together = if engine.waits() { TOLD_TOGETHER } else { 1 };
+            if stopped || !more || number == 0 || untold.len() >= together || observer.impatient() {
+                loss_sum += tell(engine, &mut untold, steps, observer)?;
+            }
+            if stopped || observer.stopped() {
                 ending.stopped = true;
                 return Ok(ending);
             }
@@ -228,9 +236,51 @@ struct Which {
 /// A batch that was prepared while the step before it computed.
 type Ahead = Option<(Which, Result<Vec<Batch>, DatasetError>)>;
 
+/// A step that was made and not told of yet.
+struct Untold {
+    epoch: u64,
+    number: u64,
+    learning_rate: f64,
+    tokens: usize,
+}
+
+/// Reads what steps came to, waiting for the device, and tells of them; answers the sum
+/// of their losses.
+fn tell(
+    engine: &mut Engine,
+    untold: &mut Vec<Untold>,
+    steps: u64,
+    observer: &mut dyn Observer,
+) -> Result<f64, TrainError> {
+    let mut loss_sum = 0.0;
+    let mut more = untold.len();
+    for (result, told) in engine.results()?.into_iter().zip(untold.drain(..)) {
+        let Untold { epoch, number, learning_rate, tokens } = told;
+        result.check().map_err(|error| not_finite(epoch, number, error))?;
+        loss_sum += result.loss;
+        more -= 1;
+        observer.step(&StepReport {
+            step: result.step,
+            steps,
+            epoch: epoch + 1,
+            loss: result.loss,
+            gradient_norm: result.gradient_norm,
+            learning_rate,
+            tokens,
+            more,
+        });
+    }
+    Ok(loss_sum)
+}
+
+/// What is no number, with its batch, both counted from 0.
+fn not_finite(epoch: u64, number: u64, error: EngineError) -> TrainError {
+    TrainError::NotFinite { epoch: epoch + 1, batch: number + 1, error }
+}
+
 /// One step; where memory runs out, again with micro-batches of half the size. Answers
-/// what it came to, the rows of its batch, and the most examples of a micro-batch.
-/// Meanwhile the next batch is prepared, if there is to be `more`.
+/// the rows of its batch, and the most examples of a micro-batch. Meanwhile the next
+/// batch is prepared, if there is to be `more`.
 fn step(
     engine: &mut Engine,
     (batches, ahead): (&mut dyn Batches, &mut Ahead),
@@ -239,7 +289,7 @@ fn step(
     learning_rate: f64,
     seed: u64,
     observer: &mut dyn Observer,
-) -> Result<(StepResult, usize, usize), TrainError> {
+) -> Result<(usize, usize), TrainError> {
     loop {
         let Which { epoch, number, micro_batch } = which;
         let effective = match ahead.take() {
@@ -260,7 +310,7 @@ fn step(
             result
         });
         match result {
-            Ok(result) => return Ok((result, tokens, micro_batch)),
+            Ok(()) => return Ok((tokens, micro_batch)),
             Err(EngineError::Backend(error))
                 if error.is_out_of_memory() && settings.auto_find_batch_size && micro_batch > 1 =>
             {
@@ -270,9 +320,7 @@ fn step(
                     which.micro_batch
                 ));
             }
-            Err(error @ EngineError::NotFinite { .. }) => {
-                return Err(TrainError::NotFinite { epoch: epoch + 1, batch: number + 1, error });
-            }
+            Err(error @ EngineError::NotFinite { .. }) => return Err(not_finite(epoch, number, error)),
             Err(error) => return Err(error.into()),
         }
     }

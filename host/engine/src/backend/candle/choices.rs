@@ -52,7 +52,7 @@ impl Candle {
                 self.set(program, out, holds.to_dtype(DType::F32)?, false)
             }
             Instruction::Largest { x, out } => {
-                let x: Vec<f32> = self.get(program, x)?.flatten_all()?.to_vec1()?;
+                let x = self.elements(&self.get(program, x)?)?;
                 let mut places = vec![0.0; program.value(out).elements(&self.sizes)];
                 largest(&x, &mut places)?;
                 let count = places.len();

@@ -2,12 +2,12 @@
 
 use candle_core::{D, Tensor};
 
+use crate::backend::BackendError;
 use crate::backend::candle::Candle;
 use crate::backend::candle::attention::Padding;
-use crate::backend::{BackendError, no_labels};
 use crate::program::build::Program;
-use crate::program::instruction::{Activation, Dropout, Instruction, Integers, RowChoice, Scalar};
-use crate::program::value::{Extent, ValueId};
+use crate::program::instruction::{Activation, Instruction, Scalar};
+use crate::program::value::ValueId;
 
 type Result<T> = std::result::Result<T, BackendError>;
 
@@ -55,102 +55,7 @@ pub(super) fn slope(activation: Activation, x: &Tensor) -> Result<Tensor> {
     })
 }
 
-/// Which rows of the tables each row of a batch takes, and whether it is virtual.
-#[derive(Default)]
-struct Lookup {
-    is_virtual: Vec<bool>,
-    words: Vec<u32>,
-    prompt: Vec<u32>,
-    positions: Vec<u32>,
-    types: Vec<u32>,
-}
-
 impl Candle {
-    pub(super) fn integers(&self, integers: &Integers) -> Result<Tensor> {
-        let values: Vec<u32> = match integers {
-            Integers::Label(field) => {
-                let labels = self.batch.labels.get(field).ok_or_else(|| no_labels(field))?;
-                labels.iter().map(|&label| label as u32).collect()
-            }
-            Integers::ExampleLabel(field) => {
-                let labels = self.batch.labels_of_examples(field).ok_or_else(|| no_labels(field))?;
-                labels.iter().map(|&label| label as u32).collect()
-            }
-            Integers::MaskedTokens => self.batch.masked_tokens.iter().map(|&token| token as u32).collect(),
-            Integers::TargetTokens => self.batch.target.tokens.iter().map(|&token| token as u32).collect(),
-            Integers::Constant(values) => values.iter().map(|&value| value as u32).collect(),
-            Integers::Words(field) => {
-                let numbers = self.batch.word_numbers.get(field).ok_or_else(|| {
-                    BackendError::Wrong(format!("the batch has no numbers of words of the field {field}"))
-                })?;
-                numbers.iter().map(|&number| number as u32).collect()
-            }
-            Integers::Spans { field, width } => {
-                let numbers = self.batch.span_numbers(field, *width).ok_or_else(|| {
-                    BackendError::Wrong(format!("the batch has no spans of the field {field}"))
-                })?;
-                numbers.iter().map(|&number| number as u32).collect()
-            }
-        };
-        self.indices(values)
-    }
-
-    fn chosen(&self, choice: RowChoice) -> Result<Tensor> {
-        let rows: Vec<u32> = match choice {
-            RowChoice::FirstToken => {
-                let starts = &self.batch.starts[..self.batch.sequences()];
-                starts.iter().map(|start| start + self.batch.virtual_tokens).collect()
-            }
-            RowChoice::Masked => self.batch.masked_rows.clone(),
-            RowChoice::Words => self.batch.word_rows.clone(),
-            RowChoice::LastTarget => self.batch.target.last_rows().collect(),
-            RowChoice::MaskedTarget => self.batch.target.masked_rows.clone(),
-        };
-        self.indices(rows)
-    }
-
-    /// Which rows of the tables the rows of `value` take.
-    fn lookup(&self, program: &Program, value: ValueId) -> Lookup {
-        let (batch, target) = (&self.batch, &self.batch.target);
-        let decodes = program.value(value).extents.first() == Some(&Extent::Targets);
-        let (starts, ids, virtual_tokens) = match decodes {
-            true => (&target.starts, &target.ids, 0),
-            false => (&batch.starts, &batch.ids, batch.virtual_tokens),
-        };
-        let mut lookup = Lookup {
-            positions: if decodes { target.positions.clone() } else { batch.positions.clone() },
-            types: if decodes { Vec::new() } else { batch.token_types.clone() },
-            ..Lookup::default()
-        };
-        for range in starts.windows(2) {
-            for row in range[0]..range[1] {
-                let number = row - range[0];
-                let is_virtual = number < virtual_tokens;
-                lookup.is_virtual.push(is_virtual);
-                lookup.prompt.push(if is_virtual { number } else { 0 });
-                lookup.words.push(if is_virtual { 0 } else { ids[row as usize] });
-            }
-        }
-        lookup
-    }
-
-    /// A list on the device, to which it is copied once a batch: layers ask for the same.
-    pub(super) fn indices(&self, values: Vec<u32>) -> Result<Tensor> {
-        if let Some(known) = self.lists.borrow().get(&values) {
-            return Ok(known.clone());
-        }
-        let list = Tensor::from_slice(&values, values.len(), &self.device)?;
-        self.lists.borrow_mut().insert(values, list.clone());
-        Ok(list)
-    }
-
-    /// [rows, 1]: 1 for virtual rows, or for the others.
-    fn indicator(&self, flags: &[bool], of: bool) -> Result<Tensor> {
-        let values: Vec<f32> = flags.iter().map(|&flag| f32::from(u8::from(flag == of))).collect();
-        let count = values.len();
-        Ok(Tensor::from_vec(values, (count, 1), &self.device)?)
-    }
-
     fn add_columns(
         &mut self,
         program: &Program,
@@ -178,50 +83,6 @@ impl Candle {
             return Ok(());
         }
         match *instruction {
-            Instruction::Embed { word, factor, position, token_type, prompt, out, .. } => {
-                let rows = self.lookup(program, out);
-                let flags = rows.is_virtual;
-                let words = self.get(program, word)?.index_select(&self.indices(rows.words)?, 0)?;
-                let mut sum = (words * f64::from(factor))?;
-                if let Some(prompt) = prompt {
-                    let prompt = self.get(program, prompt)?.index_select(&self.indices(rows.prompt)?, 0)?;
-                    let words = sum.broadcast_mul(&self.indicator(&flags, false)?)?;
-                    sum = (words + prompt.broadcast_mul(&self.indicator(&flags, true)?)?)?;
-                }
-                for (table, numbers) in [(position, rows.positions), (token_type, rows.types)] {
-                    if let Some(table) = table {
-                        sum = (sum + self.get(program, table)?.index_select(&self.indices(numbers)?, 0)?)?;
-                    }
-                }
-                self.set(program, out, sum, false)
-            }
-            Instruction::EmbedBackward { gradient, word, factor, padding, position, token_type, prompt } => {
-                let rows = self.lookup(program, gradient);
-                let gradient = self.get(program, gradient)?;
-                let entries = rows.is_virtual.iter().zip(&rows.words);
-                let without: Vec<bool> =
-                    entries.map(|(&is_virtual, &word)| is_virtual || Some(word) == padding).collect();
-                let words = gradient.broadcast_mul(&self.indicator(&without, false)?)?;
-                let words = (words * f64::from(factor))?;
-                let virtuals = gradient.broadcast_mul(&self.indicator(&rows.is_virtual, true)?)?;
-                for (table, rows, numbers) in [
-                    (word, &words, rows.words),
-                    (position, &gradient, rows.positions),
-                    (token_type, &gradient, rows.types),
-                    (prompt, &virtuals, rows.prompt),
-                ] {
-                    if let Some(table) = table {
-                        let zeros = Tensor::zeros(
-                            program.value(table).sizes(&self.sizes),
-                            gradient.dtype(),
-                            &self.device,
-                        )?;
-                        let sum = zeros.index_add(&self.indices(numbers)?, rows, 0)?;
-                        self.set(program, table, sum, true)?;
-                    }
-                }
-                Ok(())
-            }
             Instruction::Linear { x, weight, y, first_column } => {
                 let weight = self.weight(program, weight)?.t()?;
                 let product = self.products.of(&self.get(program, x)?, &weight)?;
@@ -293,72 +154,6 @@ impl Candle {
                 }
                 Ok(())
             }
-            Instruction::Norm {
-                y,
-                bias,
-                residual,
-                dropout,
-                gain,
-                shift,
-                epsilon,
-                normalized,
-                scale,
-                out,
-                after,
-            } => {
-                let mut v = self.get(program, y)?;
-                if let Some(bias) = bias {
-                    v = v.broadcast_add(&self.get(program, bias)?)?;
-                }
-                v = self.masked(program, v, dropout, out)?;
-                if let Some(residual) = residual {
-                    v = (v + self.get(program, residual)?)?;
-                }
-                let centred = v.broadcast_sub(&v.mean_keepdim(D::Minus1)?)?;
-                let variance = centred.sqr()?.mean_keepdim(D::Minus1)?;
-                let rstd = (variance + f64::from(epsilon))?.sqrt()?.recip()?;
-                let x = centred.broadcast_mul(&rstd)?;
-                self.set(program, scale, rstd.squeeze(D::Minus1)?, false)?;
-                self.set(program, normalized, x, false)?;
-                self.recover(program, normalized, gain, shift, out, after)
-            }
-            Instruction::Recover { normalized, gain, shift, out, after } => {
-                self.recover(program, normalized, gain, shift, out, after)
-            }
-            Instruction::NormBackward {
-                dout,
-                normalized,
-                scale,
-                gain,
-                dropout,
-                after,
-                dv,
-                dy,
-                dgain,
-                dshift,
-                dbias,
-            } => {
-                let gradient = self.get(program, dout)?;
-                let gradient = self.masked(program, gradient, after, dout)?;
-                let x = self.get(program, normalized)?;
-                if let Some(dgain) = dgain {
-                    self.set(program, dgain, (&gradient * &x)?.sum(0)?, true)?;
-                }
-                if let Some(dshift) = dshift {
-                    self.set(program, dshift, gradient.sum(0)?, true)?;
-                }
-                let g = gradient.broadcast_mul(&self.get(program, gain)?)?;
-                let mean = g.mean_keepdim(D::Minus1)?;
-                let inner = (&g * &x)?.mean_keepdim(D::Minus1)?;
-                let centred = (g.broadcast_sub(&mean)? - x.broadcast_mul(&inner)?)?;
-                let v = centred.broadcast_mul(&self.get(program, scale)?.unsqueeze(1)?)?;
-                let before = self.masked(program, v.clone(), dropout, dout)?;
-                if let Some(dbias) = dbias {
-                    self.set(program, dbias, before.sum(0)?, true)?;
-                }
-                self.set(program, dv, v, false)?;
-                dy.map_or(Ok(()), |dy| self.set(program, dy, before, false))
-            }
             Instruction::Activate { x, bias, out, activation } => {
                 let x = self.with_bias(program, x, bias)?;
                 self.set(program, out, activate(activation, &x)?, false)
@@ -387,28 +182,6 @@ impl Candle {
             Instruction::Attend(ref attend) => self.attend(program, attend),
             Instruction::AttendBackward(ref backward) => self.attend_backward(program, backward),
             Instruction::AttendRecalled(ref attend) => self.attend_recalled(program, attend),
-            Instruction::RmsNorm { x, gain, epsilon, scale, out, after } => {
-                let x = self.get(program, x)?;
-                let square = x.sqr()?.mean_keepdim(D::Minus1)?;
-                let rstd = (square + f64::from(epsilon))?.sqrt()?.recip()?;
-                let scaled = x.broadcast_mul(&rstd)?.broadcast_mul(&self.get(program, gain)?)?;
-                let scaled = self.masked(program, scaled, after, out)?;
-                self.set(program, scale, rstd.squeeze(D::Minus1)?, false)?;
-                self.set(program, out, scaled, false)
-            }
-            Instruction::RmsNormBackward { dout, x, scale, gain, after, dx, dgain } => {
-                let gradient = self.get(program, dout)?;
-                let gradient = self.masked(program, gradient, after, dout)?;
-                let rstd = self.get(program, scale)?.unsqueeze(1)?;
-                let normalized = self.get(program, x)?.broadcast_mul(&rstd)?;
-                if let Some(dgain) = dgain {
-                    self.set(program, dgain, (&gradient * &normalized)?.sum(0)?, true)?;
-                }
-                let g = gradient.broadcast_mul(&self.get(program, gain)?)?;
-                let inner = (&g * &normalized)?.mean_keepdim(D::Minus1)?;
-                let centred = (g - normalized.broadcast_mul(&inner)?)?;
-                self.set(program, dx, centred.broadcast_mul(&rstd)?, false)
-            }
             Instruction::Gate { x, out, activation } => {
                 let (gate, linear) = self.halves(program, x)?;
                 self.set(program, out, (activate(activation, &gate)? * linear)?, false)
@@ -419,19 +192,6 @@ impl Candle {
                 let dgate = ((&dout * linear)? * slope(activation, &gate)?)?;
                 let dlinear = (dout * activate(activation, &gate)?)?;
                 self.set(program, dx, Tensor::cat(&[&dgate, &dlinear], 1)?, false)
-            }
-            Instruction::TakeRows { x, out, choice } => {
-                let rows = self.get(program, x)?.index_select(&self.chosen(choice)?, 0)?;
-                self.set(program, out, rows, false)
-            }
-            Instruction::TakeRowsBackward { dout, dx, choice, accumulate } => {
-                let zeros = Tensor::zeros(
-                    program.value(dx).sizes(&self.sizes),
-                    candle_core::DType::F32,
-                    &self.device,
-                )?;
-                let gradient = zeros.index_add(&self.chosen(choice)?, &self.get(program, dout)?, 0)?;
-                self.set(program, dx, gradient, accumulate)
             }
             Instruction::Dropout { x, out, dropout } => {
                 let x = self.get(program, x)?;
@@ -479,7 +239,7 @@ impl Candle {
                 let tensor = Tensor::from_vec(values, program.value(out).sizes(&self.sizes), &self.device)?;
                 self.set(program, out, tensor, false)
             }
-            _ => self.relative(program, instruction),
+            _ => self.look_up(program, instruction),
         }
     }
 
@@ -496,20 +256,5 @@ impl Candle {
             Some(bias) => x.broadcast_add(&self.get(program, bias)?)?,
             None => x,
         })
-    }
-
-    fn recover(
-        &mut self,
-        program: &Program,
-        normalized: ValueId,
-        gain: ValueId,
-        shift: ValueId,
-        out: ValueId,
-        after: Option<Dropout>,
-    ) -> Result<()> {
-        let x = self.get(program, normalized)?.broadcast_mul(&self.get(program, gain)?)?;
-        let x = x.broadcast_add(&self.get(program, shift)?)?;
-        let x = self.masked(program, x, after, out)?;
-        self.set(program, out, x, false)
     }
 }

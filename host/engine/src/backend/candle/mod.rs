@@ -7,10 +7,14 @@ mod attention;
 mod choices;
 mod execute;
 mod expressions;
+mod lists;
 mod masks;
+mod norms;
+mod optimizer;
 #[cfg(feature = "cuda")]
 mod own;
 pub mod products;
+mod reads;
 mod relative;
 
 use std::cell::RefCell;
@@ -18,8 +22,10 @@ use std::collections::BTreeMap;
 
 use candle_core::{DType, Device, Tensor};
 
+pub use crate::backend::candle::reads::Reads;
+
 use crate::backend::candle::products::Products;
-use crate::backend::{AdamW, Backend, BackendError, Step};
+use crate::backend::{AdamW, Backend, BackendError, CLIP_EPSILON, Number, Step};
 use crate::batch::Batch;
 use crate::compile::Compiled;
 use crate::device::Precision;
@@ -71,6 +77,7 @@ pub struct Candle {
     step: Step,
     /// By loss: the sum of its elements so far, left on the device.
     losses: Vec<Option<Tensor>>,
+    reads: Reads,
     /// Place of the next instruction, and the last use of each value.
     place: usize,
     last_use: Vec<usize>,
@@ -108,6 +115,7 @@ impl Candle {
             sizes: Sizes::default(),
             step: Step::default(),
             losses: Vec::new(),
+            reads: Reads::default(),
             place: 0,
             last_use: Vec::new(),
         }
@@ -118,24 +126,6 @@ impl Candle {
     pub fn in_precision(self, precision: Precision) -> Candle {
         Candle { products: precision.into(), ..self }
     }
-
-    /// The gradient of a range of a block, in the pieces in which it was made.
-    fn gradient(&self, block: usize, offset: usize, count: usize) -> Result<Tensor, BackendError> {
-        for (&(other, start), gradient) in self.gradients.range((block, 0)..=(block, offset)).rev() {
-            if other == block && start + gradient.elem_count() >= offset + count {
-                return Ok(gradient.narrow(0, offset - start, count)?);
-            }
-        }
-        Ok(Tensor::zeros(count, DType::F32, &self.device)?)
-    }
-}
-
-/// The numbers that a device has computed, for which it is waited for once.
-fn numbers(scalars: &[Tensor]) -> Result<Vec<f64>, BackendError> {
-    if scalars.is_empty() {
-        return Ok(Vec::new());
-    }
-    Ok(Tensor::stack(scalars, 0)?.to_vec1::<f32>()?.into_iter().map(f64::from).collect())
 }
 
 impl Backend for Candle {
@@ -153,7 +143,7 @@ impl Backend for Candle {
     }
 
     fn read_block(&self, block: usize) -> Result<Vec<f32>, BackendError> {
-        Ok(self.blocks[block].to_vec1()?)
+        self.elements(&self.blocks[block])
     }
 
     fn write_block(&mut self, block: usize, elements: &[f32]) -> Result<(), BackendError> {
@@ -165,7 +155,7 @@ impl Backend for Candle {
     fn read_gradient(&self, block: usize) -> Result<Vec<f32>, BackendError> {
         let mut elements = vec![0.0; self.blocks[block].elem_count()];
         for (&(_, start), gradient) in self.gradients.range((block, 0)..(block + 1, 0)) {
-            elements[start..start + gradient.elem_count()].copy_from_slice(&gradient.to_vec1::<f32>()?);
+            elements[start..start + gradient.elem_count()].copy_from_slice(&self.elements(gradient)?);
         }
         Ok(elements)
     }
@@ -212,31 +202,40 @@ impl Backend for Candle {
     }
 
     fn read(&self, program: &Program, value: ValueId) -> Result<Vec<f32>, BackendError> {
-        Ok(self.get(program, value)?.flatten_all()?.to_vec1()?)
+        self.elements(&self.get(program, value)?)
     }
 
-    fn losses(&self) -> Result<Vec<f64>, BackendError> {
-        let sums = self.losses.iter().flatten().cloned().collect::<Vec<_>>();
-        let mut sums = numbers(&sums)?.into_iter();
-        let sum = |loss: &Option<Tensor>| loss.as_ref().and_then(|_| sums.next()).unwrap_or_default();
+    fn losses(&self) -> Result<Vec<Number>, BackendError> {
+        let sum = |sum: &Option<Tensor>| sum.clone().map_or(Number::Known(0.0), Number::OnDevice);
         Ok(self.losses.iter().map(sum).collect())
     }
 
-    fn gradient_norm(&self) -> Result<f64, BackendError> {
-        let squares = self.gradients.values().map(|gradient| gradient.sqr()?.sum_all());
-        let squares = squares.collect::<candle_core::Result<Vec<_>>>()?;
-        Ok(numbers(&squares)?.iter().sum::<f64>().sqrt())
+    fn gradient_norm(&self) -> Result<Number, BackendError> {
+        self.norm_of_gradients()
     }
 
-    fn gradient_is_zero(
+    fn any_gradient(
         &self,
         parameters: &Parameters,
         block: usize,
         part: usize,
-    ) -> Result<bool, BackendError> {
+    ) -> Result<Number, BackendError> {
         let part = &parameters.blocks[block].parts[part];
         let gradient = self.gradient(block, part.offset, part.elements)?;
-        Ok(gradient.abs()?.max_all()?.to_scalar::<f32>()? == 0.0)
+        Ok(Number::OnDevice(gradient.abs()?.max_all()?))
+    }
+
+    fn clip(&self, norm: &Number, most: f64) -> Result<Number, BackendError> {
+        let shrunk = ((self.scalar(norm)? + CLIP_EPSILON)?.recip()? * most)?;
+        Ok(Number::OnDevice(shrunk.minimum(1.0)?))
+    }
+
+    fn waits(&self) -> bool {
+        true
+    }
+
+    fn numbers(&self, numbers: &[Number]) -> Result<Vec<f64>, BackendError> {
+        self.read_numbers(numbers)
     }
 
     fn update(
@@ -245,28 +244,9 @@ impl Backend for Candle {
         block: usize,
         part: usize,
         rule: &AdamW,
+        scale: &Number,
     ) -> Result<(), BackendError> {
-        let part = &parameters.blocks[block].parts[part];
-        let gradient = (self.gradient(block, part.offset, part.elements)? * rule.gradient_scale)?;
-        let parameter = self.blocks[block].narrow(0, part.offset, part.elements)?;
-        let [first, second] = match self.moments.remove(&(block, part.offset)) {
-            Some(moments) => moments,
-            None => [gradient.zeros_like()?, gradient.zeros_like()?],
-        };
-        let first = ((first * rule.beta1)? + (&gradient * (1.0 - rule.beta1))?)?;
-        let second = ((second * rule.beta2)? + (gradient.sqr()? * (1.0 - rule.beta2))?)?;
-        let correction = |beta: f64| 1.0 - beta.powf(rule.update as f64);
-        let denominator = ((second.sqrt()? / correction(rule.beta2).sqrt())? + rule.epsilon)?;
-        let change = ((&first / denominator)? * (rule.learning_rate / correction(rule.beta1)))?;
-        let decayed = (parameter * (1.0 - rule.learning_rate * rule.weight_decay))?;
-        let updated = (decayed - change)?;
-        self.set_part(block, part.offset, updated)?;
-        self.moments.insert((block, part.offset), [first, second]);
-        let last = parameters.blocks[block].parts.iter().rfind(|part| part.trained);
-        if last.is_some_and(|last| last.offset == part.offset) {
-            self.gradients.retain(|&(other, _), _| other != block);
-        }
-        Ok(())
+        self.update_part(parameters, (block, part), rule, scale)
     }
 
     #[cfg(feature = "cuda")]
@@ -274,10 +254,11 @@ impl Backend for Candle {
         &mut self,
         parameters: &Parameters,
         rules: &[(usize, usize, AdamW)],
+        scale: &Number,
     ) -> Result<(), BackendError> {
         match self.own.clone() {
-            Some(own) => self.update_at_once(&own, parameters, rules),
-            None => crate::backend::update_each(self, parameters, rules),
+            Some(own) => self.update_at_once(&own, parameters, rules, scale),
+            None => crate::backend::update_each(self, parameters, rules, scale),
         }
     }
 
@@ -293,51 +274,6 @@ impl Backend for Candle {
 }
 
 impl Candle {
-    /// Puts other elements in the place of a part of a block.
-    fn set_part(&mut self, block: usize, offset: usize, elements: Tensor) -> Result<(), BackendError> {
-        let (whole, end) = (&self.blocks[block], offset + elements.elem_count());
-        self.blocks[block] = match elements.elem_count() == whole.elem_count() {
-            true => elements,
-            false => {
-                let before = whole.narrow(0, 0, offset)?;
-                let behind = whole.narrow(0, end, whole.elem_count() - end)?;
-                Tensor::cat(&[&before, &elements, &behind], 0)?
-            }
-        };
-        Ok(())
-    }
-
-    /// Puts a gradient at its place in a block. Products read parameters side by
-    /// side or alone, so that pieces may overlap: these become one.
-    fn set_gradient(
-        &mut self,
-        (block, offset): (usize, usize),
-        elements: Tensor,
-        accumulate: bool,
-    ) -> Result<(), BackendError> {
-        let (mut start, mut sum) = (offset, elements);
-        if accumulate {
-            while let Some((other, other_end)) = self.overlapping(block, start, start + sum.elem_count()) {
-                let Some(piece) = self.gradients.remove(&(block, other)) else { break };
-                let end = start + sum.elem_count();
-                let (first, last) = (start.min(other), end.max(other_end));
-                let padded = piece.pad_with_zeros(0, other - first, last - other_end)?;
-                sum = (sum.pad_with_zeros(0, start - first, last - end)? + padded)?;
-                start = first;
-            }
-        }
-        self.gradients.insert((block, start), sum);
-        Ok(())
-    }
-
-    /// A piece of a block's gradient, from its first element to after its last, that
-    /// has elements of a range.
-    fn overlapping(&self, block: usize, start: usize, end: usize) -> Option<(usize, usize)> {
-        let pieces = self.gradients.range((block, 0)..(block, end));
-        let mut ranges = pieces.map(|(&(_, first), piece)| (first, first + piece.elem_count()));
-        ranges.rfind(|&(_, last)| last > start)
-    }
-
     /// The first elements of memory that outlives a run; zeros where there are none yet.
     fn remembered(&self, slot: usize, count: usize) -> Result<Tensor, BackendError> {
         let known = self.kept.get(&slot).map_or(0, Tensor::elem_count).min(count);

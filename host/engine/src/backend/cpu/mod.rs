@@ -9,7 +9,7 @@ mod memory;
 mod relative;
 mod tensor;
 
-use crate::backend::{AdamW, Backend, BackendError, Step};
+use crate::backend::{AdamW, Backend, BackendError, Number, Step};
 use crate::batch::Batch;
 use crate::compile::Compiled;
 use crate::kernels::parallel::Threads;
@@ -175,25 +175,25 @@ impl Backend for Cpu {
         })
     }
 
-    fn losses(&self) -> Result<Vec<f64>, BackendError> {
-        Ok(self.losses.clone())
+    fn losses(&self) -> Result<Vec<Number>, BackendError> {
+        Ok(self.losses.iter().copied().map(Number::Known).collect())
     }
 
-    fn gradient_norm(&self) -> Result<f64, BackendError> {
+    fn gradient_norm(&self) -> Result<Number, BackendError> {
         let squares =
             self.memory.gradients.iter().map(|gradient| reduce::squared_norm(&self.threads, gradient));
-        Ok(squares.sum::<f64>().sqrt())
+        Ok(Number::Known(squares.sum::<f64>().sqrt()))
     }
 
-    fn gradient_is_zero(
+    fn any_gradient(
         &self,
         parameters: &Parameters,
         block: usize,
         part: usize,
-    ) -> Result<bool, BackendError> {
+    ) -> Result<Number, BackendError> {
         let part = &parameters.blocks[block].parts[part];
         let gradient = &self.memory.gradients[block][part.offset..part.offset + part.elements];
-        Ok(gradient.iter().all(|&element| element == 0.0))
+        Ok(Number::Known(f64::from(u8::from(gradient.iter().any(|&element| element != 0.0)))))
     }
 
     fn update(
@@ -202,6 +202,7 @@ impl Backend for Cpu {
         block: usize,
         part: usize,
         rule: &AdamW,
+        scale: &Number,
     ) -> Result<(), BackendError> {
         let part = &parameters.blocks[block].parts[part];
         let range = part.offset..part.offset + part.elements;
@@ -212,7 +213,7 @@ impl Backend for Cpu {
             epsilon: rule.epsilon,
             weight_decay: rule.weight_decay,
             step: rule.update,
-            gradient_scale: rule.gradient_scale,
+            gradient_scale: scale.known()?,
         };
         let [first, second] = &mut self.memory.moments[block];
         let gradient = &mut self.memory.gradients[block][range.clone()];

@@ -170,15 +170,9 @@ fn attends(pair: &Pair<'_>, mask: Mask) -> Result<()> {
 
 /// One update of two tensors, one of which fills no piece and one more than one.
 fn updates(pair: &Pair<'_>) -> Result<()> {
-    let rule = AdamW {
-        learning_rate: 1e-2,
-        beta1: 0.9,
-        beta2: 0.999,
-        epsilon: 1e-8,
-        weight_decay: 0.1,
-        update: 3,
-        gradient_scale: 0.5,
-    };
+    let rule =
+        AdamW { learning_rate: 1e-2, beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weight_decay: 0.1, update: 3 };
+    let scale = Tensor::new(0.5f32, &Device::Cpu)?;
     let trained = |device: &Device| -> Result<Vec<Trained>> {
         let one = |(count, salt): (usize, usize)| -> Result<Trained> {
             let array = |salt: usize| values(count, salt)?.to_device(device);
@@ -188,8 +182,8 @@ fn updates(pair: &Pair<'_>) -> Result<()> {
         [(2100, 10), (37, 20)].into_iter().map(one).collect()
     };
     let (mut found, mut expected) = (trained(pair.device)?, trained(&Device::Cpu)?);
-    pair.here.update(&mut found, pair.device)?;
-    pair.reference.update(&mut expected, &Device::Cpu)?;
+    pair.here.update(&mut found, &scale.to_device(pair.device)?, pair.device)?;
+    pair.reference.update(&mut expected, &scale, &Device::Cpu)?;
     for (found, expected) in found.iter().zip(&expected) {
         equal("adamw", &found.parameter, &expected.parameter)?;
         for (found, expected) in found.moments.iter().zip(&expected.moments) {

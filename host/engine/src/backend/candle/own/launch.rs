@@ -139,7 +139,7 @@ impl Own {
         }
     }
 
-    /// As [`Self::run`], on arrays that lie where the numbers or the first input say.
+    /// As [`Self::run`], on arrays that lie where the inputs say, which are contiguous.
     ///
     /// # Errors
     /// As [`Self::run`].
@@ -147,11 +147,17 @@ impl Own {
         &self,
         kernel: &Kernel<N>,
         numbers: N,
-        input: &Tensor,
+        inputs: &[&Tensor],
     ) -> Result<()> {
         match &self.cuda {
-            None => on_cpu(kernel, numbers, &[Some(input.clone())], []).map(|[]| ()),
-            Some((module, stream)) => launch((module, stream), kernel, numbers, &[Some(input)], &[]),
+            None => {
+                let inputs: Vec<_> = inputs.iter().map(|&input| Some(input.clone())).collect();
+                on_cpu(kernel, numbers, &inputs, []).map(|[]| ())
+            }
+            Some((module, stream)) => {
+                let inputs: Vec<_> = inputs.iter().copied().map(Some).collect();
+                launch((module, stream), kernel, numbers, &inputs, &[])
+            }
         }
     }
 

@@ -5,7 +5,7 @@ use candle_core::{Device, Tensor};
 use super::launch::{ADAMW, Own};
 use super::numbers::AdamW as Numbers;
 use crate::backend::candle::Candle;
-use crate::backend::{AdamW, BackendError};
+use crate::backend::{AdamW, BackendError, Number};
 use crate::parameters::Parameters;
 
 type Result<T> = std::result::Result<T, BackendError>;
@@ -30,7 +30,7 @@ struct Entry {
     arrays: [u64; 4],
     elements: i64,
     first_piece: i64,
-    factors: [f32; 10],
+    factors: [f32; 8],
 }
 
 impl Entry {
@@ -43,8 +43,8 @@ impl Entry {
 }
 
 /// Factors of an update in the precision of the parameters, as in
-/// `kernels::adamw`; the last one is not used.
-fn factors(rule: &AdamW) -> [f32; 10] {
+/// `kernels::adamw`.
+fn factors(rule: &AdamW) -> [f32; 8] {
     let correction = |beta: f64| 1.0 - beta.powf(rule.update as f64);
     [
         1.0 - rule.learning_rate * rule.weight_decay,
@@ -55,19 +55,18 @@ fn factors(rule: &AdamW) -> [f32; 10] {
         rule.learning_rate / correction(rule.beta1),
         1.0 / correction(rule.beta2).sqrt(),
         rule.epsilon,
-        rule.gradient_scale,
-        0.0,
     ]
     .map(|factor| factor as f32)
 }
 
 impl Own {
-    /// Updates all of the tensors. On a GPU that happens where they lie; on candle's
-    /// CPU device, whose tensors cannot be written to, others take their place.
+    /// Updates all of the tensors by their gradients, multiplied by a number on the
+    /// device. On a GPU that happens where they lie; on candle's CPU device, whose
+    /// tensors cannot be written to, others take their place.
     ///
     /// # Errors
     /// What the driver says; nothing has changed then.
-    pub fn update(&self, trained: &mut [Trained], device: &Device) -> Result<()> {
+    pub fn update(&self, trained: &mut [Trained], scale: &Tensor, device: &Device) -> Result<()> {
         let mut copies = match self.on_gpu() {
             true => Vec::new(),
             false => trained.iter().map(copy).collect::<Result<Vec<_>>>()?,
@@ -99,7 +98,7 @@ impl Own {
         let numbers = Numbers { rows: pieces, tensors: trained.len() as i64, piece: PIECE as i64 };
         let words = table.len();
         let table = Tensor::from_vec(table, words, device)?;
-        self.run_in_place(&ADAMW, numbers, &table)?;
+        self.run_in_place(&ADAMW, numbers, &[&table, scale])?;
         for (tensor, [parameter, _, first, second]) in trained.iter_mut().zip(copies) {
             let array = |elements: Vec<f32>| {
                 let count = elements.len();
@@ -113,12 +112,14 @@ impl Own {
 }
 
 impl Candle {
-    /// Updates parts of blocks, named by block and place, each by its rule.
+    /// Updates parts of blocks, named by block and place, each by its rule and its
+    /// gradient, multiplied by a number.
     pub(in crate::backend::candle) fn update_at_once(
         &mut self,
         own: &Own,
         parameters: &Parameters,
         rules: &[(usize, usize, AdamW)],
+        scale: &Number,
     ) -> Result<()> {
         // All memory is taken before anything changes.
         let mut trained = Vec::with_capacity(rules.len());
@@ -132,7 +133,7 @@ impl Candle {
             let parameter = self.blocks[block].narrow(0, part.offset, part.elements)?;
             trained.push(Trained { parameter, gradient, moments, rule });
         }
-        own.update(&mut trained, &self.device)?;
+        own.update(&mut trained, &self.scalar(scale)?, &self.device)?;
         for (&(block, place, _), tensor) in rules.iter().zip(trained) {
             let part = &parameters.blocks[block].parts[place];
             if !own.on_gpu() {
