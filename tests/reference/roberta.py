@@ -29,10 +29,7 @@ def masked(state, ids, mask, rows):
     bert.randomise(model, 3)
     model.load_state_dict({name: tensor for name, tensor in state.items() if name.startswith("roberta.")}, strict=False)
     model.tie_weights()
-    chosen = torch.zeros_like(ids, dtype=torch.bool)
-    for place, row in enumerate(rows):
-        chosen[place, 1 : len(row) - 1 : 3] = True
-    targets = (ids * 7 + 5) % CONFIG.vocab_size
+    chosen, targets = bert.chosen(rows, ids)
     logits = model(input_ids=ids, attention_mask=mask).logits[chosen]
     losses = torch.nn.functional.cross_entropy(logits, targets[chosen], reduction="none")
     losses.mean().backward()
