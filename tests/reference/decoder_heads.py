@@ -2,22 +2,44 @@
 bart.py: the head's start, logits, losses and every gradient. For classes of sequences
 the decoder reads the input once more, shifted by its start token, and the head what it
 makes of the input's end. Classes of tokens are told apart without a decoder, and have
-their squared logits for losses."""
+their squared logits for losses; what stands over the encoder of a BART, of which
+transformers has no class, is the same linear layer."""
 
 from pathlib import Path
 
 import torch
 from safetensors.torch import load_file
-from transformers import AutoConfig, AutoModelForSequenceClassification, AutoModelForTokenClassification
+from transformers import AutoConfig, AutoModelForSequenceClassification, AutoModelForTokenClassification, BartModel
+from transformers.modeling_outputs import TokenClassifierOutput
 
 import conditional
 
 GOLDEN = Path(__file__).parent.parent / "golden"
+
+
+class BartOfTokens(torch.nn.Module):
+    """A linear layer over the encoder's last states of a BART."""
+
+    base_model_prefix = "model"
+
+    def __init__(self, config):
+        super().__init__()
+        whole = BartModel(config)
+        self.model = torch.nn.ModuleDict({"shared": whole.shared, "encoder": whole.encoder})
+        self.classifier = torch.nn.Linear(config.d_model, config.num_labels)
+
+    from_config = classmethod(lambda kind, config: kind(config))
+
+    def forward(self, **inputs):
+        return TokenClassifierOutput(logits=self.classifier(self.model["encoder"](**inputs).last_hidden_state))
+
+
 LABELS = torch.tensor([3, 0, 4, 1, 1])
 CASES = [
     ("t5", "relu", "classification", AutoModelForSequenceClassification),
     ("bart", "checkpoint", "classification", AutoModelForSequenceClassification),
     ("t5", "gated", "tokens", AutoModelForTokenClassification),
+    ("bart", "checkpoint", "tokens", BartOfTokens),
 ]
 
 

@@ -20,7 +20,7 @@ use host_ir::task::HeadKind;
 use serde_json::json;
 use support::conditional::{
     HEAD, OUTPUT_UPDATES, factors, golden_changed, golden_classes, golden_masked, golden_plans,
-    golden_tokens, masked, packed, reread,
+    golden_states, golden_tokens, masked, packed, reread,
 };
 use support::golden::{agree, golden};
 use support::{Plan, blocks, difference, low_rank, low_rank_named, plans_of, scaled_outputs};
@@ -75,6 +75,24 @@ fn classes_of_tokens_agree_with_transformers() {
     let head: Vec<NamedTensor> = head.cloned().collect();
     assert!(plans.model.modules.iter().all(|module| !module.name.contains("decoder")));
     agree("tokens", &plans, &checkpoint, &head, &batch, &expected);
+}
+
+/// A head that a task makes stands over the encoder alone.
+#[test]
+fn heads_of_tasks_over_the_encoder_agree_with_pytorch() {
+    for (family, name, prefix) in [("t5", "gated", "transformer."), ("bart", "checkpoint", "")] {
+        let (checkpoint, plans, batch) = golden_states(family, name, everything);
+        // Under a task's head T5 has the names of T5EncoderModel.
+        let expected = golden(family, "tokens").into_iter().map(|tensor| {
+            let name = tensor.name.replace(&format!("gradient.{prefix}"), "gradient.");
+            NamedTensor { name, ..tensor }
+        });
+        let expected: Vec<NamedTensor> = expected.collect();
+        let head = expected.iter().filter(|tensor| tensor.name.starts_with("classifier."));
+        let head: Vec<NamedTensor> = head.cloned().collect();
+        assert!(plans.model.modules.iter().all(|module| !module.name.contains("decoder")));
+        agree("states", &plans, &checkpoint, &head, &batch, &expected);
+    }
 }
 
 /// Embeddings of words are multiplied by the root of their size, and their gradients

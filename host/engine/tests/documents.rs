@@ -82,7 +82,7 @@ fn engine(dropout: f64, start: &[NamedTensor], backend: Box<dyn Backend>) -> Eng
     let config = EncoderConfig::read(&read_config(&folder).unwrap()).unwrap();
     let checkpoint = Checkpoint::open(&folder, config.prefix()).unwrap();
     let (plan, mut method) = (plan(dropout), MethodPlan::default());
-    let mut model = config.describe_headless(&|name| checkpoint.has(name)).unwrap();
+    let mut model = config.describe_headless(&|name| checkpoint.has(name));
     plan.add_head_to(&mut model);
     method.trained.extend((0..model.parameters.len() as u32).map(ParameterId));
     let plans = Plans::new(config, model, plan, method);

@@ -146,9 +146,7 @@ fn prepare_with(spec: &CellSpec, saved: Option<MethodPlan>) -> Result<Prepared> 
         None if task_plan.parameters.is_empty() => {
             bail!("the task {} asks for no head and makes none", spec.task.name)
         }
-        None => config.describe_headless(&present).with_context(|| {
-            format!("the task {} makes its own head, which {} does not take", spec.task.name, config.name())
-        })?,
+        None => config.describe_headless(&present),
     };
     task_plan.add_head_to(&mut description);
     let method_plan = match (saved, &method) {

@@ -17,7 +17,7 @@ use serde_json::{Map, Value};
 use crate::models::config::{ConfigError, Keys};
 use crate::models::decoder::{self, Side, Source, Stacks, sites};
 use crate::models::describe::Describer;
-use crate::models::{Architecture, Decoder, Start};
+use crate::models::{Architecture, Decoder, Start, heads};
 use crate::program::attend::AttentionShape;
 use crate::program::build::{Builder, CompileError, NormParameters, Pending};
 use crate::program::instruction::{Activation, RowChoice};
@@ -66,6 +66,17 @@ pub struct BartConfig {
 }
 
 impl BartConfig {
+    /// The word embeddings and the encoder.
+    fn describe_encoder<'a>(&self, present: &'a dyn Fn(&str) -> bool) -> Describer<'a> {
+        let mut describer = Describer { model: ModelDescription::default(), present };
+        describer.model.architecture = self.architecture.clone();
+        describer.model.facts = self.facts.clone();
+        let word = describer.embedding("model.shared", self.vocabulary, self.size);
+        describer.model.word_embeddings = Some(word);
+        describe_stack(&mut describer, self, Side::Encoder);
+        describer
+    }
+
     /// Reads the parsed config.json.
     ///
     /// # Errors
@@ -230,12 +241,7 @@ impl Architecture for BartConfig {
     }
 
     fn describe(&self, head: HeadKind, present: &dyn Fn(&str) -> bool) -> ModelDescription {
-        let mut describer = Describer { model: ModelDescription::default(), present };
-        describer.model.architecture = self.architecture.clone();
-        describer.model.facts = self.facts.clone();
-        let word = describer.embedding("model.shared", self.vocabulary, self.size);
-        describer.model.word_embeddings = Some(word);
-        describe_stack(&mut describer, self, Side::Encoder);
+        let mut describer = self.describe_encoder(present);
         describe_stack(&mut describer, self, Side::Decoder);
         match head {
             HeadKind::Classification { classes } => {
@@ -254,6 +260,10 @@ impl Architecture for BartConfig {
         describer.model
     }
 
+    fn describe_headless(&self, present: &dyn Fn(&str) -> bool) -> ModelDescription {
+        self.describe_encoder(present).model
+    }
+
     fn fused(&self, model: &ModelDescription) -> Vec<Vec<ParameterId>> {
         let mut modules: Vec<(String, &[&str])> = Vec::new();
         for side in [Side::Encoder, Side::Decoder] {
@@ -269,6 +279,11 @@ impl Architecture for BartConfig {
     fn build(&self, builder: &mut Builder<'_>) -> Result<(), CompileError> {
         if let Some(HeadKind::TokenClassification { .. } | HeadKind::MultipleChoice) = builder.task.head {
             return decoder::no_head(builder, "texts, masked tokens and classes of sequences");
+        }
+        if builder.task.head.is_none() {
+            let encoded = self.stack(builder, Side::Encoder, None)?;
+            heads::bind_states(builder, encoded);
+            return Ok(());
         }
         let Some(mut hidden) = decoder::hidden(builder, self)? else { return Ok(()) };
         if let Some(HeadKind::Classification { .. }) = builder.task.head {

@@ -1,5 +1,6 @@
 //! The heads that families share but for names and an activation.
 
+use host_ir::graph::Op;
 use host_ir::model::{Role, SiteId, SiteKind};
 
 use crate::models::config::EncoderConfig;
@@ -8,6 +9,18 @@ use crate::models::encoder::norm_parameters;
 use crate::program::build::{Builder, CompileError, Pending};
 use crate::program::instruction::{Activation, RowChoice};
 use crate::program::value::{Extent, ValueId};
+
+/// Binds the leaves of the task's plan that stand for the encoder's last states, of all
+/// rows or of each word's first.
+pub fn bind_states(builder: &mut Builder<'_>, x: ValueId) {
+    for node in builder.task_leaves(|op| matches!(op, Op::Hidden(_))) {
+        builder.remember(true, node, x);
+    }
+    for node in builder.task_leaves(|op| matches!(op, Op::WordStates(_))) {
+        let words = builder.take_rows(x, RowChoice::Words);
+        builder.remember(true, node, words);
+    }
+}
 
 /// Parts of a masked-language-model head by their names.
 pub struct MaskedHead {

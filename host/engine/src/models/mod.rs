@@ -23,7 +23,6 @@ use host_ir::task::HeadKind;
 use serde_json::{Map, Value};
 
 use crate::program::build::{Builder, CompileError};
-use crate::program::instruction::RowChoice;
 use crate::program::value::Extent;
 use config::{ConfigError, EncoderConfig, Family};
 use describe::Describer;
@@ -76,11 +75,9 @@ pub trait Architecture: fmt::Debug + Send + Sync {
     /// `present` says whether the checkpoint has a parameter.
     fn describe(&self, head: HeadKind, present: &dyn Fn(&str) -> bool) -> ModelDescription;
 
-    /// Modules and parameters without a head, for a task that makes its own over
-    /// the hidden states; `None` of a family that has none to offer.
-    fn describe_headless(&self, _present: &dyn Fn(&str) -> bool) -> Option<ModelDescription> {
-        None
-    }
+    /// Modules and parameters of the encoder without a head, for a task that makes its
+    /// own over the hidden states.
+    fn describe_headless(&self, present: &dyn Fn(&str) -> bool) -> ModelDescription;
 
     /// Parameters that one product reads together.
     fn fused(&self, model: &ModelDescription) -> Vec<Vec<ParameterId>>;
@@ -209,10 +206,10 @@ impl Architecture for EncoderConfig {
         describer.model
     }
 
-    fn describe_headless(&self, present: &dyn Fn(&str) -> bool) -> Option<ModelDescription> {
+    fn describe_headless(&self, present: &dyn Fn(&str) -> bool) -> ModelDescription {
         let mut describer = Describer { model: ModelDescription::default(), present };
         encoder::describe(&mut describer, self);
-        Some(describer.model)
+        describer.model
     }
 
     fn fused(&self, model: &ModelDescription) -> Vec<Vec<ParameterId>> {
@@ -221,13 +218,7 @@ impl Architecture for EncoderConfig {
 
     fn build(&self, builder: &mut Builder<'_>) -> Result<(), CompileError> {
         let x = encoder::build(builder, self)?;
-        for node in builder.task_leaves(|op| matches!(op, Op::Hidden(_))) {
-            builder.remember(true, node, x);
-        }
-        for node in builder.task_leaves(|op| matches!(op, Op::WordStates(_))) {
-            let words = builder.take_rows(x, RowChoice::Words);
-            builder.remember(true, node, words);
-        }
+        heads::bind_states(builder, x);
         let Some(head) = builder.task.head else { return Ok(()) };
         let logits = match self.family {
             Family::Bert => bert::build(builder, self, head, x)?,

@@ -130,6 +130,17 @@ impl T5Config {
         if self.gated { &["wi_0", "wi_1"] } else { &["wi"] }
     }
 
+    /// The word embeddings and the encoder, after a prefix.
+    fn describe_encoder<'a>(&self, prefix: &str, present: &'a dyn Fn(&str) -> bool) -> Describer<'a> {
+        let mut describer = Describer { model: ModelDescription::default(), present };
+        describer.model.architecture = self.architecture.clone();
+        describer.model.facts = self.facts.clone();
+        let word = describer.embedding(&format!("{prefix}shared"), self.vocabulary, self.size);
+        describer.model.word_embeddings = Some(word);
+        describe_stack(&mut describer, self, prefix, Side::Encoder);
+        describer
+    }
+
     fn shape(&self, builder: &mut Builder<'_>, causal: bool) -> AttentionShape {
         let dropout = builder.dropout_site(self.dropout);
         AttentionShape { heads: self.heads, size: self.inner(), scale: 1.0, causal, dropout }
@@ -250,12 +261,7 @@ impl Architecture for T5Config {
 
     fn describe(&self, head: HeadKind, present: &dyn Fn(&str) -> bool) -> ModelDescription {
         let prefix = self.prefix(Some(head));
-        let mut describer = Describer { model: ModelDescription::default(), present };
-        describer.model.architecture = self.architecture.clone();
-        describer.model.facts = self.facts.clone();
-        let word = describer.embedding(&format!("{prefix}shared"), self.vocabulary, self.size);
-        describer.model.word_embeddings = Some(word);
-        describe_stack(&mut describer, self, prefix, Side::Encoder);
+        let mut describer = self.describe_encoder(prefix, present);
         if let HeadKind::TokenClassification { classes } = head {
             describer.linear(CLASSIFIER, None, self.size, classes as usize, true);
             return describer.model;
@@ -276,6 +282,11 @@ impl Architecture for T5Config {
             _ => {}
         }
         describer.model
+    }
+
+    /// As T5EncoderModel has them.
+    fn describe_headless(&self, present: &dyn Fn(&str) -> bool) -> ModelDescription {
+        self.describe_encoder(self.prefix(None), present).model
     }
 
     fn fused(&self, model: &ModelDescription) -> Vec<Vec<ParameterId>> {
@@ -299,6 +310,11 @@ impl Architecture for T5Config {
                 for node in builder.task_leaves(|op| matches!(op, Op::TokenLogits(_))) {
                     builder.remember(true, node, logits);
                 }
+                return Ok(());
+            }
+            None => {
+                let encoded = self.stack(builder, Side::Encoder, None)?;
+                heads::bind_states(builder, encoded);
                 return Ok(());
             }
             Some(HeadKind::MultipleChoice | HeadKind::MaskedLanguageModel) => {

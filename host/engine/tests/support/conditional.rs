@@ -1,6 +1,8 @@
 //! Golden files of models with a decoder: pairs of a source and a target, packed, and
 //! sources alone with their classes.
 
+use std::sync::Arc;
+
 use host_engine::batch::{Batch, Target};
 use host_engine::compile::Plans;
 use host_engine::engine::NamedTensor;
@@ -12,7 +14,7 @@ use host_ir::record::Recorder;
 use host_ir::task::HeadKind;
 
 use super::golden::{folder, golden};
-use super::{Plan, low_rank_named, plans_present};
+use super::{Plan, low_rank_named, method, own_head, plans_present};
 
 pub const HEAD: HeadKind = HeadKind::SequenceToSequence;
 
@@ -116,6 +118,20 @@ pub fn golden_tokens(family: &str, checkpoint: &str, plan: Plan) -> (Checkpoint,
     let head = HeadKind::TokenClassification { classes: 5 };
     let (checkpoint, plans, batch) = golden_plans_of(family, checkpoint, head, plan);
     (checkpoint, plans, Batch { target: Target::default(), ..batch })
+}
+
+/// The same classes by a head of the task's own over the encoder's states.
+pub fn golden_states(family: &str, checkpoint: &str, plan: Plan) -> (Checkpoint, Plans, Batch) {
+    let path = folder(family).join(checkpoint);
+    let config: Arc<dyn Architecture> =
+        Arc::from(host_engine::models::read(&read_config(&path).unwrap()).unwrap());
+    let checkpoint = Checkpoint::open(&path, config.prefix(None)).unwrap();
+    let mut model = config.describe_headless(&|name| checkpoint.has(name));
+    let task = own_head(&model, 5);
+    task.add_head_to(&mut model);
+    let method = method(&model, plan);
+    let batch = Batch { target: Target::default(), ..golden_batch(family, config.as_ref()) };
+    (checkpoint, Plans::new(config, model, task, method), batch)
 }
 
 /// A batch of a family's golden checkpoint, and config.json with another key.

@@ -16,6 +16,7 @@ use host_engine::device::{Device, Precision};
 use host_engine::engine::NamedTensor;
 use host_engine::models::config::EncoderConfig;
 use host_engine::models::{self, Architecture};
+use host_ir::graph::Binary;
 use host_ir::method::MethodPlan;
 use host_ir::model::ModelDescription;
 use host_ir::random::Stream;
@@ -123,10 +124,35 @@ fn task_of(model: &ModelDescription, head: HeadKind) -> TaskPlan {
     recorder.task
 }
 
+/// Classes of tokens by a head of the task's own over the hidden states: a linear layer of
+/// the name that transformers gives it.
+pub fn own_head(model: &ModelDescription, classes: u32) -> TaskPlan {
+    let mut recorder = Recorder::calling(Phase::Layout, Description::default(), Values::new());
+    recorder.field("text", FieldType::Text).unwrap();
+    recorder.phase = Phase::TaskPlan;
+    recorder.model = Some(Arc::new(model.clone()));
+    let sequence = recorder.sequence("text").unwrap();
+    recorder.sequence_text(sequence, "text").unwrap();
+    let states = recorder.hidden(sequence).unwrap();
+    let size = model.facts["hidden_size"] as u32;
+    let initial = recorder.normal(&[classes, size], 0.0, 0.02, None).unwrap();
+    let weight = recorder.head_parameter("classifier.weight", initial).unwrap();
+    let initial = recorder.constant(&[classes], &vec![0.0; classes as usize]).unwrap();
+    let bias = recorder.head_parameter("classifier.bias", initial).unwrap();
+    let weight = recorder.transpose(weight).unwrap();
+    let product = recorder.matmul(states, weight).unwrap();
+    let logits = recorder.binary(Binary::Add, product, bias).unwrap();
+    squares(recorder, logits)
+}
+
 /// Token classification whose logits are squared for a loss, whatever the tokens'
 /// labels would be.
 fn squared(mut recorder: Recorder, sequence: u32, classes: u32) -> TaskPlan {
     let logits = recorder.token_classification(sequence, classes).unwrap();
+    squares(recorder, logits)
+}
+
+fn squares(mut recorder: Recorder, logits: u32) -> TaskPlan {
     let loss = recorder.power(logits, 2.0).unwrap();
     recorder.objective_mean(loss).unwrap();
     recorder.declare_output("logits", logits).unwrap();
@@ -288,7 +314,7 @@ pub fn low_rank_named(
         let delta = recorder.matmul(low, b).unwrap();
         let delta = recorder.affine(delta, scale, 0.0).unwrap();
         let y = recorder.site_output(site).unwrap();
-        let sum = recorder.binary(host_ir::graph::Binary::Add, y, delta).unwrap();
+        let sum = recorder.binary(Binary::Add, y, delta).unwrap();
         recorder.replace_output(site, sum).unwrap();
         if let Some(bias) = recorder.site_bias(site).unwrap() {
             recorder.train(bias).unwrap();
@@ -335,7 +361,7 @@ fn rescaled(recorder: &mut Recorder, names: &[&str], of: fn(&mut Recorder, u32, 
         let scale = recorder.full(&[outputs], 0.0).unwrap();
         let scale = recorder.parameter(Some(site), "scale", scale, true).unwrap();
         let y = recorder.site_output(site).unwrap();
-        let product = recorder.binary(host_ir::graph::Binary::Multiply, y, scale).unwrap();
+        let product = recorder.binary(Binary::Multiply, y, scale).unwrap();
         let replaced = of(recorder, y, product);
         recorder.replace_output(site, replaced).unwrap();
     }
