@@ -10,6 +10,7 @@
 //! toolkit. What is missing here would be named by the linker.
 
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
+use std::io::{self, Write};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicPtr, Ordering};
 
@@ -105,11 +106,25 @@ impl Function {
     }
 }
 
-/// Looks a function up; answers its address or that of the library's answer.
+/// Looks a function up; answers its address or that of the library's answer. Why a
+/// library cannot be opened says `open`, before anything is called; that one which is
+/// there lacks a function is said here, because a code cannot tell it from another error.
 extern "C" fn find(function: &Function) -> *const c_void {
     let found = match function.library.open() {
-        // SAFETY: the handle is the loader's, and the name ends with a zero.
-        Ok(handle) => unsafe { libc::dlsym(handle, function.name.as_ptr().cast::<c_char>()) },
+        Ok(handle) => {
+            // SAFETY: the handle is the loader's, and the name ends with a zero.
+            let found = unsafe { libc::dlsym(handle, function.name.as_ptr().cast::<c_char>()) };
+            if found.is_null() {
+                let (library, name) = (function.library.name(), function.name.trim_end_matches('\0'));
+                // Without a place to say it the code alone has to do.
+                let _ = writeln!(
+                    io::stderr(),
+                    "warning: {library} has no function {name}: it is of another version than this build's CUDA, \
+                     and what needs the function fails"
+                );
+            }
+            found
+        }
         Err(_) => std::ptr::null_mut(),
     };
     let address = if found.is_null() { function.library.missing as *mut c_void } else { found };
@@ -256,4 +271,26 @@ refusals! {
     __cudaRegisterVar __cudaInitModule __cudaGetKernel __cudaLaunchKernel
     __cudaPushCallConfiguration __cudaPopCallConfiguration cudaLaunchKernel cudaLaunchKernelExC
     cudaMallocAsync cudaFreeAsync cudaMemsetAsync cudaGetDevice cudaGetLastError cudaFuncSetAttribute
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    static C: Library = Library::new("libc.so", Some(6), answer::<7>);
+    static NOWHERE: Library = Library::new("libnowhere.so", Some(1), answer::<8>);
+
+    #[test]
+    fn what_a_library_lacks_gives_its_answer() {
+        let known = Function::new("getpid\0", &C);
+        // SAFETY: this is what the C library's getpid is.
+        let getpid: extern "C" fn() -> c_int = unsafe { std::mem::transmute(find(&known)) };
+        assert_eq!(getpid(), std::process::id() as c_int);
+        for (library, code) in [(&C, 7), (&NOWHERE, 8)] {
+            let unknown = Function::new("cublasOfAnotherDay\0", library);
+            // SAFETY: the address is that of the library's answer.
+            let answer: extern "C" fn() -> c_int = unsafe { std::mem::transmute(find(&unknown)) };
+            assert_eq!(answer(), code);
+        }
+    }
 }
