@@ -125,8 +125,7 @@ impl Engine {
     /// Reading from the device.
     pub fn results(&mut self) -> Result<Vec<StepResult>, EngineError> {
         let steps = std::mem::take(&mut self.unread);
-        let results = self.read(&steps)?;
-        Ok(results)
+        self.read(&steps)
     }
 
     /// Adds up the gradients of an effective batch; answers its loss.
