@@ -158,13 +158,16 @@ impl Device {
             Device::Cuda(number) => {
                 let kernels = self.gpu()?.is_some_and(|gpu| gpu.kernels().is_ok());
                 candle_core::cuda::set_gemm_reduced_precision_f32(precision == Precision::Tf32);
-                match candle_core::Device::new_cuda(number) {
-                    Ok(device) if kernels => {
-                        let backend = Candle::with_kernels(device).map_err(wrong)?;
-                        Ok(Box::new(backend.in_precision(precision)))
-                    }
-                    device => candle(device),
-                }
+                let device = candle_core::Device::new_cuda(number).map_err(|error| wrong(error.into()))?;
+                let backend = match kernels {
+                    true => Candle::with_kernels(device),
+                    false => Ok(Candle::new(device)),
+                };
+                let backend = match copies_beside() {
+                    true => backend.and_then(Candle::with_copies_beside),
+                    false => backend,
+                };
+                Ok(Box::new(backend.map_err(wrong)?.in_precision(precision)))
             }
             Device::Metal => {
                 metal()?;
@@ -295,6 +298,15 @@ impl Device {
 /// The environment's variable by which a GPU's programs are composed of candle's
 /// operations alone, with the value `composed`.
 const KERNELS: &str = "HOST_KERNELS";
+
+/// The one by which the lists of a batch are copied between a GPU's kernels and not beside
+/// them, with the value `in-turn`.
+const COPIES: &str = "HOST_COPIES";
+
+/// Whether a second stream copies the lists of a batch to a GPU.
+pub fn copies_beside() -> bool {
+    std::env::var(COPIES).as_deref() != Ok("in-turn")
+}
 
 impl Gpu {
     /// Whether kernels of our own are used.

@@ -18,7 +18,7 @@ use host_engine::program::instruction::Instruction;
 use host_ir::graph::Op;
 use host_ir::task::HeadKind;
 use proptest::prelude::*;
-use support::{CLASSES, LENGTHS, batch, blocks, difference, methods, plans, plans_of, second};
+use support::{CLASSES, LENGTHS, batch, blocks, counted, difference, methods, plans, plans_of, second};
 
 const HEADS: [HeadKind; 2] = [HeadKind::Classification { classes: CLASSES }, HeadKind::MaskedLanguageModel];
 
@@ -54,12 +54,14 @@ fn kernels_and_candle_agree_with_dropout() {
             let mut ours = cpu(&plans, 2);
             let (loss, own) = gradients(&mut ours, std::slice::from_ref(&batch));
             let ours = ours.evaluate(&batch).unwrap();
-            let mut others = vec![second()];
+            let mut others = vec![counted()];
             if cfg!(feature = "cuda") {
-                // What the kernels that `second` has there are in the place of.
-                others.push(Box::new(Candle::new(Device::Cpu)));
+                // What the kernels that the second backend has there are in the place of.
+                let composed = Candle::new(Device::Cpu);
+                let copies = composed.copies();
+                others.push((Box::new(composed), copies));
             }
-            for other in others {
+            for (other, copies) in others {
                 let mut theirs = engine(&plans, other);
                 let (other_loss, other) = gradients(&mut theirs, std::slice::from_ref(&batch));
                 assert!((loss - other_loss).abs() < 1e-5 * loss.abs(), "{name}: {loss} {other_loss}");
@@ -70,6 +72,7 @@ fn kernels_and_candle_agree_with_dropout() {
                 for (a, b) in ours.outputs.iter().flatten().flatten().zip(outputs) {
                     assert!((a - b).abs() < 1e-4, "{name}: {a} {b}");
                 }
+                assert_eq!(copies.alone(), 0, "{name} on {head:?}: a list was not foreseen");
             }
         }
     }

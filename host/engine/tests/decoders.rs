@@ -23,8 +23,8 @@ use support::conditional::{
     golden_states, golden_tokens, masked, packed, reread,
 };
 use support::golden::{agree, golden};
-use support::{Plan, blocks, difference, low_rank, low_rank_named, plans_of, scaled_outputs};
-use support::{second, squashed_outputs, train_role, weight_hook};
+use support::{Plan, blocks, counted, difference, low_rank, low_rank_named, plans_of, scaled_outputs};
+use support::{squashed_outputs, train_role, weight_hook};
 
 fn everything(recorder: &mut Recorder) {
     train_role(recorder, "all");
@@ -290,7 +290,8 @@ fn gradients(engine: &mut Engine, batches: &[Batch]) -> (f64, Vec<NamedTensor>) 
 fn kernels_and_candle_agree_with_dropout() {
     for (name, plans) in all_plans() {
         let batch = pairs(&LENGTHS, &plans);
-        let (mut ours, mut theirs) = (cpu(&plans, 2), engine(&plans, second()));
+        let (second, copies) = counted();
+        let (mut ours, mut theirs) = (cpu(&plans, 2), engine(&plans, second));
         let (loss, own) = gradients(&mut ours, std::slice::from_ref(&batch));
         let (other_loss, other) = gradients(&mut theirs, std::slice::from_ref(&batch));
         assert!((loss - other_loss).abs() < 1e-5 * loss.abs(), "{name}: {loss} {other_loss}");
@@ -300,6 +301,7 @@ fn kernels_and_candle_agree_with_dropout() {
         for (a, b) in ours.outputs.iter().flatten().flatten().zip(theirs.outputs.iter().flatten().flatten()) {
             assert!((a - b).abs() < 1e-4 * b.abs().max(1.0), "{name}: {a} {b}");
         }
+        assert_eq!(copies.alone(), 0, "{name}: a list was not foreseen");
     }
 }
 

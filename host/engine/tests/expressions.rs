@@ -14,7 +14,7 @@ use host_ir::random::Stream;
 use host_ir::record::Recorder;
 use host_ir::task::HeadKind;
 use serde::Deserialize;
-use support::{CLASSES, LENGTHS, batch, blocks, plans, second};
+use support::{CLASSES, LENGTHS, batch, blocks, counted, plans};
 
 /// p, as the script has it.
 const P: [u32; 2] = [5, 7];
@@ -126,7 +126,8 @@ fn every_operation_of_expressions_agrees_with_pytorch() {
             .into_iter()
             .flatten()
             .collect();
-        let backends: [Box<dyn Backend>; 2] = [Box::new(Cpu::new(2).unwrap()), second()];
+        let (second, copies) = counted();
+        let backends: [Box<dyn Backend>; 2] = [Box::new(Cpu::new(2).unwrap()), second];
         for backend in backends {
             let mut engine = Engine::new(plans.clone(), blocks(&plans, 3), backend).unwrap();
             engine.restore(&starts).unwrap();
@@ -147,6 +148,7 @@ fn every_operation_of_expressions_agrees_with_pytorch() {
                 }
             }
         }
+        assert_eq!(copies.alone(), 0, "{name}: a list was not foreseen");
     }
 }
 

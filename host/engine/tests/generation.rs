@@ -12,7 +12,7 @@ use host_ir::task::{EarlyStopping, GenerationSettings, HeadKind};
 use serde_json::Value;
 use support::conditional::{OUTPUT_UPDATES, factors, golden_plans, updates};
 use support::golden::{engine, folder};
-use support::{Plan, second};
+use support::{Plan, counted};
 
 /// Settings of `generate` by its names. Lengths that count the start token are made
 /// ones that do not.
@@ -38,7 +38,8 @@ fn check(family: &str, checkpoint: &str, name: &str, plan: Plan, start: &[NamedT
     let text = std::fs::read_to_string(folder(family).join("generated.json")).unwrap();
     let cases: Value = serde_json::from_str(&text).unwrap();
     let (weights, plans, batch) = golden_plans(family, checkpoint, plan);
-    let backends: [Box<dyn Backend>; 2] = [Box::new(Cpu::new(2).unwrap()), second()];
+    let (second, copies) = counted();
+    let backends: [Box<dyn Backend>; 2] = [Box::new(Cpu::new(2).unwrap()), second];
     for backend in backends {
         let mut engine = engine(&plans, &weights, start, backend);
         for case in cases[name].as_array().unwrap() {
@@ -47,6 +48,7 @@ fn check(family: &str, checkpoint: &str, name: &str, plan: Plan, start: &[NamedT
             assert_eq!(found, expected, "{family} {name}, {}", case["settings"]);
         }
     }
+    assert_eq!(copies.alone(), 0, "{family} {name}: a list was not foreseen");
 }
 
 #[test]

@@ -321,11 +321,13 @@ fn a_device_is_waited_for_only_where_losses_are_told() {
         let plans = plans(HEAD, method);
         for most in [0.0, 1e-2, 1e9] {
             let candle = Candle::with_kernels(candle_core::Device::Cpu).unwrap();
-            let reads = candle.reads();
+            let (reads, copies) = (candle.reads(), candle.copies());
             let told = clipped(&plans, Box::new(candle), reads.clone(), 20, most);
             assert_eq!(told.before_evaluation[0], 3, "{name}");
             // Between the first evaluation and the second epoch checkpoints are read.
             assert!(reads.count() > 6, "{name}");
+            // The lists of a batch go together: two epochs of twenty steps and two evaluations.
+            assert!(copies.of_batches() >= 40 && copies.alone() == 0, "{name}: {copies:?}");
             let [cpu, _] = backends();
             let ours = clipped(&plans, cpu, Reads::default(), 20, most);
             assert_eq!(told.losses.len(), 40);

@@ -105,6 +105,11 @@ fn device_lines() -> Vec<(&'static str, String)> {
                     |()| "kernels of our own among candle's operations".into(),
                 );
                 lines.push(("", kernels));
+                let copies = match device::copies_beside() {
+                    true => "a second stream copies batches",
+                    false => "batches are copied in turn with what is computed: HOST_COPIES is \"in-turn\"",
+                };
+                lines.push(("", copies.into()));
             }
             if cuda.gpus.is_empty() {
                 lines.push(("", "the driver shows no GPU".into()));

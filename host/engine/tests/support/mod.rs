@@ -9,7 +9,7 @@ pub mod golden;
 use std::sync::Arc;
 
 use host_engine::backend::Backend;
-use host_engine::backend::candle::Candle;
+use host_engine::backend::candle::{Candle, Copies};
 use host_engine::batch::Batch;
 use host_engine::compile::Plans;
 use host_engine::device::{Device, Precision};
@@ -29,9 +29,21 @@ pub const CLASSES: u32 = 3;
 /// The second backend, on the device that HOST_TEST_DEVICE names, else on candle's CPU
 /// device. In a build with CUDA it has kernels of our own, there too.
 pub fn second() -> Box<dyn Backend> {
+    counted().0
+}
+
+/// The same, and what it copies for batches, which is counted on candle's CPU device.
+pub fn counted() -> (Box<dyn Backend>, Copies) {
     match std::env::var("HOST_TEST_DEVICE") {
-        Ok(name) => name.parse::<Device>().unwrap().backend(1, Precision::Fp32).unwrap(),
-        Err(_) => Box::new(Candle::with_kernels(candle_core::Device::Cpu).unwrap()),
+        Ok(name) => {
+            let backend = name.parse::<Device>().unwrap().backend(1, Precision::Fp32).unwrap();
+            (backend, Copies::default())
+        }
+        Err(_) => {
+            let candle = Candle::with_kernels(candle_core::Device::Cpu).unwrap();
+            let copies = candle.copies();
+            (Box::new(candle), copies)
+        }
     }
 }
 

@@ -5,7 +5,9 @@ use candle_core::{D, DType, Tensor};
 
 use crate::backend::BackendError;
 use crate::backend::candle::Candle;
-use crate::backend::candle::attention::Padding;
+use crate::backend::candle::attention::{Padding, hiding};
+use crate::batch::Recall;
+use crate::kernels::relative::Buckets;
 use crate::program::attend::{Attend, AttendBackward, AttendRecalled};
 use crate::program::build::Program;
 use crate::program::value::{Extent, ValueId};
@@ -27,7 +29,61 @@ struct Parts {
     buckets: Option<Tensor>,
 }
 
+/// [queries * keys]: 1 where the key stands behind the query's place.
+pub(super) fn behind(queries: usize, keys: usize) -> Vec<u32> {
+    (0..queries * keys).map(|pair| u32::from(pair % keys > pair / keys)).collect()
+}
+
+/// [queries * keys]: the bucket of the distance from the query to the key.
+pub(super) fn by_distance(queries: usize, keys: usize, buckets: Buckets) -> Vec<u32> {
+    let distance = |pair: usize| (pair % keys) as isize - (pair / keys) as isize;
+    (0..queries * keys).map(|pair| buckets.of(distance(pair)) as u32).collect()
+}
+
+/// What the rows of a generation's step attend to, each [rows * longest]: rows of the
+/// memory, 1 where there is none, and the distance's bucket.
+pub(super) struct Recalled {
+    longest: usize,
+    rows: Vec<u32>,
+    hidden: Vec<u32>,
+    buckets: Vec<u32>,
+}
+
+impl Recalled {
+    pub fn lists(self) -> [Vec<u32>; 3] {
+        [self.rows, self.hidden, self.buckets]
+    }
+}
+
+/// Buckets are all 0 where scores have no bias by them.
+pub(super) fn recalled(recall: &Recall, buckets_of: Option<Buckets>) -> Recalled {
+    let longest = recall.starts.windows(2).map(|bounds| bounds[1] - bounds[0]).max().unwrap_or(0);
+    let (mut rows, mut hidden, mut buckets) = (Vec::new(), Vec::new(), Vec::new());
+    for bounds in recall.starts.windows(2) {
+        let count = bounds[1] - bounds[0];
+        for place in 0..longest {
+            let seen = place < count;
+            rows.push(if seen { recall.rows[(bounds[0] + place) as usize] } else { 0 });
+            hidden.push(u32::from(!seen));
+            let distance = place as isize + 1 - count as isize;
+            buckets.push(buckets_of.map_or(0, |buckets| buckets.of(distance) as u32));
+        }
+    }
+    Recalled { longest: longest as usize, rows, hidden, buckets }
+}
+
 impl Candle {
+    /// The batch's step of a generation.
+    pub(super) fn recall(&self) -> Result<Recall> {
+        let recall = self.batch.target.recall.clone();
+        recall.ok_or_else(|| BackendError::Wrong("the batch is no step of a generation".into()))
+    }
+
+    /// The packing of sequences whose first rows these are, padded.
+    pub(super) fn padded(&self, starts: &[u32], heads: usize, size: usize) -> Result<Padding> {
+        Padding::new(starts, [heads, size], self.products, |list| self.indices(list))
+    }
+
     /// The first row of each sequence, of the encoder or of the decoder.
     fn starts(&self, program: &Program, value: ValueId) -> &[u32] {
         match program.value(value).extents.first() {
@@ -36,16 +92,21 @@ impl Candle {
         }
     }
 
-    fn parts(&self, program: &Program, attend: &Attend) -> Result<Parts> {
-        let width = program.value(attend.out).columns(&self.sizes);
-        let size = width / attend.heads;
+    /// The first rows of the sequences of queries, and of those of keys.
+    pub(super) fn attend_starts(&self, program: &Program, attend: &Attend) -> (&[u32], &[u32]) {
         let query_starts = match attend.memory.map(|memory| program.value(memory).extents[0]) {
             Some(Extent::Tokens) => self.batch.target.source_starts(),
             _ => self.starts(program, attend.queries),
         };
-        let key_starts = self.starts(program, attend.memory.unwrap_or(attend.queries));
-        let queries = Padding::new(query_starts, attend.heads, size, (&self.device, self.products))?;
-        let keys = Padding::new(key_starts, attend.heads, size, (&self.device, self.products))?;
+        (query_starts, self.starts(program, attend.memory.unwrap_or(attend.queries)))
+    }
+
+    fn parts(&self, program: &Program, attend: &Attend) -> Result<Parts> {
+        let width = program.value(attend.out).columns(&self.sizes);
+        let size = width / attend.heads;
+        let starts = self.attend_starts(program, attend);
+        let queries = self.padded(starts.0, attend.heads, size)?;
+        let keys = self.padded(starts.1, attend.heads, size)?;
         let columns = |x: &Tensor, first: usize| x.narrow(1, first, width)?.contiguous();
         let x = self.get(program, attend.queries)?;
         let (memory, first) = match attend.memory {
@@ -58,17 +119,12 @@ impl Candle {
         scores = scores.broadcast_add(&keys.bias)?;
         let (rows, places) = (queries.longest, keys.longest);
         if attend.causal {
-            let hidden = |pair: usize| if pair % places > pair / places { -1e30f32 } else { 0.0 };
-            let hidden: Vec<f32> = (0..rows * places).map(hidden).collect();
-            scores = scores.broadcast_add(&Tensor::from_vec(hidden, (rows, places), &self.device)?)?;
+            let hidden = self.indices(behind(rows, places))?.reshape((rows, places))?;
+            scores = scores.broadcast_add(&hiding(&hidden)?)?;
         }
         let mut numbers = None;
         if let Some((table, buckets)) = attend.bias {
-            let bucket = |pair: usize| {
-                let distance = (pair % places) as isize - (pair / places) as isize;
-                buckets.of(distance) as u32
-            };
-            let indices = self.indices((0..rows * places).map(bucket).collect())?;
+            let indices = self.indices(by_distance(rows, places, buckets))?;
             let bias = self.get(program, table)?.index_select(&indices, 0)?;
             let bias = bias.t()?.contiguous()?.reshape((attend.heads, rows, places))?;
             scores = scores.broadcast_add(&bias)?;
@@ -79,7 +135,6 @@ impl Candle {
         let sum = exponentials.sum_keepdim(D::Minus1)?;
         let log_sums = (sum.log()? + maximum)?;
         let p = exponentials.broadcast_div(&sum)?;
-        let starts = (query_starts, key_starts);
         let factors = |dropout| self.attention_factors(dropout, starts, attend.heads, [rows, places]);
         let mask = attend.dropout.map(factors);
         Ok(Parts { queries, keys, q, k, v, p, log_sums, mask: mask.transpose()?, buckets: numbers })
@@ -98,9 +153,7 @@ impl Candle {
     }
 
     pub(super) fn attend_recalled(&mut self, program: &Program, attend: &AttendRecalled) -> Result<()> {
-        let recall = self.batch.target.recall.clone();
-        let recall =
-            recall.ok_or_else(|| BackendError::Wrong("the batch is no step of a generation".into()))?;
+        let recall = self.recall()?;
         let width = program.value(attend.out).columns(&self.sizes);
         let (queries, size) = (recall.own.len(), width / attend.heads);
         let qkv = self.get(program, attend.qkv)?;
@@ -110,19 +163,8 @@ impl Candle {
         let new = qkv.narrow(1, width, 2 * width)?.contiguous()?;
         let memory = Tensor::cat(&[&memory.narrow(0, 0, first)?, &new], 0)?;
         self.set(program, attend.memory, memory.clone(), false)?;
-        let longest = recall.starts.windows(2).map(|bounds| bounds[1] - bounds[0]).max().unwrap_or(0);
-        let (mut rows, mut hidden, mut buckets) = (Vec::new(), Vec::new(), Vec::new());
-        for bounds in recall.starts.windows(2) {
-            let count = bounds[1] - bounds[0];
-            for place in 0..longest {
-                let seen = place < count;
-                rows.push(if seen { recall.rows[(bounds[0] + place) as usize] } else { 0 });
-                hidden.push(if seen { 0.0f32 } else { -1e30 });
-                let distance = place as isize + 1 - count as isize;
-                buckets.push(attend.bias.map_or(0, |(_, buckets)| buckets.of(distance) as u32));
-            }
-        }
-        let longest = longest as usize;
+        let Recalled { longest, rows, hidden, buckets } =
+            recalled(&recall, attend.bias.map(|(_, buckets)| buckets));
         let seen = memory.index_select(&self.indices(rows)?, 0)?;
         let heads = (queries, longest, attend.heads, size);
         let part = |first: usize| -> Result<Tensor> {
@@ -132,8 +174,8 @@ impl Candle {
         let (k, v) = (part(0)?, part(width)?);
         let q = qkv.narrow(1, 0, width)?.contiguous()?.reshape((queries, attend.heads, 1, size))?;
         let scores = (self.products.of(&q, &k.transpose(2, 3)?)? * f64::from(attend.scale))?;
-        let hidden = Tensor::from_vec(hidden, (queries, 1, 1, longest), &self.device)?;
-        let mut scores = scores.broadcast_add(&hidden)?;
+        let hidden = self.indices(hidden)?.reshape((queries, 1, 1, longest))?;
+        let mut scores = scores.broadcast_add(&hiding(&hidden)?)?;
         if let Some((table, _)) = attend.bias {
             let bias = self.get(program, table)?.index_select(&self.indices(buckets)?, 0)?;
             let bias = bias.reshape((queries, longest, attend.heads))?.transpose(1, 2)?.contiguous()?;

@@ -1,11 +1,53 @@
 //! Attention over packed sequences, composed: rows are put into a padded array,
 //! [sequences, heads, longest, size], and taken out again.
 
-use candle_core::{D, Device, Tensor};
+use candle_core::{D, DType, Tensor};
 
 use crate::backend::BackendError;
 use crate::backend::candle::products::Products;
 use crate::backend::candle::relative::Relative;
+
+/// The lists that lead from packed rows to padded ones and back.
+pub(super) struct Spread {
+    sequences: usize,
+    pub longest: usize,
+    /// [sequences * longest]: the packed row, or the row of zeros after the last.
+    into: Vec<u32>,
+    /// `[rows]`: the padded row.
+    back: Vec<u32>,
+    /// [sequences * longest]: 1 where there is no key.
+    hidden: Vec<u32>,
+}
+
+impl Spread {
+    /// Of sequences whose first rows these are, with the number of all rows.
+    pub fn of(starts: &[u32]) -> Spread {
+        let sequences = starts.len().saturating_sub(1);
+        let longest = starts.windows(2).map(|range| (range[1] - range[0]) as usize).max().unwrap_or(0);
+        let rows = starts.last().copied().unwrap_or(0);
+        let (mut into, mut back) = (vec![rows; sequences * longest], Vec::with_capacity(rows as usize));
+        let mut hidden = vec![1; sequences * longest];
+        for (sequence, range) in starts.windows(2).enumerate() {
+            for row in range[0]..range[1] {
+                let place = sequence * longest + (row - range[0]) as usize;
+                into[place] = row;
+                hidden[place] = 0;
+                back.push(place as u32);
+            }
+        }
+        Spread { sequences, longest, into, back, hidden }
+    }
+
+    pub fn lists(self) -> [Vec<u32>; 3] {
+        [self.into, self.back, self.hidden]
+    }
+}
+
+/// What is added to scores: a large negative number where a list has 1, and nothing where
+/// it has 0.
+pub(super) fn hiding(list: &Tensor) -> Result<Tensor, BackendError> {
+    Ok((list.to_dtype(DType::F32)? * -1e30)?)
+}
 
 /// A packing, with the indices that lead from packed rows to padded ones and
 /// back.
@@ -27,34 +69,25 @@ pub struct Padding {
 }
 
 impl Padding {
+    /// `list` puts a list on the device.
+    ///
+    /// # Errors
+    /// Memory that is not to be had.
     pub fn new(
         starts: &[u32],
-        heads: usize,
-        size: usize,
-        (device, products): (&Device, Products),
+        [heads, size]: [usize; 2],
+        products: Products,
+        list: impl Fn(Vec<u32>) -> Result<Tensor, BackendError>,
     ) -> Result<Padding, BackendError> {
-        let sequences = starts.len().saturating_sub(1);
-        let longest = starts.windows(2).map(|range| (range[1] - range[0]) as usize).max().unwrap_or(0);
-        let rows = starts.last().copied().unwrap_or(0);
-        let (mut into, mut back) = (vec![rows; sequences * longest], Vec::with_capacity(rows as usize));
-        let mut bias = vec![-1e30f32; sequences * longest];
-        for (sequence, range) in starts.windows(2).enumerate() {
-            for row in range[0]..range[1] {
-                let place = sequence * longest + (row - range[0]) as usize;
-                into[place] = row;
-                bias[place] = 0.0;
-                back.push(place as u32);
-            }
-        }
-        let count = back.len();
+        let Spread { sequences, longest, into, back, hidden } = Spread::of(starts);
         Ok(Padding {
             sequences,
             longest,
             heads,
             size,
-            into: Tensor::from_vec(into, sequences * longest, device)?,
-            back: Tensor::from_vec(back, count, device)?,
-            bias: Tensor::from_vec(bias, (sequences, 1, 1, longest), device)?,
+            into: list(into)?,
+            back: list(back)?,
+            bias: hiding(&list(hidden)?)?.reshape((sequences, 1, 1, longest))?,
             scale: 1.0 / (size as f64).sqrt(),
             relative: None,
             products,

@@ -4,7 +4,6 @@ use candle_core::{D, Tensor};
 
 use crate::backend::BackendError;
 use crate::backend::candle::Candle;
-use crate::backend::candle::attention::Padding;
 use crate::program::build::Program;
 use crate::program::instruction::{Activation, Instruction, Scalar};
 use crate::program::value::ValueId;
@@ -165,7 +164,7 @@ impl Candle {
             }
             Instruction::Attention { qkv, heads, out, log_sums, dropout } => {
                 let size = program.value(out).columns(&self.sizes) / heads;
-                let padding = Padding::new(&self.batch.starts, heads, size, (&self.device, self.products))?;
+                let padding = self.padded(&self.batch.starts, heads, size)?;
                 let mask = self.attention_mask(dropout, heads, padding.longest)?;
                 let (context, sums) = padding.forward(&self.get(program, qkv)?, mask.as_ref())?;
                 self.set(program, log_sums, sums.flatten_all()?, false)?;
@@ -173,7 +172,7 @@ impl Candle {
             }
             Instruction::AttentionBackward { dout, qkv, heads, dqkv, dropout, .. } => {
                 let size = program.value(dout).columns(&self.sizes) / heads;
-                let padding = Padding::new(&self.batch.starts, heads, size, (&self.device, self.products))?;
+                let padding = self.padded(&self.batch.starts, heads, size)?;
                 let mask = self.attention_mask(dropout, heads, padding.longest)?;
                 let (dout, qkv) = (self.get(program, dout)?, self.get(program, qkv)?);
                 let (gradient, _) = padding.backward(&dout, &qkv, mask.as_ref())?;

@@ -6,6 +6,7 @@ use host_ir::graph::{Binary, Unary};
 use crate::backend::BackendError;
 use crate::backend::candle::Candle;
 use crate::backend::candle::execute::{sigmoid, slope};
+use crate::backend::candle::lists::constants;
 use crate::program::build::Program;
 use crate::program::instruction::{Activation, Fold, Instruction};
 
@@ -115,14 +116,14 @@ impl Candle {
                 self.set(program, out, product.reshape(sizes)?, accumulate)
             }
             Instruction::Rows { table, ref indices, out } => {
-                let indices = self.indices(indices.iter().map(|&index| index as u32).collect())?;
+                let indices = self.indices(constants(indices))?;
                 let rows = self.get(program, table)?.index_select(&indices, 0)?;
                 let sizes = program.value(out).sizes(&self.sizes);
                 self.set(program, out, rows.reshape(sizes)?, false)
             }
             Instruction::RowsBackward { dout, ref indices, dtable, accumulate } => {
                 let count = indices.len();
-                let indices = self.indices(indices.iter().map(|&index| index as u32).collect())?;
+                let indices = self.indices(constants(indices))?;
                 let sizes = program.value(dtable).sizes(&self.sizes);
                 let mut rows = sizes.clone();
                 rows[0] = count;

@@ -1,7 +1,7 @@
 //! The lists of a batch on the device, and what is looked up by them: rows of tables and
 //! rows of values.
 
-use candle_core::{DType, Tensor, WithDType};
+use candle_core::{DType, Tensor};
 
 use crate::backend::candle::Candle;
 use crate::backend::{BackendError, no_labels};
@@ -11,24 +11,39 @@ use crate::program::value::{Extent, ValueId};
 
 type Result<T> = std::result::Result<T, BackendError>;
 
-/// Bytes that CUDA's driver takes from ordinary memory at once, without waiting for what
-/// the device still computes ("Asynchronous Concurrent Execution" in NVIDIA's
-/// programming guide). A batch may have more rows.
-const AT_ONCE: usize = 64 << 10;
-
 /// Which rows of the tables each row of a batch takes, and whether it is virtual.
 #[derive(Default)]
-struct Lookup {
-    is_virtual: Vec<bool>,
-    words: Vec<u32>,
-    prompt: Vec<u32>,
-    positions: Vec<u32>,
-    types: Vec<u32>,
+pub(super) struct Lookup {
+    pub is_virtual: Vec<bool>,
+    pub words: Vec<u32>,
+    pub prompt: Vec<u32>,
+    pub positions: Vec<u32>,
+    pub types: Vec<u32>,
+}
+
+impl Lookup {
+    /// Which rows give the table of words no gradient.
+    pub fn without_gradient(&self, padding: Option<u32>) -> Vec<bool> {
+        let entries = self.is_virtual.iter().zip(&self.words);
+        entries.map(|(&is_virtual, &word)| is_virtual || Some(word) == padding).collect()
+    }
+}
+
+/// 1 where a flag is so, else 0.
+pub(super) fn flags(flags: &[bool], of: bool) -> Vec<u32> {
+    flags.iter().map(|&flag| u32::from(flag == of)).collect()
+}
+
+/// Rows that a program names.
+pub(super) fn constants(indices: &[i32]) -> Vec<u32> {
+    indices.iter().map(|&index| index as u32).collect()
 }
 
 impl Candle {
-    pub(super) fn integers(&self, integers: &Integers) -> Result<Tensor> {
-        let values: Vec<u32> = match integers {
+    /// # Errors
+    /// What the batch lacks.
+    pub(super) fn numbers(&self, integers: &Integers) -> Result<Vec<u32>> {
+        Ok(match integers {
             Integers::Label(field) => {
                 let labels = self.batch.labels.get(field).ok_or_else(|| no_labels(field))?;
                 labels.iter().map(|&label| label as u32).collect()
@@ -39,7 +54,7 @@ impl Candle {
             }
             Integers::MaskedTokens => self.batch.masked_tokens.iter().map(|&token| token as u32).collect(),
             Integers::TargetTokens => self.batch.target.tokens.iter().map(|&token| token as u32).collect(),
-            Integers::Constant(values) => values.iter().map(|&value| value as u32).collect(),
+            Integers::Constant(values) => constants(values),
             Integers::Words(field) => {
                 let numbers = self.batch.word_numbers.get(field).ok_or_else(|| {
                     BackendError::Wrong(format!("the batch has no numbers of words of the field {field}"))
@@ -52,12 +67,15 @@ impl Candle {
                 })?;
                 numbers.iter().map(|&number| number as u32).collect()
             }
-        };
-        self.indices(values)
+        })
     }
 
-    fn chosen(&self, choice: RowChoice) -> Result<Tensor> {
-        let rows: Vec<u32> = match choice {
+    pub(super) fn integers(&self, integers: &Integers) -> Result<Tensor> {
+        self.indices(self.numbers(integers)?)
+    }
+
+    pub(super) fn chosen(&self, choice: RowChoice) -> Vec<u32> {
+        match choice {
             RowChoice::FirstToken => {
                 let starts = &self.batch.starts[..self.batch.sequences()];
                 starts.iter().map(|start| start + self.batch.virtual_tokens).collect()
@@ -66,12 +84,11 @@ impl Candle {
             RowChoice::Words => self.batch.word_rows.clone(),
             RowChoice::LastTarget => self.batch.target.last_rows().collect(),
             RowChoice::MaskedTarget => self.batch.target.masked_rows.clone(),
-        };
-        self.indices(rows)
+        }
     }
 
     /// Which rows of the tables the rows of `value` take.
-    fn lookup(&self, program: &Program, value: ValueId) -> Lookup {
+    pub(super) fn lookup(&self, program: &Program, value: ValueId) -> Lookup {
         let (batch, target) = (&self.batch, &self.batch.target);
         let decodes = program.value(value).extents.first() == Some(&Extent::Targets);
         let (starts, ids, virtual_tokens) = match decodes {
@@ -97,30 +114,12 @@ impl Candle {
 
     /// A list on the device, to which it is copied once a batch: layers ask for the same.
     pub(super) fn indices(&self, values: Vec<u32>) -> Result<Tensor> {
-        if let Some(known) = self.lists.borrow().get(&values) {
-            return Ok(known.clone());
-        }
-        let list = self.copied(&values)?;
-        self.lists.borrow_mut().insert(values, list.clone());
-        Ok(list)
+        self.lists.borrow_mut().list(values)
     }
 
-    /// A list on the device, in parts for which a driver does not wait.
-    fn copied<T: WithDType>(&self, values: &[T]) -> Result<Tensor> {
-        let parts = values.chunks(AT_ONCE / size_of::<T>());
-        let parts = parts.map(|part| Tensor::from_slice(part, part.len(), &self.device));
-        let parts = parts.collect::<candle_core::Result<Vec<_>>>()?;
-        Ok(match &parts[..] {
-            [] => Tensor::zeros(0, T::DTYPE, &self.device)?,
-            [whole] => whole.clone(),
-            parts => Tensor::cat(parts, 0)?,
-        })
-    }
-
-    /// [rows, 1]: 1 for virtual rows, or for the others.
-    fn indicator(&self, flags: &[bool], of: bool) -> Result<Tensor> {
-        let values: Vec<f32> = flags.iter().map(|&flag| f32::from(u8::from(flag == of))).collect();
-        Ok(self.copied(&values)?.reshape((values.len(), 1))?)
+    /// [rows, 1]: 1 where a flag is so, else 0.
+    fn indicator(&self, rows: &[bool], of: bool) -> Result<Tensor> {
+        Ok(self.indices(flags(rows, of))?.to_dtype(DType::F32)?.reshape((rows.len(), 1))?)
     }
 
     /// Instructions that look up.
@@ -146,54 +145,46 @@ impl Candle {
             Instruction::EmbedBackward { gradient, word, factor, padding, position, token_type, prompt } => {
                 let rows = self.lookup(program, gradient);
                 let gradient = self.get(program, gradient)?;
-                let entries = rows.is_virtual.iter().zip(&rows.words);
-                let without: Vec<bool> =
-                    entries.map(|(&is_virtual, &word)| is_virtual || Some(word) == padding).collect();
-                let words = gradient.broadcast_mul(&self.indicator(&without, false)?)?;
-                let words = (words * f64::from(factor))?;
-                let virtuals = gradient.broadcast_mul(&self.indicator(&rows.is_virtual, true)?)?;
+                let words = match word {
+                    Some(_) => {
+                        let counted = self.indicator(&rows.without_gradient(padding), false)?;
+                        Some((gradient.broadcast_mul(&counted)? * f64::from(factor))?)
+                    }
+                    None => None,
+                };
+                let virtuals = match prompt {
+                    Some(_) => Some(gradient.broadcast_mul(&self.indicator(&rows.is_virtual, true)?)?),
+                    None => None,
+                };
                 for (table, rows, numbers) in [
-                    (word, &words, rows.words),
-                    (position, &gradient, rows.positions),
-                    (token_type, &gradient, rows.types),
-                    (prompt, &virtuals, rows.prompt),
+                    (word, words, rows.words),
+                    (position, Some(gradient.clone()), rows.positions),
+                    (token_type, Some(gradient.clone()), rows.types),
+                    (prompt, virtuals, rows.prompt),
                 ] {
-                    if let Some(table) = table {
+                    if let (Some(table), Some(rows)) = (table, rows) {
                         let zeros = Tensor::zeros(
                             program.value(table).sizes(&self.sizes),
                             gradient.dtype(),
                             &self.device,
                         )?;
-                        let sum = zeros.index_add(&self.indices(numbers)?, rows, 0)?;
+                        let sum = zeros.index_add(&self.indices(numbers)?, &rows, 0)?;
                         self.set(program, table, sum, true)?;
                     }
                 }
                 Ok(())
             }
             Instruction::TakeRows { x, out, choice } => {
-                let rows = self.get(program, x)?.index_select(&self.chosen(choice)?, 0)?;
+                let rows = self.get(program, x)?.index_select(&self.indices(self.chosen(choice))?, 0)?;
                 self.set(program, out, rows, false)
             }
             Instruction::TakeRowsBackward { dout, dx, choice, accumulate } => {
                 let zeros = Tensor::zeros(program.value(dx).sizes(&self.sizes), DType::F32, &self.device)?;
-                let gradient = zeros.index_add(&self.chosen(choice)?, &self.get(program, dout)?, 0)?;
+                let gradient =
+                    zeros.index_add(&self.indices(self.chosen(choice))?, &self.get(program, dout)?, 0)?;
                 self.set(program, dx, gradient, accumulate)
             }
             _ => self.norms(program, instruction),
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_list_arrives_whole_whatever_its_length() {
-        let candle = Candle::new(candle_core::Device::Cpu);
-        for count in [0, 1, AT_ONCE / 4, AT_ONCE / 4 + 1, 3 * AT_ONCE / 4 + 5] {
-            let list: Vec<u32> = (0..count as u32).rev().collect();
-            assert_eq!(candle.indices(list.clone()).unwrap().to_vec1::<u32>().unwrap(), list);
         }
     }
 }

@@ -4,7 +4,10 @@
 
 mod attend;
 mod attention;
+#[cfg(feature = "cuda")]
+mod beside;
 mod choices;
+mod copies;
 mod execute;
 mod expressions;
 mod lists;
@@ -16,14 +19,18 @@ mod own;
 pub mod products;
 mod reads;
 mod relative;
+mod ring;
+mod wanted;
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 
 use candle_core::{DType, Device, Tensor};
 
+pub use crate::backend::candle::copies::Copies;
 pub use crate::backend::candle::reads::Reads;
 
+use crate::backend::candle::copies::Lists;
 use crate::backend::candle::products::Products;
 use crate::backend::{AdamW, Backend, BackendError, CLIP_EPSILON, Number, Step};
 use crate::batch::Batch;
@@ -72,7 +79,7 @@ pub struct Candle {
     kept: BTreeMap<usize, Tensor>,
     batch: Batch,
     /// Lists of the batch that are on the device.
-    lists: RefCell<BTreeMap<Vec<u32>, Tensor>>,
+    lists: RefCell<Lists>,
     sizes: Sizes,
     step: Step,
     /// By loss: the sum of its elements so far, left on the device.
@@ -99,6 +106,7 @@ impl Candle {
     /// A backend on a device.
     pub fn new(device: Device) -> Candle {
         Candle {
+            lists: RefCell::new(Lists::in_turn(&device)),
             device,
             products: Products::Fp32,
             #[cfg(feature = "cuda")]
@@ -111,7 +119,6 @@ impl Candle {
             values: Vec::new(),
             kept: BTreeMap::new(),
             batch: Batch::default(),
-            lists: RefCell::default(),
             sizes: Sizes::default(),
             step: Step::default(),
             losses: Vec::new(),
@@ -169,7 +176,7 @@ impl Backend for Candle {
             self.kept.clear();
         }
         self.batch.clone_from(batch);
-        self.lists.take();
+        self.lists.get_mut().clear();
         self.sizes = Sizes::of(batch);
         self.step.clone_from(step);
         self.losses = vec![None; program.losses.len()];
@@ -183,7 +190,8 @@ impl Backend for Candle {
         for output in &program.outputs {
             self.last_use[program.root(output.value).0 as usize] = usize::MAX;
         }
-        Ok(())
+        let wanted = self.wanted(program)?;
+        self.lists.get_mut().begin(wanted)
     }
 
     fn execute(&mut self, program: &Program, instruction: &Instruction) -> Result<(), BackendError> {

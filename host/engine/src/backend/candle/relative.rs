@@ -1,7 +1,7 @@
 //! Scores by relative positions, composed: products with all positions, of which
 //! each score gathers its own.
 
-use candle_core::{Device, Tensor};
+use candle_core::Tensor;
 
 use crate::backend::BackendError;
 use crate::backend::candle::Candle;
@@ -12,6 +12,13 @@ use crate::program::instruction::Instruction;
 use crate::program::relative::{Buckets, Terms};
 
 type Result<T> = std::result::Result<T, BackendError>;
+
+/// [longest * longest]: the row of positions for a query's place and a key's.
+pub(super) fn index(buckets: Buckets, longest: usize) -> Vec<u32> {
+    let places = buckets.places(longest);
+    let pairs = (0..longest).flat_map(|query| (0..longest).map(move |key| key + longest - 1 - query));
+    pairs.map(|place| places[place]).collect()
+}
 
 /// Queries and keys of positions, and which of them each score wants.
 pub struct Relative {
@@ -30,7 +37,8 @@ impl Relative {
         (heads, size): (usize, usize),
         longest: usize,
         (buckets, terms): (Buckets, Terms),
-        (device, products): (&Device, Products),
+        products: Products,
+        list: impl Fn(Vec<u32>) -> Result<Tensor>,
     ) -> Result<Relative> {
         let (rows, hidden) = (positions.dim(0)?, heads * size);
         let part = |number: usize| -> Result<Tensor> {
@@ -38,13 +46,10 @@ impl Relative {
             Ok(part.reshape((rows, heads, size))?.transpose(0, 1)?.contiguous()?)
         };
         let before = usize::from(terms.position_to_content);
-        let places = buckets.places(longest);
-        let pairs = (0..longest).flat_map(|query| (0..longest).map(move |key| key + longest - 1 - query));
-        let index: Vec<u32> = pairs.map(|place| places[place]).collect();
         Ok(Relative {
             queries: terms.position_to_content.then(|| part(0)).transpose()?,
             keys: terms.content_to_position.then(|| part(before)).transpose()?,
-            index: Tensor::from_vec(index, (longest, longest), device)?,
+            index: list(index(buckets, longest))?.reshape((longest, longest))?,
             products,
         })
     }
@@ -127,13 +132,15 @@ impl Candle {
     pub(super) fn relative(&mut self, program: &Program, instruction: &Instruction) -> Result<()> {
         match *instruction {
             Instruction::ReachedRows { table, out, buckets } => {
-                let rows = self.get(program, table)?.index_select(&self.reached(buckets)?, 0)?;
+                let rows =
+                    self.get(program, table)?.index_select(&self.indices(self.reached(buckets))?, 0)?;
                 self.set(program, out, rows, false)
             }
             Instruction::ReachedRowsBackward { dout, dtable, buckets } => {
                 let sizes = program.value(dtable).sizes(&self.sizes);
                 let zeros = Tensor::zeros(sizes, candle_core::DType::F32, &self.device)?;
-                let gradient = zeros.index_add(&self.reached(buckets)?, &self.get(program, dout)?, 0)?;
+                let gradient =
+                    zeros.index_add(&self.indices(self.reached(buckets))?, &self.get(program, dout)?, 0)?;
                 self.set(program, dtable, gradient, true)
             }
             Instruction::Disentangled { qkv, positions, heads, buckets, terms, out, log_sums, dropout } => {
@@ -180,19 +187,22 @@ impl Candle {
         (heads, size): (usize, usize),
         (buckets, terms): (Buckets, Terms),
     ) -> Result<Padding> {
-        let mut padding = Padding::new(&self.batch.starts, heads, size, (&self.device, self.products))?;
-        let sizes = (heads, size);
-        let on = (&self.device, self.products);
-        let relative = Relative::new(positions, sizes, padding.longest, (buckets, terms), on)?;
+        let mut padding = self.padded(&self.batch.starts, heads, size)?;
+        let relative = Relative::new(
+            positions,
+            (heads, size),
+            padding.longest,
+            (buckets, terms),
+            self.products,
+            |list| self.indices(list),
+        )?;
         padding.by_positions(relative, terms.scale(size));
         Ok(padding)
     }
 
     /// The rows of a table of relative positions that the batch reaches, in order.
-    fn reached(&self, buckets: Buckets) -> Result<Tensor> {
+    pub(super) fn reached(&self, buckets: Buckets) -> Vec<u32> {
         let reached = buckets.reached(self.batch.longest());
-        let rows: Vec<u32> = (reached.lowest..=reached.highest).rev().map(|row| row as u32).collect();
-        let count = rows.len();
-        Ok(Tensor::from_vec(rows, count, &self.device)?)
+        (reached.lowest..=reached.highest).rev().map(|row| row as u32).collect()
     }
 }

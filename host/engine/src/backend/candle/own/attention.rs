@@ -49,6 +49,17 @@ pub struct Packed {
     places: Tensor,
 }
 
+/// The sequence and the first row in it of each tile.
+pub fn tiles(starts: &[u32]) -> Vec<u32> {
+    let mut tiles = Vec::new();
+    for (sequence, range) in starts.windows(2).enumerate() {
+        for first in (0..range[1] - range[0]).step_by(TILE) {
+            tiles.extend([sequence as u32, first]);
+        }
+    }
+    tiles
+}
+
 impl Packed {
     /// `starts` [sequences + 1] are the first rows of the sequences, `places`
     /// `[sequences]` what their masks are drawn for; heads are of `size` columns. `list`
@@ -62,12 +73,7 @@ impl Packed {
         mask: Option<Mask>,
         list: impl Fn(Vec<u32>) -> Result<Tensor>,
     ) -> Result<Packed> {
-        let mut tiles = Vec::new();
-        for (sequence, range) in starts.windows(2).enumerate() {
-            for first in (0..range[1] - range[0]).step_by(TILE) {
-                tiles.extend([sequence as u32, first]);
-            }
-        }
+        let tiles = tiles(starts);
         let numbers = Attention {
             rows: (tiles.len() / 2 * heads) as i64,
             heads: heads as i64,
@@ -256,7 +262,7 @@ mod tests {
                 let packed = Packed::new((&STARTS, &PLACES), [heads, size], mask, list).unwrap();
                 let found = by_kernels(&packed, &qkv, &dout, false);
 
-                let padding = Padding::new(&STARTS, heads, size, (&Device::Cpu, Products::Fp32)).unwrap();
+                let padding = Padding::new(&STARTS, [heads, size], Products::Fp32, list).unwrap();
                 let longest = [padding.longest; 2];
                 let mask = dropout.map(|dropout| {
                     factors(&step, dropout, (&STARTS, &STARTS), &PLACES, heads, longest, &Device::Cpu)

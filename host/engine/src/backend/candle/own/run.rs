@@ -2,6 +2,7 @@
 
 use candle_core::Tensor;
 
+use super::attention::tiles;
 use super::launch::{
     ACTIVATE, ACTIVATE_BACKWARD, ATTENTION_FACTORS, CROSS_ENTROPY, CROSS_ENTROPY_BACKWARD, LAYER_NORM,
     LAYER_NORM_BACKWARD, ROW_DROPOUT,
@@ -9,7 +10,9 @@ use super::launch::{
 use super::numbers::{Activate, AttentionFactors, CrossEntropy, Mask, Norm, Packing, RowDropout};
 use crate::backend::BackendError;
 use crate::backend::candle::Candle;
+use crate::backend::candle::copies::Layout;
 use crate::backend::candle::masks::{self, Rows};
+use crate::program::attend::AttendBackward;
 use crate::program::build::Program;
 use crate::program::instruction::{Dropout, Instruction};
 use crate::program::value::ValueId;
@@ -68,11 +71,59 @@ impl Candle {
 
     /// First rows of sequences and their places, which a table has none of.
     fn packing_arrays(&self, rows: &Rows) -> Result<[Tensor; 2]> {
-        let (starts, places) = match rows {
-            Rows::Packed(starts) => (starts.clone(), self.batch.places.clone()),
-            Rows::Table { .. } => (vec![0], vec![0]),
-        };
+        let [starts, places] = self.packing_lists(rows);
         Ok([self.indices(starts)?, self.indices(places)?])
+    }
+
+    fn packing_lists(&self, rows: &Rows) -> [Vec<u32>; 2] {
+        match rows {
+            Rows::Packed(starts) => [starts.clone(), self.batch.places.clone()],
+            Rows::Table { .. } => [vec![0], vec![0]],
+        }
+    }
+
+    /// The lists that kernels of our own take for an instruction; answers whether those of
+    /// its composition are not wanted. Masks tell rows by the packing.
+    pub(in crate::backend::candle) fn own_wants(
+        &self,
+        program: &Program,
+        instruction: &Instruction,
+        lists: &mut Layout,
+    ) -> Result<bool> {
+        let Some(own) = &self.own else { return Ok(false) };
+        let batch = &self.batch;
+        match *instruction {
+            Instruction::Attention { heads, out: value, .. }
+            | Instruction::AttentionBackward { heads, dout: value, .. } => {
+                lists.extend([batch.starts.clone(), batch.places.clone()]);
+                let attends = own.attends(program.value(value).columns(&self.sizes) / heads)?;
+                if attends {
+                    lists.add(tiles(&batch.starts));
+                }
+                return Ok(attends);
+            }
+            Instruction::Attend(ref attend)
+            | Instruction::AttendBackward(AttendBackward { forward: ref attend, .. }) => {
+                let (queries, keys) = self.attend_starts(program, attend);
+                lists.extend([queries.to_vec(), keys.to_vec(), batch.places.clone()]);
+            }
+            Instruction::Disentangled { .. } | Instruction::DisentangledBackward { .. } => {
+                lists.extend([batch.starts.clone(), batch.places.clone()]);
+            }
+            Instruction::Norm { out: value, .. }
+            | Instruction::NormBackward { dout: value, .. }
+            | Instruction::Recover { out: value, .. }
+            | Instruction::RmsNorm { out: value, .. }
+            | Instruction::RmsNormBackward { dout: value, .. }
+            | Instruction::Dropout { out: value, .. }
+            | Instruction::LowRank { x: value, .. }
+            | Instruction::LowRankBackward { x: Some(value), .. }
+            | Instruction::LowRankBackward { dx: Some((value, _)), .. } => {
+                lists.extend(self.packing_lists(&self.rows_of(program, value)));
+            }
+            _ => {}
+        }
+        Ok(false)
     }
 
     /// Runs an instruction that has a kernel; answers whether it has one.
