@@ -5,7 +5,7 @@ use std::hint::black_box;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use host_engine::kernels::activation::{self, Activation};
-use host_engine::kernels::attention::{self, Attention};
+use host_engine::kernels::attention::{self, Attention, Known, Results, kept_places};
 use host_engine::kernels::dropout::{DropoutKey, RowDropout};
 use host_engine::kernels::layer_norm::{self, Affine};
 use host_engine::kernels::low_rank::{self, LowRank};
@@ -105,15 +105,18 @@ fn attention(criterion: &mut Criterion) {
         let settings = Attention { starts: &starts, heads: HEADS, head_dim, scale, dropout };
         let (qkv, dout) = (values(ROWS * 3 * HIDDEN), values(ROWS * HIDDEN));
         let (mut out, mut log_sums) = (values(ROWS * HIDDEN), values(HEADS * ROWS));
+        let mut kept = values(HEADS * kept_places(&starts).last().copied().unwrap_or(0));
         let mut dqkv = values(ROWS * 3 * HIDDEN);
         criterion.bench_function(&format!("{name}, forward"), |bencher| {
             bencher.iter(|| {
-                attention::forward(&threads, black_box(&mut out), &mut log_sums, &qkv, &settings);
+                let results = Results { ctx: black_box(&mut out), lse: &mut log_sums, kept: Some(&mut kept) };
+                attention::forward(&threads, results, &qkv, &settings);
             });
         });
         criterion.bench_function(&format!("{name}, backward"), |bencher| {
             bencher.iter(|| {
-                attention::backward(&threads, black_box(&mut dqkv), &dout, &qkv, &log_sums, &settings);
+                let known = Known { qkv: &qkv, lse: &log_sums, kept: Some(&kept) };
+                attention::backward(&threads, black_box(&mut dqkv), &dout, known, &settings);
             });
         });
     }

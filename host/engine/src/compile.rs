@@ -14,6 +14,7 @@ use crate::program::build::{Builder, CompileError, Loss, Output, Program, Purpos
 use crate::program::instruction::Instruction;
 use crate::program::layout::{Lifetimes, prune};
 use crate::program::narrow::narrow;
+use crate::program::queries::narrow_queries;
 use crate::program::value::Sizes;
 
 /// All that a program is compiled from.
@@ -116,6 +117,7 @@ impl Plans {
         let mut program = builder.program;
         prune(&mut program);
         narrow(&mut program);
+        narrow_queries(&mut program);
         Ok(program)
     }
 }

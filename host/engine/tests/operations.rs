@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 
 use host_engine::kernels::activation::{self, Activation};
-use host_engine::kernels::attention::{self, Attention};
+use host_engine::kernels::attention::{self, Attention, Known, kept_places};
 use host_engine::kernels::embedding::{self, Lookup, Tables};
 use host_engine::kernels::layer_norm::{self, Affine};
 use host_engine::kernels::low_rank::{self, LowRank};
@@ -118,8 +118,11 @@ fn attended(threads: &Threads, sizes: &[usize]) -> Results {
     let attention = Attention { starts: &starts, heads: *heads, head_dim: *head_dim, scale, dropout: None };
     let (qkv, dout) = (drawn("qkv", rows * 3 * hidden), drawn("dy", rows * hidden));
     let (mut out, mut log_sums, mut dqkv) = (zeros(rows * hidden), zeros(heads * rows), zeros(qkv.len()));
-    attention::forward(threads, &mut out, &mut log_sums, &qkv, &attention);
-    attention::backward(threads, &mut dqkv, &dout, &qkv, &log_sums, &attention);
+    let mut kept = zeros(heads * kept_places(&starts).last().unwrap());
+    let results = attention::Results { ctx: &mut out, lse: &mut log_sums, kept: Some(&mut kept) };
+    attention::forward(threads, results, &qkv, &attention);
+    let known = Known { qkv: &qkv, lse: &log_sums, kept: Some(&kept) };
+    attention::backward(threads, &mut dqkv, &dout, known, &attention);
     vec![("out", out), ("dqkv", dqkv)]
 }
 

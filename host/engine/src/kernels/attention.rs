@@ -1,6 +1,7 @@
 //! Attention over packed sequences (Vaswani et al. 2017), a query block at a
 //! time: only the logarithm of each row's sum of exponentials is saved, and the
-//! backward pass computes the probabilities again (Dao et al. 2022).
+//! backward pass computes the probabilities again (Dao et al. 2022), but for those of
+//! short sequences, which may be kept.
 //!
 //! ```text
 //! P = softmax(scale Q Kᵀ),  ctx = dropout(P) V
@@ -8,6 +9,8 @@
 //!
 //! for each sequence and head. The matrix `qkv` [rows, 3 heads head_dim] holds
 //! the queries, keys and values side by side, biases included.
+
+mod kept;
 
 use std::cmp::Reverse;
 use std::ops::Range;
@@ -17,8 +20,12 @@ use super::matmul::{Form, Matrix, MatrixMut, raw, sequential};
 use super::parallel::{SharedMatrix, Threads, with_scratch};
 use super::simd::{exp, maximum, sum_of_pairs, vectorize};
 
+pub use kept::{kept_places, most_kept_of_row};
+
 /// Queries whose probabilities are in memory at a time.
 pub(super) const QUERY_BLOCK: usize = 128;
+/// Rows of scores are filled up to so many: loops over them then have no rest.
+const WHOLE: usize = 16;
 /// Multiplications below which a share is not worth waking another thread.
 const MINIMUM_PRODUCTS: usize = 1 << 20;
 
@@ -99,15 +106,17 @@ impl Attention<'_> {
         })
     }
 
-    /// Scale times the scores of a block of queries with all keys, [queries, keys].
+    /// Scale times the scores of a block of queries with all keys, [queries, keys], in
+    /// rows of as many elements as `out` has room for.
     pub(super) fn scores(&self, out: &mut [f32], queries: Matrix<'_>, keys: Matrix<'_>, size: [usize; 2]) {
-        let out = MatrixMut::new(out, size[1]);
+        let stride = out.len() / size[0];
+        let out = MatrixMut::new(out, stride);
         let size = [size[0], size[1], self.head_dim];
         sequential(Form::TransposedB, size, (self.scale, 0.0), queries, keys, out);
     }
 
-    /// Makes scores of a block of a unit's queries probabilities, with dropout;
-    /// `lse` are those of the block.
+    /// Makes scores of a block of a unit's queries probabilities, with dropout; those
+    /// behind the last key become 0. `lse` are those of the block.
     pub(super) fn probabilities(
         &self,
         scores: &mut [f32],
@@ -115,11 +124,13 @@ impl Attention<'_> {
         unit: Unit,
         block: &Range<usize>,
     ) {
+        let stride = scores.len() / block.len();
         vectorize(
             #[inline(always)]
             || {
                 let queries = block.clone().zip(lse);
-                for (row, (query, lse)) in scores.chunks_exact_mut(unit.length).zip(queries) {
+                for (row, (query, lse)) in scores.chunks_exact_mut(stride).zip(queries) {
+                    row[unit.length..].fill(f32::NEG_INFINITY);
                     *lse = softmax(row);
                     if let Some(dropout) = self.dropout {
                         dropout.query(unit.sequence, unit.head, query).apply(row, 0);
@@ -130,7 +141,8 @@ impl Attention<'_> {
     }
 
     /// From the scores of a block of a unit's queries: the probabilities, with
-    /// dropout, in their place, and the gradient of the scores before the scale.
+    /// dropout, in their place, and the gradient of the scores before the scale; both
+    /// are 0 behind the last key.
     pub(super) fn score_gradients(
         &self,
         [scores, dscores]: [&mut [f32]; 2],
@@ -138,17 +150,19 @@ impl Attention<'_> {
         unit: Unit,
         block: &Range<usize>,
     ) {
-        let length = unit.length;
+        let (length, stride) = (unit.length, scores.len() / block.len());
         let [_, _, values] = self.operands(saved.qkv, unit);
         let dctx = saved.dctx(self, unit).rows_from(block.start);
         let size = [block.len(), length, self.head_dim];
-        let out = MatrixMut::new(&mut *dscores, length);
+        let out = MatrixMut::new(&mut *dscores, stride);
         sequential(Form::TransposedB, size, (1.0, 0.0), dctx, values, out);
         vectorize(
             #[inline(always)]
             || {
-                let rows = scores.chunks_exact_mut(length).zip(dscores.chunks_exact_mut(length));
+                let rows = scores.chunks_exact_mut(stride).zip(dscores.chunks_exact_mut(stride));
                 for ((p, d), query) in rows.zip(block.clone()) {
+                    p[length..].fill(f32::NEG_INFINITY);
+                    d[length..].fill(0.0);
                     exponentials(p, saved.lse[query]);
                     match self.dropout {
                         Some(dropout) => {
@@ -165,24 +179,47 @@ impl Attention<'_> {
     }
 }
 
+/// Elements of a row of so many scores.
+fn filled(keys: usize) -> usize {
+    keys.next_multiple_of(WHOLE)
+}
+
 /// The blocks of queries of a sequence.
 pub(super) fn blocks(length: usize) -> impl Iterator<Item = Range<usize>> {
     (0..length).step_by(QUERY_BLOCK).map(move |start| start..length.min(start + QUERY_BLOCK))
 }
 
-/// The forward pass: fills `ctx` [rows, heads head_dim] and `lse` [heads, rows].
-pub fn forward(threads: &Threads, ctx: &mut [f32], lse: &mut [f32], qkv: &[f32], attention: &Attention<'_>) {
+/// What the forward pass fills.
+#[derive(Debug)]
+pub struct Results<'a> {
+    /// [rows, heads head_dim].
+    pub ctx: &'a mut [f32],
+    /// [heads, rows]: the logarithms of the rows' sums of exponentials.
+    pub lse: &'a mut [f32],
+    /// Where probabilities of short sequences are kept, as many a head as
+    /// [`kept_places`] says.
+    pub kept: Option<&'a mut [f32]>,
+}
+
+/// The forward pass.
+pub fn forward(threads: &Threads, results: Results<'_>, qkv: &[f32], attention: &Attention<'_>) {
+    let Results { ctx, lse, kept } = results;
     let (rows, hidden) = (attention.rows(), attention.hidden());
     assert!(ctx.len() == rows * hidden && qkv.len() == 3 * rows * hidden);
     assert_eq!(lse.len(), rows * attention.heads);
+    let places = kept_places(attention.starts);
     let (ctx, lse) = (SharedMatrix::new(ctx, hidden), SharedMatrix::new(lse, rows));
+    let kept = kept.map(|kept| SharedMatrix::new(kept, 1));
     threads.run(attention.shares(threads).into_iter().map(|units| {
-        let (ctx, lse) = (&ctx, &lse);
+        let (ctx, lse, kept, places) = (&ctx, &lse, kept.as_ref(), &places);
         move || {
             let longest = units.first().map_or(0, |unit| unit.length);
-            with_scratch([QUERY_BLOCK.min(longest) * longest], |[scores]| {
+            with_scratch([QUERY_BLOCK.min(longest) * filled(longest)], |[scores]| {
                 for unit in units {
-                    forward_unit(ctx, lse, qkv, attention, unit, scores);
+                    let kept = kept.zip(attention.kept_range(places, unit));
+                    // SAFETY: no other unit has this part.
+                    let kept = kept.map(|(kept, range)| unsafe { kept.row(0, range) });
+                    forward_unit((ctx, lse, kept), qkv, attention, unit, scores);
                 }
             });
         }
@@ -190,8 +227,7 @@ pub fn forward(threads: &Threads, ctx: &mut [f32], lse: &mut [f32], qkv: &[f32],
 }
 
 fn forward_unit(
-    ctx: &SharedMatrix<'_>,
-    lse: &SharedMatrix<'_>,
+    (ctx, lse, mut kept): (&SharedMatrix<'_>, &SharedMatrix<'_>, Option<&mut [f32]>),
     qkv: &[f32],
     attention: &Attention<'_>,
     unit: Unit,
@@ -199,16 +235,21 @@ fn forward_unit(
 ) {
     let (width, hidden) = (attention.head_dim, attention.hidden());
     let [queries, keys, values] = attention.operands(qkv, unit);
+    let stride = filled(unit.length);
     for block in blocks(unit.length) {
         let size = [block.len(), unit.length];
-        let scores = &mut scores[..block.len() * unit.length];
+        let scores = &mut scores[..block.len() * stride];
         attention.scores(scores, queries.rows_from(block.start), keys, size);
         let rows = unit.first + block.start..unit.first + block.end;
         // SAFETY: no other unit has this head and these rows.
         let lse = unsafe { lse.row(unit.head, rows.clone()) };
-        attention.probabilities(scores, lse, unit, &block);
+        match &mut kept {
+            // Of a short sequence, which is one block.
+            Some(kept) => attention.keep_probabilities(scores, kept, lse, unit),
+            None => attention.probabilities(scores, lse, unit, &block),
+        }
         let size = [block.len(), width, unit.length];
-        let probabilities = Matrix::new(scores, unit.length);
+        let probabilities = Matrix::new(scores, stride);
         let out = ctx.pointer(rows.start, unit.head * width, block.len(), width);
         // SAFETY: `pointer` has checked the block; no other unit has these rows
         // and columns.
@@ -239,30 +280,41 @@ pub(super) fn scale_row(row: &mut [f32], factor: f32) {
     row.iter_mut().for_each(|value| *value *= factor);
 }
 
+/// What the backward pass has of the forward pass.
+#[derive(Clone, Copy, Debug)]
+pub struct Known<'a> {
+    pub qkv: &'a [f32],
+    pub lse: &'a [f32],
+    pub kept: Option<&'a [f32]>,
+}
+
 /// The backward pass: fills `dqkv` [rows, 3 heads head_dim] from `dctx` [rows,
-/// heads head_dim], `qkv` and the forward pass' `lse`.
+/// heads head_dim].
 pub fn backward(
     threads: &Threads,
     dqkv: &mut [f32],
     dctx: &[f32],
-    qkv: &[f32],
-    lse: &[f32],
+    known: Known<'_>,
     attention: &Attention<'_>,
 ) {
+    let Known { qkv, lse, kept } = known;
     let (rows, hidden) = (attention.rows(), attention.hidden());
     assert!(dctx.len() == rows * hidden && qkv.len() == 3 * rows * hidden && dqkv.len() == qkv.len());
     assert_eq!(lse.len(), rows * attention.heads);
+    let places = kept_places(attention.starts);
     let dqkv = SharedMatrix::new(dqkv, 3 * hidden);
     threads.run(attention.shares(threads).into_iter().map(|units| {
-        let dqkv = &dqkv;
+        let (dqkv, places) = (&dqkv, &places);
         move || {
             let longest = units.first().map_or(0, |unit| unit.length);
-            let block = QUERY_BLOCK.min(longest) * longest;
+            let block = QUERY_BLOCK.min(longest) * filled(longest);
             with_scratch([block, block], |[probabilities, dscores]| {
                 for unit in units {
                     let lse = &lse[unit.head * rows + unit.first..][..unit.length];
                     let saved = Saved { dctx, qkv, lse };
-                    backward_unit(dqkv, saved, attention, unit, [&mut *probabilities, &mut *dscores]);
+                    let kept = kept.zip(attention.kept_range(places, unit)).map(|(kept, range)| &kept[range]);
+                    let scratch = [&mut *probabilities, &mut *dscores];
+                    backward_unit(dqkv, (saved, kept), attention, unit, scratch);
                 }
             });
         }
@@ -319,7 +371,8 @@ impl Gradients {
             (queries.rows_from(block.start), saved.dctx(attention, unit).rows_from(block.start));
         // Keys and values collect from all blocks; the first one overwrites.
         let beta = if block.start == 0 { 0.0 } else { 1.0 };
-        let (probabilities, dscores) = (Matrix::new(probabilities, length), Matrix::new(dscores, length));
+        let of_queries = |values| Matrix::new(values, probabilities.len() / count);
+        let (probabilities, dscores) = (of_queries(probabilities), of_queries(dscores));
         let (stride, to_keys) = (3 * attention.hidden(), [length, width, count]);
         // SAFETY: `pointer` has checked the blocks, of which the queries' rows from
         // `block.start` on are a part; the rest is the caller's promise.
@@ -334,19 +387,26 @@ impl Gradients {
 
 fn backward_unit(
     dqkv: &SharedMatrix<'_>,
-    saved: Saved<'_>,
+    (saved, kept): (Saved<'_>, Option<&[f32]>),
     attention: &Attention<'_>,
     unit: Unit,
     [probabilities, dscores]: [&mut [f32]; 2],
 ) {
-    let length = unit.length;
+    let (length, stride) = (unit.length, filled(unit.length));
     let [queries, keys, _] = attention.operands(saved.qkv, unit);
     let gradients = Gradients::new(dqkv, attention, unit);
     for block in blocks(length) {
-        let probabilities = &mut probabilities[..block.len() * length];
-        let dscores = &mut dscores[..block.len() * length];
-        attention.scores(probabilities, queries.rows_from(block.start), keys, [block.len(), length]);
-        attention.score_gradients([&mut *probabilities, &mut *dscores], saved, unit, &block);
+        let probabilities = &mut probabilities[..block.len() * stride];
+        let dscores = &mut dscores[..block.len() * stride];
+        let both = [&mut *probabilities, &mut *dscores];
+        match kept {
+            Some(kept) => attention.kept_score_gradients(both, kept, saved, unit),
+            None => {
+                let size = [block.len(), length];
+                attention.scores(&mut *both[0], queries.rows_from(block.start), keys, size);
+                attention.score_gradients(both, saved, unit, &block);
+            }
+        }
         // SAFETY: no other unit has these rows and columns.
         unsafe { gradients.collect([&*probabilities, &*dscores], saved, attention, unit, &block) };
     }

@@ -95,6 +95,18 @@ impl RowMask {
         }
     }
 
+    /// Multiplies the features of the row; those that are dropped are 0 there, and in
+    /// `signed` what they were, with a minus.
+    #[inline(always)]
+    pub(super) fn apply_signed(&self, values: &mut [f32], signed: &mut [f32]) {
+        for (index, (value, signed)) in values.iter_mut().zip(signed).enumerate() {
+            let (keep, before) = (self.keep(index as u32), *value);
+            let scaled = before * self.scale;
+            *value = if keep { scaled } else { 0.0 };
+            *signed = if keep { scaled } else { -before };
+        }
+    }
+
     /// `out = mask * x` for features `first..` of the row.
     #[inline(always)]
     pub(super) fn write(&self, out: &mut [f32], x: &[f32], first: u32) {
@@ -139,6 +151,11 @@ impl<'a> RowDropout<'a> {
     /// `shift`.
     pub fn of_table(key: DropoutKey, probability: f32, shift: u32) -> Option<RowDropout<'a>> {
         Some(RowDropout { mask: Mask::new(key, probability)?, starts: &[0, u32::MAX], places: &[0], shift })
+    }
+
+    /// What a feature that is kept is multiplied by.
+    pub(super) fn scale(&self) -> f32 {
+        self.mask.scale
     }
 
     /// The masks of the rows from `first` on.

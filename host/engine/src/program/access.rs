@@ -91,12 +91,12 @@ impl Instruction {
                     note(Read, &[Some(dout), Some(x), bias]);
                     note(Write, &[Some(dx)]);
                 }
-                I::Attention { qkv, out, log_sums, .. } => {
+                I::Attention { qkv, out, log_sums, kept, .. } => {
                     note(Read, &[Some(qkv)]);
-                    note(Write, &[Some(out), Some(log_sums)]);
+                    note(Write, &[Some(out), Some(log_sums), kept]);
                 }
-                I::AttentionBackward { dout, qkv, log_sums, dqkv, .. } => {
-                    note(Read, &[Some(dout), Some(qkv), Some(log_sums)]);
+                I::AttentionBackward { dout, qkv, log_sums, kept, dqkv, .. } => {
+                    note(Read, &[Some(dout), Some(qkv), Some(log_sums), Some(kept)]);
                     note(Write, &[Some(dqkv)]);
                 }
                 I::ReachedRows { table, out, .. } => {

@@ -1,5 +1,5 @@
 //! Attention beyond an encoder's own: of a decoder to what it has said, to
-//! another sequence, and with a bias by the distance.
+//! another sequence, of one query a sequence, and with a bias by the distance.
 
 use crate::kernels::relative::Buckets;
 use crate::program::access::Access;
@@ -9,8 +9,8 @@ use crate::program::instruction::{Dropout, Instruction};
 use crate::program::value::{Extent, Storage, ValueId};
 
 /// Softmax attention (Vaswani et al. 2017, eq. 1) within each sequence of the
-/// encoder or of the decoder, or from each of the decoder to its one of the
-/// encoder: softmax(scale q k^T + bias) v.
+/// encoder or of the decoder, from each of the decoder to its one of the encoder, or
+/// from one query of each sequence to all its keys: softmax(scale q k^T + bias) v.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Attend {
     /// Queries, [rows, heads * size]; without a memory, queries, keys and values side

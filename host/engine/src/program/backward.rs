@@ -271,6 +271,15 @@ impl Reverse<'_> {
         Some(out)
     }
 
+    /// Has the attention at this place of the forward pass keep its probabilities.
+    pub(super) fn keep_probabilities(&mut self, place: usize, heads: usize) -> ValueId {
+        let value = self.program.add_value(vec![Extent::ProbabilitiesTimes(heads)], Storage::Working, false);
+        if let Instruction::Attention { kept, .. } = &mut self.program.forward[place] {
+            *kept = Some(value);
+        }
+        value
+    }
+
     fn check_reached(&self) -> Result<(), CompileError> {
         for (block, part) in self.parameters.parts().filter(|(_, part)| part.trained) {
             let reached = self.reached.contains(&(block, part.offset));

@@ -310,7 +310,7 @@ impl<'a> Builder<'a> {
     ) -> ValueId {
         let out = self.working(vec![Extent::Tokens, Extent::Fixed(size)], &[qkv]);
         let log_sums = self.program.add_value(vec![Extent::TokensTimes(heads)], Storage::Working, false);
-        self.push(Instruction::Attention { qkv, heads, out, log_sums, dropout });
+        self.push(Instruction::Attention { qkv, heads, out, log_sums, kept: None, dropout });
         out
     }
 

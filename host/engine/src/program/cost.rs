@@ -37,9 +37,12 @@ pub fn composed_bytes(program: &Program, sizes: &Sizes, own_columns: usize) -> u
             Instruction::Disentangled { heads, .. } | Instruction::DisentangledBackward { heads, .. } => {
                 scores(heads)
             }
-            Instruction::Attend(Attend { heads, .. }) => scores(heads),
-            Instruction::AttendBackward(AttendBackward { forward: Attend { heads, .. }, .. }) => {
-                scores(heads)
+            Instruction::Attend(attend)
+            | Instruction::AttendBackward(AttendBackward { forward: attend, .. }) => {
+                match one_query(program, &attend) {
+                    true => scores(attend.heads) / sizes.longest.max(1),
+                    false => scores(attend.heads),
+                }
             }
             _ => 0,
         };
@@ -109,9 +112,17 @@ fn pairs(program: &Program, batch: &Batch, attend: &Attend) -> u64 {
         Some(Extent::Targets) => &batch.target.starts,
         _ => &batch.starts,
     };
+    if one_query(program, attend) {
+        return batch.rows() as u64;
+    }
     let lengths = |value: ValueId| starts(value).windows(2).map(|bounds| u64::from(bounds[1] - bounds[0]));
     let all = lengths(attend.queries).zip(lengths(attend.memory.unwrap_or(attend.queries)));
     all.map(|(queries, keys)| if attend.causal { queries * (queries + 1) / 2 } else { queries * keys }).sum()
+}
+
+/// Whether each sequence has one query.
+fn one_query(program: &Program, attend: &Attend) -> bool {
+    program.value(attend.queries).extents[0] == Extent::Sequences
 }
 
 fn rows(elements: u64, columns: u64) -> u64 {

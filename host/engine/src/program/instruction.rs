@@ -163,19 +163,22 @@ pub enum Instruction {
     },
     /// Softmax attention within each sequence (Vaswani et al. 2017, eq. 1)
     /// over queries, keys and values side by side, [rows, 3 * heads * size].
-    /// `log_sums` are the scores' log-sum-exp, [heads, rows].
+    /// `log_sums` are the scores' log-sum-exp, [heads, rows]. A backend may keep the
+    /// probabilities of short sequences in `kept`.
     Attention {
         qkv: ValueId,
         heads: usize,
         out: ValueId,
         log_sums: ValueId,
+        kept: Option<ValueId>,
         dropout: Option<Dropout>,
     },
-    /// Gradient of `Attention`; probabilities are computed again.
+    /// Gradient of `Attention`; probabilities that were not kept are computed again.
     AttentionBackward {
         dout: ValueId,
         qkv: ValueId,
         log_sums: ValueId,
+        kept: ValueId,
         heads: usize,
         dqkv: ValueId,
         dropout: Option<Dropout>,

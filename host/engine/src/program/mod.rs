@@ -17,6 +17,7 @@ pub mod lower;
 pub mod narrow;
 pub mod operand;
 pub mod pre_norm;
+pub mod queries;
 pub mod relative;
 mod rules;
 pub mod value;

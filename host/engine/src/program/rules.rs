@@ -153,10 +153,11 @@ impl Reverse<'_> {
                     self.give(x, dx);
                 }
             }
-            Instruction::Attention { qkv, heads, out, log_sums, dropout } => {
+            Instruction::Attention { qkv, heads, out, log_sums, dropout, .. } => {
                 let Some(dout) = self.gradient(out) else { return };
                 let dqkv = self.like(qkv);
-                self.push(Instruction::AttentionBackward { dout, qkv, log_sums, heads, dqkv, dropout });
+                let kept = self.keep_probabilities(earlier.len(), heads);
+                self.push(Instruction::AttentionBackward { dout, qkv, log_sums, kept, heads, dqkv, dropout });
                 self.hand_over(qkv, dqkv);
             }
             Instruction::Attend(attend) => self.attend(attend),

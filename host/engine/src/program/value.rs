@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::batch::Batch;
+use crate::kernels::attention::kept_places;
 use crate::program::relative::Buckets;
 
 /// A value, by its number in [`super::build::Program::values`].
@@ -23,6 +24,8 @@ pub enum Extent {
     Masked,
     /// So many times the rows of the packed batch.
     TokensTimes(usize),
+    /// So many times the probabilities of attention that are kept of short sequences.
+    ProbabilitiesTimes(usize),
     /// Rows of a table of relative positions that the longest sequence reaches.
     Reached(Buckets),
     /// Rows of the packed batch of the decoder.
@@ -51,6 +54,8 @@ pub struct Sizes {
     /// Rows of the memory of a generation.
     pub remembered: usize,
     pub words: usize,
+    /// Probabilities that a head of attention keeps.
+    pub probabilities: usize,
 }
 
 impl Sizes {
@@ -65,6 +70,7 @@ impl Sizes {
             targets: batch.target.rows(),
             remembered: batch.target.recall.as_ref().map_or(0, |recall| recall.memory_rows as usize),
             words: batch.word_rows.len(),
+            probabilities: kept_places(&batch.starts).last().map_or(0, |&end| end),
         }
     }
 
@@ -77,6 +83,7 @@ impl Sizes {
             Extent::Examples => self.examples,
             Extent::Masked => self.masked,
             Extent::TokensTimes(times) => self.tokens * times,
+            Extent::ProbabilitiesTimes(times) => self.probabilities * times,
             Extent::Reached(buckets) => buckets.reached(self.longest).count(),
             Extent::Targets => self.targets,
             Extent::TargetsTimes(times) => self.targets * times,

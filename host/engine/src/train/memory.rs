@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::compile::Compiled;
 use crate::device::Device;
+use crate::kernels::attention::most_kept_of_row;
 use crate::parameters::Parameters;
 use crate::program::cost::composed_bytes;
 use crate::program::value::Sizes;
@@ -63,7 +64,8 @@ impl LargestBatch {
         let examples = examples.min(tokens);
         let sequences = examples * self.pieces.max(1);
         let (longest, words) = (self.longest, self.words);
-        Sizes { tokens, sequences, examples, masked, targets, remembered: 0, longest, words }
+        let probabilities = tokens * most_kept_of_row(longest);
+        Sizes { tokens, sequences, examples, masked, targets, remembered: 0, longest, words, probabilities }
     }
 }
 
@@ -75,7 +77,11 @@ pub fn estimate(
     micro_batch: usize,
     device: Device,
 ) -> MemoryEstimate {
-    let sizes = largest.sizes(micro_batch);
+    let mut sizes = largest.sizes(micro_batch);
+    if device != Device::Cpu {
+        // The second backend computes them again.
+        sizes.probabilities = 0;
+    }
     let composed = match device {
         Device::Cpu => 0,
         device => composed_bytes(&compiled.program, &sizes, device.attention_columns()),

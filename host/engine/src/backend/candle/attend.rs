@@ -1,6 +1,8 @@
 //! Attention of a decoder, to another sequence, or with a relative bias, composed
 //! over padded arrays.
 
+use std::borrow::Cow;
+
 use candle_core::{D, DType, Tensor};
 
 use crate::backend::BackendError;
@@ -92,19 +94,27 @@ impl Candle {
         }
     }
 
+    /// The first rows of sequences of one row each.
+    fn one_each(&self) -> Vec<u32> {
+        (0..=self.sizes.sequences as u32).collect()
+    }
+
     /// The first rows of the sequences of queries, and of those of keys.
-    pub(super) fn attend_starts(&self, program: &Program, attend: &Attend) -> (&[u32], &[u32]) {
-        let query_starts = match attend.memory.map(|memory| program.value(memory).extents[0]) {
-            Some(Extent::Tokens) => self.batch.target.source_starts(),
+    pub(super) fn attend_starts(&self, program: &Program, attend: &Attend) -> (Cow<'_, [u32]>, &[u32]) {
+        let rows = |value: ValueId| program.value(value).extents[0];
+        let query_starts = match (rows(attend.queries), attend.memory.map(rows)) {
+            (Extent::Sequences, _) => return (self.one_each().into(), &self.batch.starts),
+            (_, Some(Extent::Tokens)) => self.batch.target.source_starts(),
             _ => self.starts(program, attend.queries),
         };
-        (query_starts, self.starts(program, attend.memory.unwrap_or(attend.queries)))
+        (query_starts.into(), self.starts(program, attend.memory.unwrap_or(attend.queries)))
     }
 
     fn parts(&self, program: &Program, attend: &Attend) -> Result<Parts> {
         let width = program.value(attend.out).columns(&self.sizes);
         let size = width / attend.heads;
-        let starts = self.attend_starts(program, attend);
+        let (query_starts, key_starts) = self.attend_starts(program, attend);
+        let starts = (&*query_starts, key_starts);
         let queries = self.padded(starts.0, attend.heads, size)?;
         let keys = self.padded(starts.1, attend.heads, size)?;
         let columns = |x: &Tensor, first: usize| x.narrow(1, first, width)?.contiguous();

@@ -162,7 +162,7 @@ impl Candle {
                 let gradient = (self.get(program, dout)? * slope(activation, &x)?)?;
                 self.set(program, dx, gradient, false)
             }
-            Instruction::Attention { qkv, heads, out, log_sums, dropout } => {
+            Instruction::Attention { qkv, heads, out, log_sums, dropout, .. } => {
                 let size = program.value(out).columns(&self.sizes) / heads;
                 let padding = self.padded(&self.batch.starts, heads, size)?;
                 let mask = self.attention_mask(dropout, heads, padding.longest)?;

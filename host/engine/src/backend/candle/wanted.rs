@@ -93,7 +93,7 @@ impl Candle {
 
     fn want_to_attend(&self, program: &Program, attend: &Attend, lists: &mut Layout) {
         let (queries, keys) = self.attend_starts(program, attend);
-        let (queries, keys) = (Spread::of(queries), Spread::of(keys));
+        let (queries, keys) = (Spread::of(&queries), Spread::of(keys));
         if attend.causal {
             lists.add(behind(queries.longest, keys.longest));
         }

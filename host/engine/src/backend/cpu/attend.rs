@@ -1,5 +1,5 @@
-//! Attention of a decoder, to another sequence, or with a relative bias, as calls
-//! of the kernel.
+//! Attention of a decoder, to another sequence, of one query a sequence, or with a
+//! relative bias, as calls of the kernel.
 
 use crate::backend::BackendError;
 use crate::backend::cpu::context::Context;
@@ -19,8 +19,10 @@ impl<'a> Context<'a> {
     }
 
     fn attend_settings(&self, attend: &Attend) -> Attention<'a> {
-        let query_starts = match attend.memory.map(|memory| self.program.value(memory).extents[0]) {
-            Some(Extent::Tokens) => self.batch.target.source_starts(),
+        let rows = |value: ValueId| self.program.value(value).extents[0];
+        let query_starts = match (rows(attend.queries), attend.memory.map(rows)) {
+            (Extent::Sequences, _) => self.sequence_starts,
+            (_, Some(Extent::Tokens)) => self.batch.target.source_starts(),
             _ => self.starts(attend.queries),
         };
         Attention {

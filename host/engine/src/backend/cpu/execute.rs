@@ -2,6 +2,7 @@
 
 use crate::backend::BackendError;
 use crate::backend::cpu::context::Context;
+use crate::kernels::attention::{Known, Results};
 use crate::kernels::embedding::{Lookup, Tables};
 use crate::kernels::layer_norm::Affine;
 use crate::kernels::matmul::{Matrix, nn, nt, tn};
@@ -234,14 +235,17 @@ impl Context<'_> {
                     self.columns(dx),
                 );
             }
-            Instruction::Attention { qkv, heads, out, log_sums, dropout } => {
+            Instruction::Attention { qkv, heads, out, log_sums, kept, dropout } => {
                 let settings = self.attention(qkv, heads, dropout);
-                attention::forward(threads, self.write(out), self.write(log_sums), self.read(qkv), &settings);
+                let (ctx, lse, kept) =
+                    (self.write(out), self.write(log_sums), kept.map(|kept| self.write(kept)));
+                attention::forward(threads, Results { ctx, lse, kept }, self.read(qkv), &settings);
             }
-            Instruction::AttentionBackward { dout, qkv, log_sums, heads, dqkv, dropout, .. } => {
+            Instruction::AttentionBackward { dout, qkv, log_sums, kept, heads, dqkv, dropout } => {
                 let settings = self.attention(qkv, heads, dropout);
-                let (dout, qkv, log_sums) = (self.read(dout), self.read(qkv), self.read(log_sums));
-                attention::backward(threads, self.write(dqkv), dout, qkv, log_sums, &settings);
+                let (qkv, lse, kept) = (self.read(qkv), self.read(log_sums), Some(self.read(kept)));
+                let known = Known { qkv, lse, kept };
+                attention::backward(threads, self.write(dqkv), self.read(dout), known, &settings);
             }
             Instruction::Attend(ref attend) => self.attend(attend),
             Instruction::AttendBackward(ref backward) => self.attend_backward(backward),

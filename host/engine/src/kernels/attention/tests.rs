@@ -86,15 +86,18 @@ fn check(lengths: &[u32], heads: usize, head_dim: usize, probability: f32, diffe
     let attention = Attention { starts: &starts, heads, head_dim, scale, dropout };
     let (rows, hidden) = (attention.rows(), attention.hidden());
     let (qkv, dctx) = (random(rows * 3 * hidden, 1), random(rows * hidden, 2));
-    let run = |count| {
+    let run = |count, keep: bool| {
         let threads = Threads::new(count).unwrap();
         let (mut ctx, mut lse) = (vec![f32::NAN; rows * hidden], vec![f32::NAN; heads * rows]);
-        forward(&threads, &mut ctx, &mut lse, &qkv, &attention);
+        let mut kept = vec![f32::NAN; heads * kept_places(&starts).last().unwrap()];
+        let results = Results { ctx: &mut ctx, lse: &mut lse, kept: keep.then_some(&mut kept) };
+        forward(&threads, results, &qkv, &attention);
         let mut dqkv = vec![f32::NAN; qkv.len()];
-        backward(&threads, &mut dqkv, &dctx, &qkv, &lse, &attention);
+        let known = Known { qkv: &qkv, lse: &lse, kept: keep.then_some(&kept) };
+        backward(&threads, &mut dqkv, &dctx, known, &attention);
         (ctx, lse, dqkv)
     };
-    let (ctx, lse, dqkv) = run(1);
+    let (ctx, lse, dqkv) = run(1, true);
     let (exact_ctx, exact_lse) = reference(&wide(&qkv), &attention);
     assert_close(&ctx, &exact_ctx, 2e-6);
     assert_close(&lse, &exact_lse, 2e-6);
@@ -105,7 +108,10 @@ fn check(lengths: &[u32], heads: usize, head_dim: usize, probability: f32, diffe
         assert_close(&dqkv, &by_differences, 1e-5);
     }
     // A unit is computed by one thread whatever their number.
-    assert!((ctx, lse, dqkv) == run(2));
+    let (again, sums, computed_again) = run(1, false);
+    assert!((&ctx, &lse) == (&again, &sums), "what is kept changes nothing of what is computed");
+    assert_close(&computed_again, &exact, 5e-6);
+    assert!((ctx, lse, dqkv) == run(2, true));
 }
 
 #[test]
@@ -124,11 +130,17 @@ fn all_head_sizes_and_several_query_blocks() {
 }
 
 #[test]
+fn all_that_dropout_drops_leaves_no_gradient() {
+    check(&[5, 3], 2, 4, 1.0, false);
+}
+
+#[test]
 fn large_scores_do_not_overflow() {
     let attention = Attention { starts: &[0, 3], heads: 1, head_dim: 1, scale: 1.0, dropout: None };
     let qkv = [100.0, 50.0, 1.0, -100.0, 50.0, 2.0, 100.0, -50.0, 4.0];
     let (mut ctx, mut lse) = (vec![0.0; 3], vec![0.0; 3]);
-    forward(&Threads::new(1).unwrap(), &mut ctx, &mut lse, &qkv, &attention);
+    let results = Results { ctx: &mut ctx, lse: &mut lse, kept: None };
+    forward(&Threads::new(1).unwrap(), results, &qkv, &attention);
     assert_eq!(ctx, [1.5, 4.0, 1.5]);
     assert!(lse.iter().all(|lse| lse.is_finite()));
 }
@@ -142,7 +154,7 @@ fn sequences_do_not_see_each_other() {
         let rows = *starts.last().unwrap() as usize;
         let attention = Attention { starts, heads, head_dim, scale: 0.3, dropout: None };
         let (mut ctx, mut lse) = (vec![0.0; rows * hidden], vec![0.0; heads * rows]);
-        forward(&threads, &mut ctx, &mut lse, qkv, &attention);
+        forward(&threads, Results { ctx: &mut ctx, lse: &mut lse, kept: None }, qkv, &attention);
         ctx
     };
     let together = run(&[0, 12, 12, 30], &qkv);

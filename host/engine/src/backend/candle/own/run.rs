@@ -223,10 +223,10 @@ impl Candle {
                 let [result] = own.run(&ACTIVATE_BACKWARD, numbers, &inputs, [x.elem_count()])?;
                 self.set(program, dx, result.reshape(x.shape())?, false)?;
             }
-            Instruction::Attention { qkv, heads, out, log_sums, dropout } => {
+            Instruction::Attention { qkv, heads, out, log_sums, dropout, .. } => {
                 return self.own_attention(program, [qkv, out, log_sums], heads, dropout);
             }
-            Instruction::AttentionBackward { dout, qkv, log_sums, heads, dqkv, dropout } => {
+            Instruction::AttentionBackward { dout, qkv, log_sums, heads, dqkv, dropout, .. } => {
                 return self.own_attention_backward(program, [dout, qkv, log_sums, dqkv], heads, dropout);
             }
             Instruction::CrossEntropy { logits, ref labels, losses, log_sums } => {
