@@ -1,5 +1,5 @@
-//! Attention of a decoder, to another sequence, or with a relative bias, composed
-//! over padded arrays.
+//! Attention of a decoder, to another sequence, of one query a sequence, or with a
+//! relative bias, composed over padded arrays.
 
 use std::borrow::Cow;
 
