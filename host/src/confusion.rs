@@ -1,7 +1,7 @@
 //! Which classes are taken for which: for each label that a task predicts and has gold
 //! for, how often examples of each class were predicted as each class.
 
-use host_ir::task::{Example, Layout, Prediction, PredictionType, PredictionValue};
+use host_ir::task::{Example, Layout, Prediction, PredictionColumn, PredictionType, PredictionValue};
 use serde::{Deserialize, Serialize};
 
 /// Of more classes than this nobody reads a matrix.
@@ -18,28 +18,46 @@ pub struct Confusion {
     pub counts: Vec<Vec<u64>>,
 }
 
-/// The matrices of a split's predictions. Examples without gold do not count; a label
-/// without any gold has no matrix.
-pub fn confusions(layout: &Layout, examples: &[Example], predictions: &[Prediction]) -> Vec<Confusion> {
-    let columns = layout.predictions.iter().enumerate();
-    let of_column = |(column, prediction): (usize, &host_ir::task::PredictionColumn)| {
-        let PredictionType::Label(field) = &prediction.kind else { return None };
-        let place = layout.field(field).filter(|&place| layout.fields[place].gold)?;
-        let classes = layout.labels(field).filter(|classes| classes.len() <= MOST_CLASSES)?.to_vec();
-        let mut counts = vec![vec![0; classes.len()]; classes.len()];
-        let mut any = false;
-        for (example, predicted) in examples.iter().zip(predictions) {
-            let (Some(gold), Some(PredictionValue::Label(label))) =
-                (example.label(place), &predicted[column])
-            else {
-                continue;
-            };
-            counts[gold as usize][*label as usize] += 1;
-            any = true;
+/// The matrices of a split, of which examples are counted one after another. Those
+/// without gold do not count; a label without any gold has no matrix.
+#[derive(Clone, Debug, Default)]
+pub struct Confusions {
+    /// The places of the prediction and of the label's field, and the matrix.
+    columns: Vec<(usize, usize, Confusion)>,
+}
+
+impl Confusions {
+    /// Of the labels that a layout predicts and has gold for.
+    pub fn new(layout: &Layout) -> Confusions {
+        let of_column = |(column, prediction): (usize, &PredictionColumn)| {
+            let PredictionType::Label(field) = &prediction.kind else { return None };
+            let place = layout.field(field).filter(|&place| layout.fields[place].gold)?;
+            let classes = layout.labels(field).filter(|classes| classes.len() <= MOST_CLASSES)?.to_vec();
+            let counts = vec![vec![0; classes.len()]; classes.len()];
+            Some((column, place, Confusion { field: field.clone(), classes, counts }))
+        };
+        Confusions { columns: layout.predictions.iter().enumerate().filter_map(of_column).collect() }
+    }
+
+    /// Counts an example.
+    pub fn add(&mut self, example: &Example, predicted: &Prediction) {
+        for (column, place, confusion) in &mut self.columns {
+            if let (Some(gold), Some(PredictionValue::Label(label))) =
+                (example.label(*place), &predicted[*column])
+            {
+                confusion.counts[gold as usize][*label as usize] += 1;
+            }
         }
-        any.then(|| Confusion { field: field.clone(), classes, counts })
-    };
-    columns.filter_map(of_column).collect()
+    }
+
+    /// The matrices of what was counted.
+    pub fn counted(&self) -> Vec<Confusion> {
+        let matrices = self.columns.iter().map(|(_, _, confusion)| confusion);
+        matrices
+            .filter(|confusion| confusion.counts.iter().flatten().any(|&count| count > 0))
+            .cloned()
+            .collect()
+    }
 }
 
 impl Confusion {
@@ -56,7 +74,7 @@ impl Confusion {
 
 #[cfg(test)]
 mod tests {
-    use host_ir::task::{Field, FieldType, FieldValue, Origin, PredictionColumn};
+    use host_ir::task::{Field, FieldType, FieldValue, Origin};
 
     use super::*;
 
@@ -77,10 +95,11 @@ mod tests {
             origin: Origin { file: "f".into(), line: 1 },
             values: vec![gold.map(FieldValue::Label)],
         };
-        let examples: Vec<Example> = pairs.iter().map(|(gold, _)| example(*gold)).collect();
-        let predictions: Vec<Prediction> =
-            pairs.iter().map(|(_, label)| vec![Some(PredictionValue::Label(*label))]).collect();
-        confusions(&layout(), &examples, &predictions)
+        let mut confusions = Confusions::new(&layout());
+        for (gold, label) in pairs {
+            confusions.add(&example(*gold), &vec![Some(PredictionValue::Label(*label))]);
+        }
+        confusions.counted()
     }
 
     #[test]

@@ -2,10 +2,11 @@
 //! for everything, and scored as any prediction is.
 
 use anyhow::Result;
-use host_ir::task::{PredictionType, PredictionValue, SplitUse, Sums};
+use host_ir::task::{PredictionType, PredictionValue, SplitUse};
 
-use crate::cell::{Baseline, Metrics, SplitMetrics};
+use crate::cell::{Baseline, SplitMetrics};
 use crate::session::prepare::Prepared;
+use crate::session::scores::Scores;
 
 impl Prepared {
     /// The metrics of the most frequent label on all evaluated splits; none where
@@ -31,18 +32,9 @@ impl Prepared {
             .collect();
         let mut metrics = Vec::new();
         for split in self.splits.iter().filter(|split| split.usage != SplitUse::Train) {
-            let mut sums = Sums::new();
-            for examples in split.examples.chunks(super::evaluate::CHUNK) {
-                let predictions = vec![constant.clone(); examples.len()];
-                for scored in self.task.score(examples.to_vec(), predictions)? {
-                    scored.into_iter().for_each(|(key, value)| *sums.entry(key).or_default() += value);
-                }
-            }
-            let measured = self.task.measure(vec![sums])?.pop().unwrap_or_default();
-            let ordered = layout.metrics.iter();
-            let named =
-                ordered.filter_map(|metric| Some((metric.name.clone(), *measured.get(&metric.name)?)));
-            metrics.push(SplitMetrics { split: split.name.clone(), metrics: Metrics(named.collect()) });
+            let scores =
+                Scores::of(&self.task, &split.examples, std::iter::repeat_with(|| Ok(constant.clone())))?;
+            metrics.push(SplitMetrics { split: split.name.clone(), metrics: scores.metrics(&self.task)? });
         }
         Ok(Some(Baseline { label: name.unwrap_or_default(), metrics }))
     }

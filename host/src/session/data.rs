@@ -1,14 +1,15 @@
 //! The splits of a cell: files through the task's `parse` to tokens.
 //!
 //! Files are read twice, first to check and count their examples, which the
-//! task's plan may depend on, then to tokenise them; so that examples that only
-//! train are never in memory together.
+//! task's plan may depend on, then to tokenise them; so that the examples of a split
+//! are never in memory together.
 
 use std::collections::BTreeMap;
 
 use anyhow::{Result, anyhow, bail};
 use host_engine::data::dataset::Dataset;
 use host_engine::data::find::FoundSplit;
+use host_engine::data::kept::Kept;
 use host_engine::data::reading::Reading;
 use host_engine::data::records;
 use host_engine::data::targets::Targets;
@@ -26,7 +27,7 @@ pub struct Split {
     pub name: String,
     pub usage: SplitUse,
     /// None of the split that trains.
-    pub examples: Vec<Example>,
+    pub examples: Kept<Example>,
     pub dataset: Dataset,
 }
 
@@ -190,7 +191,7 @@ impl Tokenising<'_> {
 
     fn split(&self, found: &FoundSplit, seen: &mut Seen, warnings: &mut Vec<String>) -> Result<Split> {
         let (reading, layout) = (self.reading()?, &self.task.layout);
-        let (mut dataset, mut kept) = (Dataset::new(layout), Vec::new());
+        let (mut dataset, mut kept) = (Dataset::new(layout), Kept::default());
         dataset.targets = targets(reading.sequence, layout, self.config)?;
         dataset.of_masked = self.plan.head == Some(HeadKind::MaskedLanguageModel);
         if dataset.of_masked || matches!(self.plan.head, Some(HeadKind::Classification { .. })) {
@@ -201,7 +202,7 @@ impl Tokenising<'_> {
             dataset.add(&examples, &reading)?;
             seen.add(found, &examples)?;
             if found.usage != SplitUse::Train {
-                kept.extend(examples);
+                examples.iter().try_for_each(|example| kept.add(example))?;
             }
             Ok(())
         })?;

@@ -12,6 +12,7 @@ mod prepare;
 mod resample;
 mod saved;
 mod score;
+mod scores;
 mod smoke;
 mod train;
 

@@ -4,7 +4,8 @@
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
-use host_engine::files::write::write_whole;
+use host_engine::data::kept::Kept;
+use host_engine::files::write::write_parts;
 use host_ir::task::{
     Container, Example, FieldValue, FileValue, Form, Layout, Prediction, PredictionFile, PredictionType,
     PredictionValue,
@@ -19,29 +20,36 @@ pub fn write(
     directory: &Path,
     layout: &Layout,
     split: &str,
-    examples: &[Example],
-    predictions: &[Prediction],
+    examples: &Kept<Example>,
+    predictions: &Kept<Prediction>,
 ) -> Result<()> {
-    let mut lines = String::new();
-    for (example, prediction) in examples.iter().zip(predictions) {
-        lines.push_str(&line(layout, example, prediction).to_string());
-        lines.push('\n');
-    }
-    write_whole(&directory.join(format!("predictions-{split}.jsonl")), lines.as_bytes())?;
+    let lines = each(examples, predictions, |example, prediction| {
+        Ok(format!("{}\n", line(layout, example, prediction)))
+    });
+    write_parts(&directory.join(format!("predictions-{split}.jsonl")), lines)?;
     for file in &layout.prediction_files {
-        let text = declared(layout, file, examples, predictions)
+        let rows = each(examples, predictions, |example, prediction| row(layout, file, example, prediction));
+        let lines = head(file).into_iter().map(Ok).chain(rows);
+        write_parts(&directory.join(format!("{split}-{}", file.name)), lines)
             .with_context(|| format!("the prediction file {} of the split {split}", file.name))?;
-        write_whole(&directory.join(format!("{split}-{}", file.name)), text.as_bytes())?;
     }
     for (name, column) in &layout.text_files {
-        let text = |prediction: &Prediction| match &prediction[*column] {
-            Some(PredictionValue::Text(text)) => text.clone(),
-            _ => String::new(),
-        };
-        let whole: String = predictions.iter().map(text).collect();
-        write_whole(&directory.join(format!("{split}-{name}")), whole.as_bytes())?;
+        let texts = each(examples, predictions, |_, prediction| match &prediction[*column] {
+            Some(PredictionValue::Text(text)) => Ok(text.clone()),
+            _ => Ok(String::new()),
+        });
+        write_parts(&directory.join(format!("{split}-{name}")), texts)?;
     }
     Ok(())
+}
+
+/// What a file has of each example.
+fn each(
+    examples: &Kept<Example>,
+    predictions: &Kept<Prediction>,
+    text: impl Fn(&Example, &Prediction) -> Result<String>,
+) -> impl Iterator<Item = Result<String>> {
+    examples.iter().zip(predictions.iter()).map(move |(example, prediction)| text(&example?, &prediction?))
 }
 
 /// An example's predictions, with its place and its gold labels.
@@ -75,42 +83,39 @@ fn line(layout: &Layout, example: &Example, prediction: &Prediction) -> Value {
     Value::Object(object)
 }
 
-/// The text of a file that the task declares.
-fn declared(
-    layout: &Layout,
-    file: &PredictionFile,
-    examples: &[Example],
-    predictions: &[Prediction],
-) -> Result<String> {
-    let cell = |text: &str| match text.contains(['"', ',', '\n', '\r']) {
+/// A cell of CSV.
+fn cell(text: &str) -> String {
+    match text.contains(['"', ',', '\n', '\r']) {
         true => format!("\"{}\"", text.replace('"', "\"\"")),
         false => text.to_string(),
+    }
+}
+
+/// The first line of a file that the task declares, where it has one of keys.
+fn head(file: &PredictionFile) -> Option<String> {
+    let keys = || file.columns.iter().map(|(key, ..)| cell(key)).collect::<Vec<_>>();
+    (file.container == Container::Csv).then(|| format!("{}\n", keys().join(",")))
+}
+
+/// The line of an example in a file that the task declares.
+fn row(layout: &Layout, file: &PredictionFile, example: &Example, prediction: &Prediction) -> Result<String> {
+    let mut object = Map::new();
+    for (key, source, form) in &file.columns {
+        let value = value(layout, *source, *form, example, prediction);
+        object.insert(key.clone(), value.with_context(|| format!("{}: {key}", example.origin))?);
+    }
+    let text = match file.container {
+        Container::Csv => {
+            let cells = object.values().map(|value| match value {
+                Value::Null => String::new(),
+                Value::String(text) => cell(text),
+                other => other.to_string(),
+            });
+            cells.collect::<Vec<_>>().join(",")
+        }
+        _ => Value::Object(object).to_string(),
     };
-    let mut text = String::new();
-    if file.container == Container::Csv {
-        let keys: Vec<String> = file.columns.iter().map(|(key, ..)| cell(key)).collect();
-        text.push_str(&format!("{}\n", keys.join(",")));
-    }
-    for (example, prediction) in examples.iter().zip(predictions) {
-        let mut object = Map::new();
-        for (key, source, form) in &file.columns {
-            let value = value(layout, *source, *form, example, prediction);
-            object.insert(key.clone(), value.with_context(|| format!("{}: {key}", example.origin))?);
-        }
-        match file.container {
-            Container::Csv => {
-                let cells = object.values().map(|value| match value {
-                    Value::Null => String::new(),
-                    Value::String(text) => cell(text),
-                    other => other.to_string(),
-                });
-                text.push_str(&cells.collect::<Vec<_>>().join(","));
-            }
-            _ => text.push_str(&Value::Object(object).to_string()),
-        }
-        text.push('\n');
-    }
-    Ok(text)
+    Ok(format!("{text}\n"))
 }
 
 /// A field or a prediction in the form that a file wants; null where there is none.
@@ -188,8 +193,12 @@ mod tests {
             origin: Origin { file: "data".into(), line: 3 },
             values: vec![idx.map(|idx| FieldValue::Text(idx.into())), Some(FieldValue::Label(0))],
         };
-        let predictions = [vec![Some(PredictionValue::Label(1))], vec![None]];
-        write(folder.path(), layout, "val", &[example(Some(idx)), example(None)], &predictions)?;
+        let (mut examples, mut predictions) = (Kept::default(), Kept::default());
+        for (idx, prediction) in [(Some(idx), Some(PredictionValue::Label(1))), (None, None)] {
+            examples.add(&example(idx))?;
+            predictions.add(&vec![prediction])?;
+        }
+        write(folder.path(), layout, "val", &examples, &predictions)?;
         let own = std::fs::read_to_string(folder.path().join("predictions-val.jsonl")).unwrap();
         assert_eq!(own.lines().next(), Some(r#"{"origin":"data:3","label":1,"gold_label":0}"#));
         Ok(std::fs::read_to_string(folder.path().join("val-out")).unwrap())

@@ -6,13 +6,16 @@
 //! are drawn alike and can be compared draw by draw.
 
 use std::collections::BTreeMap;
+use std::io::{BufReader, Read};
 
 use anyhow::Result;
+use host_engine::data::dataset::DatasetError;
+use host_engine::data::store::Store;
 use host_ir::random::Stream;
 use host_ir::task::Sums;
 use host_plugin::Task;
 
-use crate::cell::{Confidence, Interval};
+use crate::cell::Interval;
 use crate::runs::confidence::{Resamples, interval};
 
 /// Draws of a split.
@@ -24,53 +27,72 @@ const FEWEST_DRAWS: usize = 100;
 /// Samples for which the task's plugin is called at a time.
 const CHUNK: usize = 250;
 
-/// The sums of each group of a split, of which most statistics are absent.
-#[derive(Clone, Debug, Default)]
+/// Bytes that are read at a time.
+const READ: usize = 1 << 16;
+/// Bytes of an entry of a row.
+const ENTRY: usize = 12;
+
+/// The sums of each group of a split, of which most statistics are absent. They lie in a
+/// temporary file where they are many.
+#[derive(Debug, Default)]
 pub struct GroupSums {
     columns: BTreeMap<(String, u64), u32>,
-    /// The first entry of each group, and the number of entries.
-    starts: Vec<usize>,
-    entries: Vec<(u32, f64)>,
+    /// Of each group the number of its entries in four bytes; of each entry its column in
+    /// four and its value in eight.
+    rows: Store,
+    groups: usize,
 }
 
 impl GroupSums {
     /// Adds a group.
-    pub fn add(&mut self, sums: Sums) {
-        if self.starts.is_empty() {
-            self.starts.push(0);
-        }
+    ///
+    /// # Errors
+    /// A full disk.
+    pub fn add(&mut self, sums: Sums) -> Result<(), DatasetError> {
+        let mut row = (sums.len() as u32).to_le_bytes().to_vec();
         for (key, value) in sums {
             let next = self.columns.len() as u32;
-            self.entries.push((*self.columns.entry(key).or_insert(next), value));
+            row.extend(self.columns.entry(key).or_insert(next).to_le_bytes());
+            row.extend(value.to_le_bytes());
         }
-        self.starts.push(self.entries.len());
+        self.groups += 1;
+        Ok(self.rows.append(&row)?)
     }
 
     /// Number of groups.
     pub fn len(&self) -> usize {
-        self.starts.len().saturating_sub(1)
+        self.groups
     }
 
     /// The sums of the groups, each as often as it is drawn.
-    fn sample(&self, times: &[u32]) -> Sums {
+    fn sample(&self, times: &[u32]) -> Result<Sums, DatasetError> {
         let mut totals = vec![0.0; self.columns.len()];
-        for (range, &times) in self.starts.windows(2).zip(times).filter(|(_, times)| **times > 0) {
-            for &(column, value) in &self.entries[range[0]..range[1]] {
-                totals[column as usize] += value * f64::from(times);
+        let mut rows = BufReader::with_capacity(READ, self.rows.reader());
+        let (mut count, mut row) = ([0; 4], Vec::new());
+        for &times in times {
+            rows.read_exact(&mut count)?;
+            row.resize(u32::from_le_bytes(count) as usize * ENTRY, 0);
+            rows.read_exact(&mut row)?;
+            for &[a, b, c, d, ref value @ ..] in row.as_chunks::<ENTRY>().0.iter().filter(|_| times > 0) {
+                let column = u32::from_le_bytes([a, b, c, d]) as usize;
+                totals[column] += f64::from_le_bytes(*value) * f64::from(times);
             }
         }
-        self.columns.iter().map(|(key, &column)| (key.clone(), totals[column as usize])).collect()
+        Ok(self.columns.iter().map(|(key, &column)| (key.clone(), totals[column as usize])).collect())
     }
 
     /// The sums of the whole split.
-    pub fn total(&self) -> Sums {
+    ///
+    /// # Errors
+    /// Reading from the temporary file.
+    pub fn total(&self) -> Result<Sums, DatasetError> {
         self.sample(&vec![1; self.len()])
     }
 
     /// The metrics of every draw.
     ///
     /// # Errors
-    /// The task's `measure` fails.
+    /// The task's `measure` fails; reading from the temporary file.
     pub fn resample(&self, task: &Task, split: &str) -> Result<Resamples> {
         let groups = self.len();
         let draws = (MOST_GROUPS / groups.max(1)).clamp(FEWEST_DRAWS, DRAWS);
@@ -78,7 +100,7 @@ impl GroupSums {
         let mut metrics: BTreeMap<String, Vec<Option<f64>>> = names.collect();
         for first in (0..draws).step_by(CHUNK) {
             let sample = |draw: usize| self.sample(&drawn(groups, draw));
-            let samples = (first..draws.min(first + CHUNK)).map(sample).collect();
+            let samples = (first..draws.min(first + CHUNK)).map(sample).collect::<Result<_, _>>()?;
             for measured in task.measure(samples)? {
                 for (name, values) in &mut metrics {
                     values.push(measured.get(name).copied().filter(|value| value.is_finite()));
@@ -100,19 +122,13 @@ fn drawn(groups: usize, draw: usize) -> Vec<u32> {
 }
 
 /// The intervals of a split's metrics, in the order of the task.
-pub fn confidence(task: &Task, resamples: &Resamples, constant: Option<String>) -> Confidence {
+pub fn intervals(task: &Task, resamples: &Resamples) -> Vec<Interval> {
     let metrics = task.layout.metrics.iter();
     let intervals = metrics.filter_map(|metric| {
         let (low, high) = interval(resamples.metrics.get(&metric.name)?)?;
         Some(Interval { metric: metric.name.clone(), low, high })
     });
-    Confidence {
-        split: resamples.split.clone(),
-        groups: resamples.groups,
-        intervals: intervals.collect(),
-        constant,
-        confusions: Vec::new(),
-    }
+    intervals.collect()
 }
 
 #[cfg(test)]
@@ -131,12 +147,28 @@ mod tests {
     fn samples_are_sums_of_what_is_drawn() {
         let mut sums = GroupSums::default();
         let key = |name: &str, key| (name.to_string(), key);
-        sums.add(Sums::from([(key("a", 0), 1.0), (key("b", 7), 2.0)]));
-        sums.add(Sums::new());
-        sums.add(Sums::from([(key("a", 0), 10.0)]));
+        sums.add(Sums::from([(key("a", 0), 1.0), (key("b", 7), 2.0)])).unwrap();
+        sums.add(Sums::new()).unwrap();
+        sums.add(Sums::from([(key("a", 0), 10.0)])).unwrap();
         assert_eq!(sums.len(), 3);
-        assert_eq!(sums.total(), Sums::from([(key("a", 0), 11.0), (key("b", 7), 2.0)]));
-        assert_eq!(sums.sample(&[0, 1, 2]), Sums::from([(key("a", 0), 20.0), (key("b", 7), 0.0)]));
-        assert_eq!(GroupSums::default().len(), 0);
+        assert_eq!(sums.total(), Ok(Sums::from([(key("a", 0), 11.0), (key("b", 7), 2.0)])));
+        assert_eq!(sums.sample(&[0, 1, 2]), Ok(Sums::from([(key("a", 0), 20.0), (key("b", 7), 0.0)])));
+        assert_eq!((GroupSums::default().len(), GroupSums::default().total()), (0, Ok(Sums::new())));
+    }
+
+    /// What lies in a file adds up to the same bits as what was in memory.
+    #[test]
+    fn many_groups_are_summed_in_their_order() {
+        let (mut sums, mut wanted) = (GroupSums::default(), [0.0; 3]);
+        for group in 0..150_000_u64 {
+            let columns =
+                (0..group % 4).map(|column| (("a".to_string(), column), 1.0 / (group + column + 1) as f64));
+            let row: Sums = columns.collect();
+            row.iter().for_each(|((_, column), value)| wanted[*column as usize] += value);
+            sums.add(row).unwrap();
+        }
+        assert!(sums.rows.bytes() > 2 << 20);
+        let total: Vec<u64> = sums.total().unwrap().values().map(|value| value.to_bits()).collect();
+        assert_eq!(total, wanted.map(f64::to_bits));
     }
 }

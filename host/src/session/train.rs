@@ -10,24 +10,15 @@ use host_engine::train::trainer::{self, EpochReport, Observer, StepReport};
 use host_ir::task::SplitUse;
 
 use crate::cell::{BestMetric, CellResult, CellSpec, Confidence, EpochRecord, Progress, SplitMetrics, Step};
-use crate::confusion::{Confusion, confusions};
 use crate::runs::confidence::Resamples;
-use crate::session::evaluate::{Evaluated, constant};
+use crate::session::evaluate::Evaluated;
 use crate::session::predictions;
 use crate::session::prepare::Prepared;
-use crate::session::resample::{GroupSums, confidence};
 use crate::session::saved;
+use crate::session::scores::Scores;
 
 /// The longest time in which nothing is said of steps that are done.
 const SILENCE: Duration = Duration::from_secs(10);
-
-/// What the intervals of a split are made of.
-struct Scores {
-    split: String,
-    sums: GroupSums,
-    constant: Option<String>,
-    confusions: Vec<Confusion>,
-}
 
 struct Watcher<'a> {
     prepared: &'a Prepared,
@@ -44,10 +35,8 @@ struct Watcher<'a> {
     steps_per_epoch: u64,
     /// Of the newest evaluation.
     evaluated: Vec<Evaluated>,
-    /// Of the best checkpoint.
-    best: Vec<SplitMetrics>,
-    /// By split of the best checkpoint.
-    sums: Vec<Scores>,
+    /// Of the best checkpoint, for each split.
+    best: Vec<(SplitMetrics, Scores)>,
     epochs: Vec<EpochRecord>,
     warnings: Vec<String>,
     failure: Option<anyhow::Error>,
@@ -65,52 +54,32 @@ impl Watcher<'_> {
 
     fn save(&mut self, engine: &Engine) -> Result<()> {
         saved::write_adapter(self.directory, self.spec, engine)?;
-        for evaluated in &self.evaluated {
-            self.write_predictions(evaluated)?;
-        }
-        self.best = self.evaluated.iter().map(|evaluated| evaluated.metrics.clone()).collect();
-        self.sums = self.evaluated.iter().map(|evaluated| self.scores(evaluated)).collect();
+        let evaluated = std::mem::take(&mut self.evaluated).into_iter();
+        self.best = evaluated.map(|evaluated| self.keep(evaluated)).collect::<Result<_>>()?;
         Ok(())
     }
 
-    fn scores(&self, evaluated: &Evaluated) -> Scores {
-        let name = &evaluated.metrics.split;
-        let (layout, predictions) = (&self.prepared.task.layout, &evaluated.predictions);
-        let split = self.prepared.splits.iter().find(|split| split.name == *name);
-        Scores {
-            split: name.clone(),
-            sums: evaluated.sums.clone(),
-            constant: constant(layout, predictions),
-            confusions: split.map_or(Vec::new(), |split| confusions(layout, &split.examples, predictions)),
+    /// Writes the predictions of a split; what stays are its scores.
+    fn keep(&self, evaluated: Evaluated) -> Result<(SplitMetrics, Scores)> {
+        let Evaluated { metrics, predictions, scores } = evaluated;
+        if let Some(split) = self.prepared.splits.iter().find(|split| split.name == metrics.split) {
+            let layout = &self.prepared.task.layout;
+            predictions::write(self.directory, layout, &split.name, &split.examples, &predictions)?;
         }
+        Ok((metrics, scores))
     }
 
     /// Draws the groups of a split, keeps what was measured, and says where a
     /// method has learned nothing.
-    fn confidence(&mut self, scores: &Scores) -> Result<Confidence> {
-        let prepared = self.prepared;
-        let task = &prepared.task;
-        let resamples = scores.sums.resample(task, &scores.split)?;
-        saved::write_resamples(&Resamples::path(self.directory, &scores.split), &resamples)?;
-        if let Some(label) = &scores.constant {
+    fn confidence(&mut self, split: &str, scores: &Scores) -> Result<Confidence> {
+        let (confidence, resamples) = scores.confidence(&self.prepared.task, split)?;
+        saved::write_resamples(&Resamples::path(self.directory, split), &resamples)?;
+        if let Some(label) = &confidence.constant {
             self.warnings.push(format!(
-                "every example of {} is predicted as \"{label}\": nothing has been learned, whatever the scores are",
-                scores.split
+                "every example of {split} is predicted as \"{label}\": nothing has been learned, whatever the scores are"
             ));
         }
-        let confidence = confidence(task, &resamples, scores.constant.clone());
-        Ok(Confidence { confusions: scores.confusions.clone(), ..confidence })
-    }
-
-    fn write_predictions(&self, evaluated: &Evaluated) -> Result<()> {
-        let split = self.prepared.splits.iter().find(|split| split.name == evaluated.metrics.split);
-        match split {
-            Some(split) => {
-                let (layout, predicted) = (&self.prepared.task.layout, &evaluated.predictions);
-                predictions::write(self.directory, layout, &split.name, &split.examples, predicted)
-            }
-            None => Ok(()),
-        }
+        Ok(confidence)
     }
 
     /// Keeps an error for the caller, and gives the trainer its sentence.
@@ -221,7 +190,6 @@ pub fn train(spec: &CellSpec, directory: &Path, progress: &mut dyn Progress) -> 
         steps_per_epoch: trainer::Batches::steps_of_epoch(&mut sampler, 0)?,
         evaluated: Vec::new(),
         best: Vec::new(),
-        sums: Vec::new(),
         epochs: Vec::new(),
         warnings: summary.warnings.clone(),
         failure: None,
@@ -235,17 +203,15 @@ pub fn train(spec: &CellSpec, directory: &Path, progress: &mut dyn Progress) -> 
     })?;
     let training_seconds = watcher.training_seconds();
     let start = Instant::now();
-    let mut metrics = watcher.best.clone();
     for split in prepared.splits.iter().filter(|split| split.usage == SplitUse::Optional) {
         let evaluated = prepared.evaluate(&mut engine, spec, &split.name, watcher.progress)?;
-        watcher.write_predictions(&evaluated)?;
-        let scores = watcher.scores(&evaluated);
-        watcher.sums.push(scores);
-        metrics.push(evaluated.metrics);
+        let kept = watcher.keep(evaluated)?;
+        watcher.best.push(kept);
     }
-    let mut confidence = Vec::new();
-    for scores in std::mem::take(&mut watcher.sums) {
-        confidence.push(watcher.confidence(&scores)?);
+    let (mut metrics, mut confidence) = (Vec::new(), Vec::new());
+    for (of_split, scores) in std::mem::take(&mut watcher.best) {
+        confidence.push(watcher.confidence(&of_split.split, &scores)?);
+        metrics.push(of_split);
     }
     let order = prepared.evaluated();
     metrics.sort_by_key(|metrics| order.iter().position(|name| *name == metrics.split));

@@ -24,7 +24,7 @@ impl From<io::Error> for DatasetError {
     fn from(cause: io::Error) -> DatasetError {
         let folder = std::env::temp_dir();
         DatasetError(format!(
-            "the tokenised data cannot be kept in {}: {cause}; TMPDIR names another folder",
+            "the data cannot be kept in {}: {cause}; TMPDIR names another folder",
             folder.display()
         ))
     }

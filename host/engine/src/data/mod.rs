@@ -2,6 +2,7 @@
 
 pub mod dataset;
 pub mod find;
+pub mod kept;
 pub mod reading;
 pub mod records;
 pub mod sampler;

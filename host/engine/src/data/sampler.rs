@@ -1,6 +1,7 @@
 //! Effective batches of an epoch, as transformers' Trainer draws them: a seeded
 //! uniform permutation, cut into batches; the last one may be smaller.
 
+use std::cmp::Reverse;
 use std::ops::Range;
 
 use host_ir::random::Stream;
@@ -184,6 +185,23 @@ fn parts(rows: &[usize], examples: usize, most: usize) -> Vec<Range<usize>> {
     parts
 }
 
+/// Batches of an evaluation. Four bytes an example and a batch are all that grows with
+/// the data.
+#[derive(Debug, Default)]
+pub struct EvaluationBatches {
+    order: Vec<u32>,
+    /// The first of each batch in the order.
+    starts: Vec<u32>,
+}
+
+impl EvaluationBatches {
+    /// The examples of each batch.
+    pub fn iter(&self) -> impl Iterator<Item = &[u32]> {
+        let ends = self.starts.iter().skip(1).copied().chain([self.order.len() as u32]);
+        self.starts.iter().zip(ends).map(|(&start, end)| &self.order[start as usize..end as usize])
+    }
+}
+
 /// Batches of an evaluation: examples by length, so that batches are even, at
 /// most so many in one, and no more rows than a micro-batch has.
 ///
@@ -193,27 +211,25 @@ pub fn evaluation_batches(
     dataset: &Dataset,
     size: usize,
     virtual_tokens: usize,
-) -> Result<Vec<Vec<usize>>, DatasetError> {
-    let lengths = (0..dataset.len()).map(|example| Ok(dataset.size(example, virtual_tokens)?.1));
-    let lengths = lengths.collect::<Result<Vec<usize>, DatasetError>>()?;
-    let mut order: Vec<usize> = (0..dataset.len()).collect();
-    order.sort_by_key(|&example| std::cmp::Reverse(lengths[example]));
-    let mut batches: Vec<Vec<usize>> = Vec::new();
-    let mut rows = 0;
-    for example in order {
-        let own = lengths[example];
-        match batches.last_mut() {
-            Some(batch) if batch.len() < size.max(1) && rows + own <= MICRO_BATCH_ROWS => {
-                batch.push(example);
+) -> Result<EvaluationBatches, DatasetError> {
+    let lengths = (0..dataset.len()).map(|example| Ok(dataset.size(example, virtual_tokens)?.1 as u32));
+    let lengths = lengths.collect::<Result<Vec<u32>, DatasetError>>()?;
+    let mut order: Vec<u32> = (0..dataset.len() as u32).collect();
+    order.sort_unstable_by_key(|&example| (Reverse(lengths[example as usize]), example));
+    let (mut starts, mut rows): (Vec<u32>, usize) = (Vec::new(), 0);
+    for (place, &example) in (0..).zip(&order) {
+        let own = lengths[example as usize] as usize;
+        match starts.last() {
+            Some(start) if ((place - start) as usize) < size.max(1) && rows + own <= MICRO_BATCH_ROWS => {
                 rows += own;
             }
             _ => {
-                batches.push(vec![example]);
+                starts.push(place);
                 rows = own;
             }
         }
     }
-    Ok(batches)
+    Ok(EvaluationBatches { order, starts })
 }
 
 #[cfg(test)]
@@ -228,6 +244,11 @@ mod tests {
             train_batch_tokens: tokens,
             ..TrainingSettings::default()
         }
+    }
+
+    fn evaluated(dataset: &Dataset, size: usize, virtual_tokens: usize) -> Vec<Vec<u32>> {
+        let batches = evaluation_batches(dataset, size, virtual_tokens).unwrap();
+        batches.iter().map(<[u32]>::to_vec).collect()
     }
 
     /// Rows of each micro-batch of each effective batch of an epoch.
@@ -307,17 +328,17 @@ mod tests {
                 assert_eq!(found.collect::<Vec<_>>(), wanted.collect::<Vec<_>>());
             }
         }
-        assert_eq!(evaluation_batches(&dataset, 2, 1).unwrap(), [vec![3, 2], vec![0, 1], vec![4]]);
+        assert_eq!(evaluated(&dataset, 2, 1), [vec![3, 2], vec![0, 1], vec![4]]);
     }
 
     #[test]
     fn an_evaluation_takes_every_example_once() {
         let dataset = dataset(&[3, 9, 5, 7, 4]);
-        let batches = evaluation_batches(&dataset, 2, 0).unwrap();
-        assert_eq!(batches, [vec![1, 3], vec![2, 4], vec![0]]);
+        assert_eq!(evaluated(&dataset, 2, 0), [vec![1, 3], vec![2, 4], vec![0]]);
         // Two do not fit into the rows of a micro-batch.
-        let batches = evaluation_batches(&dataset, 2, MICRO_BATCH_ROWS / 2).unwrap();
-        assert_eq!(batches, [vec![1], vec![3], vec![2], vec![4], vec![0]]);
+        let alone = [vec![1], vec![3], vec![2], vec![4], vec![0]];
+        assert_eq!(evaluated(&dataset, 2, MICRO_BATCH_ROWS / 2), alone);
+        assert!(evaluated(&Dataset::default(), 2, 0).is_empty());
     }
 
     #[test]

@@ -3,11 +3,11 @@
 //! takes no more memory than a small one.
 
 use std::fs::File;
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::os::unix::fs::FileExt;
 
 /// Bytes that are kept in memory at most.
-const IN_MEMORY: usize = 4 << 20;
+const IN_MEMORY: usize = 1 << 20;
 
 /// Bytes in the order in which they were appended.
 #[derive(Debug, Default)]
@@ -33,10 +33,9 @@ impl Store {
     }
 
     fn append_within(&mut self, bytes: &[u8], limit: usize) -> io::Result<()> {
-        self.recent.extend_from_slice(bytes);
         // A file that is there already takes them in large parts.
         let full = if self.file.is_some() { limit / 16 } else { limit };
-        if self.recent.len() > full {
+        if !self.recent.is_empty() && self.recent.len() + bytes.len() > full {
             let file = match &mut self.file {
                 Some(file) => file,
                 none => none.insert(tempfile::tempfile()?),
@@ -45,6 +44,7 @@ impl Store {
             self.in_file += self.recent.len() as u64;
             self.recent = Vec::new();
         }
+        self.recent.extend_from_slice(bytes);
         Ok(())
     }
 
@@ -62,6 +62,31 @@ impl Store {
         let found = self.recent.get(from..from + recent.len());
         recent.copy_from_slice(found.ok_or(io::ErrorKind::UnexpectedEof)?);
         Ok(())
+    }
+
+    /// Reads all bytes in their order.
+    pub fn reader(&self) -> impl Read + '_ {
+        Reader { store: self, place: 0 }
+    }
+
+    /// Bytes that are in memory.
+    #[cfg(test)]
+    pub(crate) fn in_memory(&self) -> usize {
+        self.recent.capacity()
+    }
+}
+
+struct Reader<'a> {
+    store: &'a Store,
+    place: u64,
+}
+
+impl Read for Reader<'_> {
+    fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
+        let count = (self.store.bytes() - self.place).min(bytes.len() as u64) as usize;
+        self.store.read(self.place, &mut bytes[..count])?;
+        self.place += count as u64;
+        Ok(count)
     }
 }
 
@@ -85,6 +110,9 @@ mod tests {
                     assert_eq!(read, bytes[start..start + read.len()]);
                 }
             }
+            let mut whole = Vec::new();
+            store.reader().read_to_end(&mut whole).unwrap();
+            assert_eq!(whole, bytes);
             assert!(store.read(195, &mut [0; 6]).is_err());
             assert!(store.read(300, &mut [0; 1]).is_err());
         }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::Write;
+use std::io::{self, BufWriter, Write};
 use std::path::Path;
 
 use safetensors::Dtype;
@@ -34,19 +34,32 @@ impl Precision {
 /// # Errors
 /// A folder or a disk that does not take it.
 pub fn write_whole(path: &Path, content: &[u8]) -> Result<(), FileError> {
-    let error = |cause: std::io::Error| FileError::new(path, cause);
+    write_parts(path, [Ok(content)])
+}
+
+/// As [`write_whole`], a part of the content after another.
+///
+/// # Errors
+/// As [`write_whole`]; a part that there is not.
+pub fn write_parts<E: From<FileError>>(
+    path: &Path,
+    parts: impl IntoIterator<Item = Result<impl AsRef<[u8]>, E>>,
+) -> Result<(), E> {
+    let error = |cause: io::Error| E::from(FileError::new(path, cause));
     let folder = path.parent().unwrap_or(Path::new("."));
     fs::create_dir_all(folder).map_err(error)?;
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     let temporary = folder.join(format!(".{name}.{}", std::process::id()));
-    let written = fs::File::create(&temporary).and_then(|mut file| {
-        file.write_all(content)?;
-        file.sync_all()?;
-        fs::rename(&temporary, path)
-    });
-    written.map_err(|cause| {
+    let write = || {
+        let mut file = BufWriter::new(fs::File::create(&temporary).map_err(error)?);
+        for part in parts {
+            file.write_all(part?.as_ref()).map_err(error)?;
+        }
+        let file = file.into_inner().map_err(|full| error(full.into_error()))?;
+        file.sync_all().and_then(|()| fs::rename(&temporary, path)).map_err(error)
+    };
+    write().inspect_err(|_| {
         fs::remove_file(&temporary).ok();
-        error(cause)
     })
 }
 
@@ -131,6 +144,19 @@ mod tests {
         assert_eq!(read.tensor("b").unwrap().data(), [1.0f32.to_le_bytes(), 2.0f32.to_le_bytes()].concat());
         let (size, header) = safetensors::SafeTensors::read_metadata(&contents[0]).unwrap();
         assert_eq!((size % 8, header.metadata().as_ref().unwrap()["key 3"].as_str()), (0, "3"));
+    }
+
+    #[test]
+    fn a_part_that_fails_leaves_the_old_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a");
+        let error = |sentence: &str| FileError::new(&path, sentence);
+        write_parts(&path, ["one ", "two"].map(Ok::<_, FileError>)).unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"one two");
+        let failed = write_parts(&path, [Ok("three"), Err(error("no more"))]);
+        assert_eq!(failed, Err(error("no more")));
+        assert_eq!(fs::read(&path).unwrap(), b"one two");
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
     }
 
     #[test]

@@ -105,9 +105,22 @@ pub struct Parsed {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum PredictionValue {
     Label(u32),
-    Real(f64),
+    Real(#[serde(with = "bits")] f64),
     Text(String),
     Spans(Vec<NumberedSpan>),
+}
+
+/// A number as its bits, of which no form of writing loses any.
+mod bits {
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    pub fn serialize<S: Serializer>(number: &f64, serializer: S) -> Result<S::Ok, S::Error> {
+        number.to_bits().serialize(serializer)
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
+        u64::deserialize(deserializer).map(f64::from_bits)
+    }
 }
 
 /// Predictions of one example, in the order of [`crate::task::Layout::predictions`].

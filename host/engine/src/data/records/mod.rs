@@ -18,7 +18,7 @@ use host_ir::task::{Container, Origin, Record};
 
 use crate::files::FileError;
 
-/// Bytes of text after which a chunk is full.
+/// Bytes of records and their texts after which a chunk is full.
 const CHUNK: usize = 1 << 18;
 /// The most bytes of one record.
 const LONGEST_RECORD: usize = 64 << 20;
@@ -53,7 +53,7 @@ impl<E: From<FileError>> Chunks<'_, E> {
 
     /// Adds a record that starts at a line, counted from 1.
     fn add(&mut self, line: u64, text: String, json: Option<serde_json::Value>) -> Result<(), E> {
-        self.bytes += text.len();
+        self.bytes += size_of::<Record>() + text.len();
         self.chunk.records.push(Record { text, json, origin: Origin { file: self.name.clone(), line } });
         self.full()
     }

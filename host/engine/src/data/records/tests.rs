@@ -131,18 +131,22 @@ fn packed_files_are_unpacked() {
 
 #[test]
 fn chunks_are_small_however_large_the_file_is() {
-    let line = "x".repeat(1 << 10);
-    let content = format!("{line}\n").repeat(4 << 10);
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("data");
-    std::fs::write(&path, content).unwrap();
-    let mut sizes = Vec::new();
-    read(&path, Container::Lines, |chunk| {
-        sizes.push(chunk.records.len());
-        Ok::<(), FileError>(())
-    })
-    .unwrap();
-    assert_eq!(sizes, [256; 16]);
+    // Long lines, and short ones, of which the records are larger than their texts.
+    for (length, lines) in [(1 << 10, 4 << 10), (1, 10_000)] {
+        std::fs::write(&path, format!("{}\n", "x".repeat(length)).repeat(lines)).unwrap();
+        let mut sizes = Vec::new();
+        read(&path, Container::Lines, |chunk| {
+            sizes.push(chunk.records.len());
+            Ok::<(), FileError>(())
+        })
+        .unwrap();
+        let full = CHUNK.div_ceil(size_of::<Record>() + length);
+        let (last, others) = sizes.split_last().unwrap();
+        assert!(*last <= full && others.len() > 1 && others.iter().all(|size| *size == full), "{sizes:?}");
+        assert_eq!(sizes.iter().sum::<usize>(), lines);
+    }
 }
 
 /// Written by tests/reference/parquet.py with pyarrow, in two row groups, as the
