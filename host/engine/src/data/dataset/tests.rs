@@ -5,6 +5,7 @@ use std::fs;
 use host_ir::task::{Field, FieldValue, Origin, Sequence};
 
 use super::*;
+use crate::batch::Batch;
 use crate::text::Tokenizer;
 
 /// Pieces of the test's tokenizer; words from `w0` on have the ids from 5 on.
