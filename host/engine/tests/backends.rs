@@ -231,6 +231,27 @@ fn logits_serve_two_losses() {
     }
 }
 
+/// Attention keeps the probabilities of short sequences for the backward pass: of all of
+/// a batch, of some, of none.
+#[test]
+fn short_and_long_sequences_have_the_same_gradients_on_both_backends() {
+    let json = serde_json::json!({
+        "model_type": "bert", "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2,
+        "intermediate_size": 20, "vocab_size": 50, "max_position_embeddings": 96, "type_vocab_size": 2,
+    });
+    let config = EncoderConfig::read(json.as_object().unwrap()).unwrap();
+    let batches: [&[(u32, u32)]; 3] = [&[(0, 64), (1, 7)], &[(0, 65), (1, 64), (2, 3)], &[(0, 65), (1, 90)]];
+    for (lengths, head) in batches.into_iter().flat_map(|lengths| HEADS.map(|head| (lengths, head))) {
+        let plans = plans_of(config.clone(), head, methods()[0].1);
+        let batch = packed(&plans, lengths);
+        let (loss, ours) = gradients(&mut cpu(&plans, 2), std::slice::from_ref(&batch));
+        let (other, theirs) = gradients(&mut engine(&plans, second()), std::slice::from_ref(&batch));
+        assert!((loss - other).abs() < 1e-5 * loss.abs(), "{lengths:?}: {loss} {other}");
+        let apart = difference(&ours, &theirs);
+        assert!(apart < 2e-4, "{lengths:?} on {head:?}: {apart:e}");
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(12))]
 

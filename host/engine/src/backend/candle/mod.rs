@@ -313,12 +313,17 @@ impl Candle {
 
     /// Whether an instruction reads a value without elements, as all that follows from
     /// the masked rows of a batch where no token is masked. Several of candle's
-    /// operations refuse such arrays.
+    /// operations refuse such arrays. Probabilities of attention are none of them: this
+    /// backend keeps none, and long sequences have none that could be kept.
     fn works_on_nothing(&self, program: &Program, instruction: &Instruction) -> bool {
-        instruction
-            .accesses()
-            .into_iter()
-            .any(|(value, access)| access == Access::Read && program.value(value).elements(&self.sizes) == 0)
+        let unread = match *instruction {
+            Instruction::AttentionBackward { kept, .. } => Some(kept),
+            _ => None,
+        };
+        instruction.accesses().into_iter().any(|(value, access)| {
+            let nothing = program.value(value).elements(&self.sizes) == 0;
+            access == Access::Read && Some(value) != unread && nothing
+        })
     }
 
     /// What an instruction makes of nothing: zeros, and nothing is added.
