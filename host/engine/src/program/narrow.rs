@@ -168,7 +168,7 @@ fn rewrite(program: &mut Program, choice: RowChoice, chosen: &[bool]) {
 }
 
 /// The chosen rows of a value, taken here.
-fn take(program: &mut Program, x: ValueId, choice: RowChoice, rows: Extent) -> ValueId {
+pub(super) fn take(program: &mut Program, x: ValueId, choice: RowChoice, rows: Extent) -> ValueId {
     let mut extents = program.value(x).extents.clone();
     extents[0] = rows;
     let wants_gradient = program.value(x).wants_gradient;

@@ -7,6 +7,7 @@ use std::ops::Range;
 use crate::program::attend::Attend;
 use crate::program::build::Program;
 use crate::program::instruction::{Instruction, RowChoice};
+use crate::program::narrow::take;
 use crate::program::value::{Extent, Storage, ValueId};
 
 /// Attention over queries, keys and values side by side, of which one row a sequence
@@ -61,9 +62,9 @@ fn find(program: &Program, place: usize) -> Option<(Found, ValueId)> {
     let &[_, Extent::Fixed(hidden)] = program.value(context).extents.as_slice() else { return None };
     let mut inputs = Vec::new();
     for writer in touching(qkv).filter(|&instruction| instruction != attention) {
-        let (input, columns) = projection(program, writer)?;
+        let (written, input, columns) = projection(program, writer)?;
         let whole = columns.end <= hidden || columns.start >= hidden;
-        if !working(qkv) || !(whole || divisible(program, writer)) {
+        if written != qkv || !working(qkv) || !(whole || divisible(program, writer)) {
             return None;
         }
         inputs.extend(input);
@@ -72,20 +73,23 @@ fn find(program: &Program, place: usize) -> Option<(Found, ValueId)> {
     inputs.iter().all(|&other| other == input).then_some((Found { qkv, context, read, hidden }, input))
 }
 
-/// The rows that an instruction reads, and the columns of its output that it writes,
+/// What an instruction writes, the rows that it reads for it, and which columns it writes,
 /// where it is a part of a projection.
-fn projection(program: &Program, instruction: &Instruction) -> Option<(Option<ValueId>, Range<usize>)> {
+fn projection(
+    program: &Program,
+    instruction: &Instruction,
+) -> Option<(ValueId, Option<ValueId>, Range<usize>)> {
     let outputs = |value: ValueId| match program.value(value).extents.first() {
         Some(&Extent::Fixed(outputs)) => outputs,
         _ => 0,
     };
-    let (input, first_column, outputs) = match *instruction {
-        Instruction::Linear { x, weight, first_column, .. } => (Some(x), first_column, outputs(weight)),
-        Instruction::AddBias { bias, first_column, .. } => (None, first_column, outputs(bias)),
-        Instruction::LowRank { x, b, first_column, .. } => (Some(x), first_column, outputs(b)),
+    let (written, input, first_column, outputs) = match *instruction {
+        Instruction::Linear { x, weight, y, first_column } => (y, Some(x), first_column, outputs(weight)),
+        Instruction::AddBias { y, bias, first_column } => (y, None, first_column, outputs(bias)),
+        Instruction::LowRank { x, b, y, first_column, .. } => (y, Some(x), first_column, outputs(b)),
         _ => return None,
     };
-    Some((input, first_column..first_column + outputs))
+    Some((written, input, first_column..first_column + outputs))
 }
 
 /// Whether an instruction can be made two of fewer columns each: its parameter lies
@@ -102,16 +106,11 @@ fn divisible(program: &Program, instruction: &Instruction) -> bool {
 fn rewrite(program: &mut Program, found: Found, input: ValueId) {
     let Found { qkv, context, read, hidden } = found;
     let wanted = program.value(qkv).wants_gradient;
-    let mut working = |rows: Extent, columns: usize, wanted: bool| {
+    let mut working = |rows: Extent, columns: usize| {
         program.add_value(vec![rows, Extent::Fixed(columns)], Storage::Working, wanted)
     };
-    let queries = working(Extent::Sequences, hidden, wanted);
-    let memory = working(Extent::Tokens, 2 * hidden, wanted);
-    let mut chosen = program.value(input).clone();
-    (chosen.extents[0], chosen.storage) = (Extent::Sequences, Storage::Working);
-    let chosen = program.add_value(chosen.extents, chosen.storage, chosen.wants_gradient);
-    let apart = Apart { chosen, queries, memory };
-    let mut taken = false;
+    let (queries, memory) = (working(Extent::Sequences, hidden), working(Extent::Tokens, 2 * hidden));
+    let mut apart = None;
     for instruction in std::mem::take(&mut program.forward) {
         let touches = |value: ValueId| instruction.accesses().iter().any(|(other, _)| *other == value);
         match instruction {
@@ -132,10 +131,10 @@ fn rewrite(program: &mut Program, found: Found, input: ValueId) {
                 }));
             }
             _ if touches(qkv) => {
-                if !std::mem::replace(&mut taken, true) {
-                    let choice = RowChoice::FirstToken;
-                    program.forward.push(Instruction::TakeRows { x: input, out: chosen, choice });
-                }
+                let apart = *apart.get_or_insert_with(|| {
+                    let chosen = take(program, input, RowChoice::FirstToken, Extent::Sequences);
+                    Apart { chosen, queries, memory }
+                });
                 split(program, instruction, apart, hidden);
             }
             _ => program.forward.push(instruction),
@@ -146,7 +145,7 @@ fn rewrite(program: &mut Program, found: Found, input: ValueId) {
 /// Puts a part of the projections on the side of the queries, on that of keys and
 /// values, or half on each.
 fn split(program: &mut Program, instruction: Instruction, apart: Apart, hidden: usize) {
-    let Some((_, columns)) = projection(program, &instruction) else { return };
+    let Some((_, _, columns)) = projection(program, &instruction) else { return };
     let before = columns.start..columns.end.min(hidden);
     let behind = columns.start.max(hidden)..columns.end;
     for (part, y, moved) in [(before, apart.queries, 0), (behind, apart.memory, hidden)] {
