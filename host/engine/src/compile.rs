@@ -9,6 +9,7 @@ use host_ir::task::TaskPlan;
 
 use crate::models::Architecture;
 use crate::parameters::Parameters;
+use crate::program::absorb::absorb_projections;
 use crate::program::backward;
 use crate::program::build::{Builder, CompileError, Loss, Output, Program, Purpose};
 use crate::program::instruction::Instruction;
@@ -118,6 +119,7 @@ impl Plans {
         prune(&mut program);
         narrow(&mut program);
         narrow_queries(&mut program);
+        absorb_projections(&mut program, &self.parameters);
         Ok(program)
     }
 }

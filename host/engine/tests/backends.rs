@@ -293,13 +293,21 @@ fn rows_that_nobody_reads_are_not_computed() {
     use host_engine::program::value::Extent;
     let tokens = Extent::Tokens;
     // Two blocks of a product for query, key and value and three more, and two of the
-    // head; queries of one row each are a product by themselves.
-    let of_sequences =
-        [[tokens; 4].to_vec(), vec![Extent::Sequences, tokens], [Extent::Sequences; 5].to_vec()];
+    // head; queries of one row each are a product by themselves, and keys and values are
+    // not made where their projections are frozen.
+    let of_sequences = |memory: &[Extent]| {
+        [[tokens; 4].to_vec(), vec![Extent::Sequences], memory.to_vec(), vec![Extent::Sequences; 5]].concat()
+    };
     let of_masked = [[tokens; 5], [Extent::Masked; 5]].concat();
-    for (head, rows) in HEADS.into_iter().zip([of_sequences.concat(), of_masked]) {
-        let by_row = ["everything", "biases", "low rank", "prompt"];
+    for head in HEADS {
+        let by_row = ["everything", "biases", "query biases", "low rank", "prompt"];
         for (name, method) in methods().into_iter().filter(|(name, _)| by_row.contains(name)) {
+            let frozen = ["query biases", "prompt"].contains(&name);
+            let rows = match head {
+                HeadKind::MaskedLanguageModel => of_masked.clone(),
+                _ if frozen => of_sequences(&[]),
+                _ => of_sequences(&[tokens]),
+            };
             let compiled = plans(head, method).training().unwrap();
             let linears = compiled.program.forward.iter().filter_map(|instruction| match *instruction {
                 Instruction::Linear { y, .. } => Some(compiled.program.value(y).extents[0]),

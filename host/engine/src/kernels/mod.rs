@@ -11,6 +11,7 @@
 //! matrix product give the same bits for any thread count, because each number
 //! is computed by one thread in an order that does not depend on the cut.
 
+pub mod absorbed;
 pub mod activation;
 pub mod adamw;
 pub mod attend;

@@ -117,6 +117,8 @@ impl Instruction {
                 }
                 I::Attend(ref attend) => list.extend(attend.accesses()),
                 I::AttendBackward(ref backward) => list.extend(backward.accesses()),
+                I::Absorbed(ref absorbed) => list.extend(absorbed.accesses()),
+                I::AbsorbedBackward(ref backward) => list.extend(backward.accesses()),
                 I::AttendRecalled(AttendRecalled { qkv, memory, bias, out, .. }) => {
                     note(Read, &[Some(qkv), bias.map(|(table, _)| table)]);
                     note(Update, &[Some(memory)]);

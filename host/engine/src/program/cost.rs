@@ -1,6 +1,7 @@
 //! What a program costs: floating-point operations of its matrix products.
 
 use crate::batch::Batch;
+use crate::program::absorb::{Absorbed, AbsorbedBackward};
 use crate::program::attend::{Attend, AttendBackward};
 use crate::program::build::Program;
 use crate::program::instruction::Instruction;
@@ -43,6 +44,10 @@ pub fn composed_bytes(program: &Program, sizes: &Sizes, own_columns: usize) -> u
                     true => scores(attend.heads) / sizes.longest.max(1),
                     false => scores(attend.heads),
                 }
+            }
+            Instruction::Absorbed(absorbed)
+            | Instruction::AbsorbedBackward(AbsorbedBackward { forward: absorbed, .. }) => {
+                scores(absorbed.heads) / sizes.longest.max(1)
             }
             _ => 0,
         };
@@ -95,6 +100,18 @@ pub fn product_operations(program: &Program, batch: &Batch) -> u64 {
         Instruction::AttendBackward(AttendBackward { forward, dmemory, .. }) => {
             let gradients = if forward.memory.is_some() && dmemory.is_none() { 3 } else { 5 };
             gradients * 2 * pairs(program, batch, &forward) * columns(forward.out)
+        }
+        // Both projections of one row a sequence, and two products of all rows a head.
+        Instruction::Absorbed(Absorbed { weight, x, heads, .. }) => {
+            2 * (batch.sequences() as u64 * elements(weight) + 2 * heads as u64 * elements(x))
+        }
+        Instruction::AbsorbedBackward(AbsorbedBackward {
+            forward: Absorbed { weight, x, heads, .. },
+            dx,
+            ..
+        }) => {
+            let products = if dx.is_some() { 4 } else { 2 };
+            2 * (batch.sequences() as u64 * elements(weight) + products * heads as u64 * elements(x))
         }
         Instruction::Matmul { a, out, transpose, .. } => {
             let extents = &program.value(a).extents;

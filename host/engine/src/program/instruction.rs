@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use host_ir::graph::{Binary, Compare, Unary};
 
+use crate::program::absorb::{Absorbed, AbsorbedBackward};
 use crate::program::attend::{Attend, AttendBackward, AttendRecalled};
 use crate::program::relative::{Buckets, Terms};
 use crate::program::value::ValueId;
@@ -225,6 +226,8 @@ pub enum Instruction {
     Attend(Attend),
     AttendBackward(AttendBackward),
     AttendRecalled(AttendRecalled),
+    Absorbed(Absorbed),
+    AbsorbedBackward(AbsorbedBackward),
     /// out = after(x / sqrt(mean x² + epsilon) * gain) over the last axis (Zhang and
     /// Sennrich 2019); `scale` is one by the root, `[rows]`.
     RmsNorm {

@@ -4,6 +4,7 @@
 //! backward, by [`build`] and [`backward`]; a backend runs it batch after
 //! batch. Sizes that depend on the batch are symbols until then.
 
+pub mod absorb;
 pub mod access;
 pub mod attend;
 pub mod backward;

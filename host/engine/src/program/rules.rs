@@ -161,6 +161,7 @@ impl Reverse<'_> {
                 self.hand_over(qkv, dqkv);
             }
             Instruction::Attend(attend) => self.attend(attend),
+            Instruction::Absorbed(absorbed) => self.absorbed(absorbed),
             Instruction::RmsNorm { .. } => self.rms_norm(instruction),
             Instruction::Gate { .. } => self.gate(instruction),
             Instruction::TakeRows { x, out, choice } => {

@@ -95,7 +95,7 @@ impl Candle {
     }
 
     /// The first rows of sequences of one row each.
-    fn one_each(&self) -> Vec<u32> {
+    pub(super) fn one_each(&self) -> Vec<u32> {
         (0..=self.sizes.sequences as u32).collect()
     }
 

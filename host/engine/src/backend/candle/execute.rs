@@ -181,6 +181,8 @@ impl Candle {
             Instruction::Attend(ref attend) => self.attend(program, attend),
             Instruction::AttendBackward(ref backward) => self.attend_backward(program, backward),
             Instruction::AttendRecalled(ref attend) => self.attend_recalled(program, attend),
+            Instruction::Absorbed(ref absorbed) => self.absorbed(program, absorbed),
+            Instruction::AbsorbedBackward(ref backward) => self.absorbed_backward(program, backward),
             Instruction::Gate { x, out, activation } => {
                 let (gate, linear) = self.halves(program, x)?;
                 self.set(program, out, (activate(activation, &gate)? * linear)?, false)

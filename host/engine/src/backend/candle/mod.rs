@@ -2,6 +2,7 @@
 //! operations, without candle's tape. It runs on every device that candle has,
 //! and on candle's CPU device it is the independent oracle of our kernels.
 
+mod absorbed;
 mod attend;
 mod attention;
 #[cfg(feature = "cuda")]

@@ -68,7 +68,10 @@ impl Candle {
             Instruction::Rows { ref indices, .. } | Instruction::RowsBackward { ref indices, .. } => {
                 lists.add(constants(indices));
             }
-            Instruction::Attention { .. } | Instruction::AttentionBackward { .. } => {
+            Instruction::Attention { .. }
+            | Instruction::AttentionBackward { .. }
+            | Instruction::Absorbed(_)
+            | Instruction::AbsorbedBackward(_) => {
                 lists.extend(Spread::of(&self.batch.starts).lists());
             }
             Instruction::ReachedRows { buckets, .. } | Instruction::ReachedRowsBackward { buckets, .. } => {

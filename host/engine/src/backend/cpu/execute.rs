@@ -250,6 +250,8 @@ impl Context<'_> {
             Instruction::Attend(ref attend) => self.attend(attend),
             Instruction::AttendBackward(ref backward) => self.attend_backward(backward),
             Instruction::AttendRecalled(ref attend) => self.attend_recalled(attend)?,
+            Instruction::Absorbed(ref absorbed) => self.absorbed(absorbed),
+            Instruction::AbsorbedBackward(ref backward) => self.absorbed_backward(backward),
             Instruction::RmsNorm { x, gain, epsilon, scale, out, after } => {
                 let (gain, after) = (self.read(gain), self.mask(after, out));
                 let (out, scale) = (self.write(out), self.write(scale));

@@ -1,5 +1,6 @@
 //! The CPU backend: the kernels on slices of one arena.
 
+mod absorbed;
 mod attend;
 mod choices;
 mod context;

@@ -107,6 +107,9 @@ impl Candle {
                 let (queries, keys) = self.attend_starts(program, attend);
                 lists.extend([queries.to_vec(), keys.to_vec(), batch.places.clone()]);
             }
+            Instruction::Absorbed(_) | Instruction::AbsorbedBackward(_) => {
+                lists.extend([self.one_each(), batch.starts.clone(), batch.places.clone()]);
+            }
             Instruction::Disentangled { .. } | Instruction::DisentangledBackward { .. } => {
                 lists.extend([batch.starts.clone(), batch.places.clone()]);
             }
