@@ -5,7 +5,7 @@ use std::hint::black_box;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use host_engine::kernels::activation::{self, Activation};
-use host_engine::kernels::attention::{self, Attention, Known, Results, kept_places};
+use host_engine::kernels::attention::{self, Attention, Known, Results, Wanted, kept_places};
 use host_engine::kernels::dropout::{DropoutKey, RowDropout};
 use host_engine::kernels::layer_norm::{self, Affine};
 use host_engine::kernels::low_rank::{self, LowRank};
@@ -116,7 +116,8 @@ fn attention(criterion: &mut Criterion) {
         criterion.bench_function(&format!("{name}, backward"), |bencher| {
             bencher.iter(|| {
                 let known = Known { qkv: &qkv, lse: &log_sums, kept: Some(&kept) };
-                attention::backward(&threads, black_box(&mut dqkv), &dout, known, &settings);
+                let wanted = Wanted { dqkv: black_box(&mut dqkv), first_rows: None };
+                attention::backward(&threads, wanted, &dout, known, &settings);
             });
         });
     }

@@ -120,6 +120,12 @@ impl Batch {
         self.starts.windows(2).map(|range| (range[1] - range[0]) as usize).max().unwrap_or(0)
     }
 
+    /// The virtual rows of all sequences.
+    pub fn virtual_rows(&self) -> impl Iterator<Item = u32> {
+        let starts = &self.starts[..self.sequences()];
+        starts.iter().flat_map(|&start| start..start + self.virtual_tokens)
+    }
+
     /// Number of sequences.
     pub fn sequences(&self) -> usize {
         self.starts.len().saturating_sub(1)

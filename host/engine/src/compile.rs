@@ -17,6 +17,7 @@ use crate::program::layout::{Lifetimes, prune};
 use crate::program::narrow::narrow;
 use crate::program::queries::narrow_queries;
 use crate::program::value::Sizes;
+use crate::program::virtuals::narrow_to_virtual;
 
 /// All that a program is compiled from.
 #[derive(Clone)]
@@ -62,6 +63,7 @@ impl Plans {
     pub fn training(&self) -> Result<Compiled, CompileError> {
         let mut program = self.forward(true)?;
         backward::differentiate(&mut program, &self.parameters)?;
+        narrow_to_virtual(&mut program);
         Ok(finished(program))
     }
 

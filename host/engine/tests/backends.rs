@@ -318,6 +318,39 @@ fn rows_that_nobody_reads_are_not_computed() {
     }
 }
 
+/// What ends at frozen embeddings is not computed: from the first block's attention down
+/// gradients are those of virtual rows.
+#[test]
+fn gradients_go_on_to_virtual_rows_alone() {
+    use host_engine::program::value::Extent;
+    let narrow = |config: EncoderConfig, method: &str| {
+        let (_, method) = methods().into_iter().find(|(name, _)| *name == method).unwrap();
+        let program = plans_of(config, HEADS[0], method).training().unwrap().program;
+        let rows = |value| program.value(value).extents[0];
+        let mut virtual_gradients = Vec::new();
+        for instruction in &program.backward {
+            let gradient = match *instruction {
+                Instruction::AttentionBackward { dqkv, .. } => dqkv,
+                Instruction::LinearInputGradient { dx, .. } => dx,
+                Instruction::NormBackward { dout, .. } => dout,
+                Instruction::EmbedBackward { gradient, .. } => gradient,
+                _ => continue,
+            };
+            if rows(gradient) == Extent::Virtual {
+                virtual_gradients.push(<&str>::from(instruction));
+            }
+        }
+        virtual_gradients
+    };
+    let below = ["LinearInputGradient", "NormBackward", "EmbedBackward"];
+    for prompt in ["prompt", "prompt by an expression"] {
+        assert_eq!(narrow(support::config(), prompt), [&["AttentionBackward"][..], &below].concat());
+        assert_eq!(narrow(support::deberta(), prompt), below);
+    }
+    assert_eq!(narrow(support::config(), "prompt above low rank"), below[1..]);
+    assert!(narrow(support::config(), "everything").is_empty());
+}
+
 /// What is composed of tensor operations pads sequences to the longest, and the memory
 /// of a training counts that.
 #[test]

@@ -122,7 +122,8 @@ fn attended(threads: &Threads, sizes: &[usize]) -> Results {
     let results = attention::Results { ctx: &mut out, lse: &mut log_sums, kept: Some(&mut kept) };
     attention::forward(threads, results, &qkv, &attention);
     let known = Known { qkv: &qkv, lse: &log_sums, kept: Some(&kept) };
-    attention::backward(threads, &mut dqkv, &dout, known, &attention);
+    let wanted = attention::Wanted { dqkv: &mut dqkv, first_rows: None };
+    attention::backward(threads, wanted, &dout, known, &attention);
     vec![("out", out), ("dqkv", dqkv)]
 }
 

@@ -288,19 +288,30 @@ pub struct Known<'a> {
     pub kept: Option<&'a [f32]>,
 }
 
-/// The backward pass: fills `dqkv` [rows, 3 heads head_dim] from `dctx` [rows,
-/// heads head_dim].
+/// What the backward pass fills.
+#[derive(Debug)]
+pub struct Wanted<'a> {
+    /// [rows, 3 heads head_dim].
+    pub dqkv: &'a mut [f32],
+    /// Where gradients of so many rows at the start of each sequence are wanted alone;
+    /// `dqkv` has no others then.
+    pub first_rows: Option<usize>,
+}
+
+/// The backward pass, from `dctx` [rows, heads head_dim].
 pub fn backward(
     threads: &Threads,
-    dqkv: &mut [f32],
+    wanted: Wanted<'_>,
     dctx: &[f32],
     known: Known<'_>,
     attention: &Attention<'_>,
 ) {
     let Known { qkv, lse, kept } = known;
+    let Wanted { dqkv, first_rows } = wanted;
     let (rows, hidden) = (attention.rows(), attention.hidden());
-    assert!(dctx.len() == rows * hidden && qkv.len() == 3 * rows * hidden && dqkv.len() == qkv.len());
-    assert_eq!(lse.len(), rows * attention.heads);
+    let filled_rows = first_rows.map_or(rows, |first| first * (attention.starts.len() - 1));
+    assert!(dctx.len() == rows * hidden && qkv.len() == 3 * rows * hidden);
+    assert!(lse.len() == rows * attention.heads && dqkv.len() == 3 * filled_rows * hidden);
     let places = kept_places(attention.starts);
     let dqkv = SharedMatrix::new(dqkv, 3 * hidden);
     threads.run(attention.shares(threads).into_iter().map(|units| {
@@ -314,7 +325,8 @@ pub fn backward(
                     let saved = Saved { dctx, qkv, lse };
                     let kept = kept.zip(attention.kept_range(places, unit)).map(|(kept, range)| &kept[range]);
                     let scratch = [&mut *probabilities, &mut *dscores];
-                    backward_unit(dqkv, (saved, kept), attention, unit, scratch);
+                    let gradients = Gradients::new(dqkv, attention, unit, first_rows);
+                    backward_unit(&gradients, (saved, kept), attention, unit, scratch);
                 }
             });
         }
@@ -342,14 +354,25 @@ pub(super) struct Gradients {
     pub queries: *mut f32,
     pub keys: *mut f32,
     values: *mut f32,
+    /// Rows at the start of the unit whose gradients are wanted.
+    rows: usize,
 }
 
 impl Gradients {
-    pub fn new(dqkv: &SharedMatrix<'_>, attention: &Attention<'_>, unit: Unit) -> Gradients {
+    pub fn new(
+        dqkv: &SharedMatrix<'_>,
+        attention: &Attention<'_>,
+        unit: Unit,
+        first_rows: Option<usize>,
+    ) -> Gradients {
         let (hidden, column) = (attention.hidden(), unit.head * attention.head_dim);
-        let part =
-            |part: usize| dqkv.pointer(unit.first, part * hidden + column, unit.length, attention.head_dim);
-        Gradients { queries: part(0), keys: part(1), values: part(2) }
+        let (first, rows) = match first_rows {
+            Some(rows) => (unit.sequence * rows, rows),
+            None => (unit.first, unit.length),
+        };
+        assert!(rows <= unit.length, "a sequence has fewer rows than are wanted of it");
+        let part = |part: usize| dqkv.pointer(first, part * hidden + column, rows, attention.head_dim);
+        Gradients { queries: part(0), keys: part(1), values: part(2), rows }
     }
 
     /// Collects from a block of queries, by its probabilities and the gradient of
@@ -373,20 +396,23 @@ impl Gradients {
         let beta = if block.start == 0 { 0.0 } else { 1.0 };
         let of_queries = |values| Matrix::new(values, probabilities.len() / count);
         let (probabilities, dscores) = (of_queries(probabilities), of_queries(dscores));
-        let (stride, to_keys) = (3 * attention.hidden(), [length, width, count]);
+        let (stride, to_keys) = (3 * attention.hidden(), [self.rows, width, count]);
+        let wanted = count.min(self.rows.saturating_sub(block.start));
         // SAFETY: `pointer` has checked the blocks, of which the queries' rows from
         // `block.start` on are a part; the rest is the caller's promise.
         unsafe {
-            let dqueries = self.queries.add(block.start * stride);
             raw(Form::TransposedA, to_keys, (1.0, beta), probabilities, dctx, self.values, stride);
             raw(Form::TransposedA, to_keys, (1.0, beta), dscores, queries, self.keys, stride);
-            raw(Form::Plain, [count, width, length], (1.0, 0.0), dscores, keys, dqueries, stride);
+            if wanted > 0 {
+                let dqueries = self.queries.add(block.start * stride);
+                raw(Form::Plain, [wanted, width, length], (1.0, 0.0), dscores, keys, dqueries, stride);
+            }
         }
     }
 }
 
 fn backward_unit(
-    dqkv: &SharedMatrix<'_>,
+    gradients: &Gradients,
     (saved, kept): (Saved<'_>, Option<&[f32]>),
     attention: &Attention<'_>,
     unit: Unit,
@@ -394,7 +420,6 @@ fn backward_unit(
 ) {
     let (length, stride) = (unit.length, filled(unit.length));
     let [queries, keys, _] = attention.operands(saved.qkv, unit);
-    let gradients = Gradients::new(dqkv, attention, unit);
     for block in blocks(length) {
         let probabilities = &mut probabilities[..block.len() * stride];
         let dscores = &mut dscores[..block.len() * stride];

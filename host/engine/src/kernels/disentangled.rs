@@ -322,7 +322,7 @@ fn backward_unit(
     [probabilities, dscores, tile]: [&mut [f32]; 3],
 ) {
     let (attention, length) = (&settings.attention, unit.length);
-    let gradients = Gradients::new(dqkv, attention, unit);
+    let gradients = Gradients::new(dqkv, attention, unit, None);
     let column = unit.head * attention.head_dim;
     let of_positions = dpositions.map(|dpositions| {
         let rows = contents.reach.rows[contents.reach.rows.len() - 1] as usize + 1;

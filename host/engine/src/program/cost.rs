@@ -89,7 +89,13 @@ pub fn product_operations(program: &Program, batch: &Batch) -> u64 {
         // Scores and their product with the values; backward, scores once more
         // and a product for each of four gradients.
         Instruction::Attention { out, .. } => 2 * 2 * squares * columns(out),
-        Instruction::AttentionBackward { dout, .. } => 5 * 2 * squares * columns(dout),
+        Instruction::AttentionBackward { dout, dqkv, .. } => {
+            let wanted = match program.value(dqkv).extents[0] {
+                Extent::Virtual => batch.rows() as u64 * u64::from(batch.virtual_tokens),
+                _ => squares,
+            };
+            2 * (2 * squares + 3 * wanted) * columns(dout)
+        }
         // A product more for each term, of which at least as many elements are picked.
         Instruction::Disentangled { out, terms, .. } => 2 * (2 + terms.count()) * squares * columns(out),
         Instruction::DisentangledBackward { dout, terms, dpositions, .. } => {

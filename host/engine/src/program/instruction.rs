@@ -174,7 +174,8 @@ pub enum Instruction {
         kept: Option<ValueId>,
         dropout: Option<Dropout>,
     },
-    /// Gradient of `Attention`; probabilities that were not kept are computed again.
+    /// Gradient of `Attention`, of all rows or, where `dqkv` has those alone, of the
+    /// virtual ones; probabilities that were not kept are computed again.
     AttentionBackward {
         dout: ValueId,
         qkv: ValueId,

@@ -22,3 +22,4 @@ pub mod queries;
 pub mod relative;
 mod rules;
 pub mod value;
+pub mod virtuals;

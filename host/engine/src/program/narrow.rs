@@ -14,7 +14,9 @@ impl RowChoice {
     /// The rows that are chosen from.
     fn all(self) -> Extent {
         match self {
-            RowChoice::FirstToken | RowChoice::Masked | RowChoice::Words => Extent::Tokens,
+            RowChoice::FirstToken | RowChoice::Virtual | RowChoice::Masked | RowChoice::Words => {
+                Extent::Tokens
+            }
             RowChoice::LastTarget | RowChoice::MaskedTarget => Extent::Targets,
         }
     }
@@ -25,6 +27,7 @@ impl RowChoice {
             RowChoice::FirstToken | RowChoice::LastTarget => Extent::Sequences,
             RowChoice::Masked | RowChoice::MaskedTarget => Extent::Masked,
             RowChoice::Words => Extent::Words,
+            RowChoice::Virtual => Extent::Virtual,
         }
     }
 }

@@ -28,6 +28,8 @@ pub enum Activation {
 pub enum RowChoice {
     /// The first row of each sequence that is no virtual token: `[sequences]`.
     FirstToken,
+    /// The virtual rows at the start of each sequence: `[virtual]`.
+    Virtual,
     /// The rows that masked-language-model noise has chosen: `[masked]`.
     Masked,
     /// The first row of each word: `[words]`.

@@ -16,6 +16,8 @@ pub enum Extent {
     Fixed(usize),
     /// Rows of the packed batch, virtual ones included.
     Tokens,
+    /// Virtual rows of the packed batch.
+    Virtual,
     /// Sequences of the batch.
     Sequences,
     /// Examples of the batch, each of one sequence or more.
@@ -44,6 +46,8 @@ pub enum Extent {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Sizes {
     pub tokens: usize,
+    /// Virtual rows of all sequences.
+    pub virtual_rows: usize,
     pub sequences: usize,
     pub examples: usize,
     pub masked: usize,
@@ -63,6 +67,7 @@ impl Sizes {
     pub fn of(batch: &Batch) -> Sizes {
         Sizes {
             tokens: batch.rows(),
+            virtual_rows: batch.sequences() * batch.virtual_tokens as usize,
             sequences: batch.sequences(),
             examples: batch.examples(),
             masked: batch.masked_rows.len(),
@@ -79,6 +84,7 @@ impl Sizes {
         match extent {
             Extent::Fixed(size) => size,
             Extent::Tokens => self.tokens,
+            Extent::Virtual => self.virtual_rows,
             Extent::Sequences => self.sequences,
             Extent::Examples => self.examples,
             Extent::Masked => self.masked,

@@ -65,7 +65,19 @@ impl LargestBatch {
         let sequences = examples * self.pieces.max(1);
         let (longest, words) = (self.longest, self.words);
         let probabilities = tokens * most_kept_of_row(longest);
-        Sizes { tokens, sequences, examples, masked, targets, remembered: 0, longest, words, probabilities }
+        // How many rows are virtual is not known here.
+        Sizes {
+            tokens,
+            virtual_rows: tokens,
+            sequences,
+            examples,
+            masked,
+            targets,
+            remembered: 0,
+            longest,
+            words,
+            probabilities,
+        }
     }
 }
 

@@ -281,6 +281,12 @@ pub fn methods() -> Vec<(&'static str, Plan)> {
             let prompt = recorder.matmul(rows, up).unwrap();
             recorder.prompt(prompt).unwrap();
         }),
+        ("prompt above low rank", |recorder| {
+            let initial = recorder.full(&[3, 24], 0.0).unwrap();
+            let prompt = recorder.parameter(None, "prompt", initial, true).unwrap();
+            recorder.prompt(prompt).unwrap();
+            low_rank(recorder, &["query", "value"], 0.0);
+        }),
     ]
 }
 

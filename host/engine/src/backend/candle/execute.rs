@@ -5,8 +5,8 @@ use candle_core::{D, Tensor};
 use crate::backend::BackendError;
 use crate::backend::candle::Candle;
 use crate::program::build::Program;
-use crate::program::instruction::{Activation, Instruction, Scalar};
-use crate::program::value::ValueId;
+use crate::program::instruction::{Activation, Instruction, RowChoice, Scalar};
+use crate::program::value::{Extent, ValueId};
 
 type Result<T> = std::result::Result<T, BackendError>;
 
@@ -176,7 +176,7 @@ impl Candle {
                 let mask = self.attention_mask(dropout, heads, padding.longest)?;
                 let (dout, qkv) = (self.get(program, dout)?, self.get(program, qkv)?);
                 let (gradient, _) = padding.backward(&dout, &qkv, mask.as_ref())?;
-                self.set(program, dqkv, gradient, false)
+                self.set_wanted_rows(program, dqkv, gradient)
             }
             Instruction::Attend(ref attend) => self.attend(program, attend),
             Instruction::AttendBackward(ref backward) => self.attend_backward(program, backward),
@@ -242,6 +242,15 @@ impl Candle {
             }
             _ => self.look_up(program, instruction),
         }
+    }
+
+    /// Puts those rows of all at a value's place that it has.
+    pub(super) fn set_wanted_rows(&mut self, program: &Program, value: ValueId, all: Tensor) -> Result<()> {
+        let rows = match program.value(value).extents[0] {
+            Extent::Virtual => all.index_select(&self.indices(self.chosen(RowChoice::Virtual))?, 0)?,
+            _ => all,
+        };
+        self.set(program, value, rows, false)
     }
 
     /// The halves of a matrix's columns.

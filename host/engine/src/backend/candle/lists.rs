@@ -80,6 +80,7 @@ impl Candle {
                 let starts = &self.batch.starts[..self.batch.sequences()];
                 starts.iter().map(|start| start + self.batch.virtual_tokens).collect()
             }
+            RowChoice::Virtual => self.batch.virtual_rows().collect(),
             RowChoice::Masked => self.batch.masked_rows.clone(),
             RowChoice::Words => self.batch.word_rows.clone(),
             RowChoice::LastTarget => self.batch.target.last_rows().collect(),
@@ -90,7 +91,13 @@ impl Candle {
     /// Which rows of the tables the rows of `value` take.
     pub(super) fn lookup(&self, program: &Program, value: ValueId) -> Lookup {
         let (batch, target) = (&self.batch, &self.batch.target);
-        let decodes = program.value(value).extents.first() == Some(&Extent::Targets);
+        let rows = program.value(value).extents.first();
+        if rows == Some(&Extent::Virtual) {
+            // They look up nothing but the prompt.
+            let prompt: Vec<u32> = batch.virtual_rows().map(|row| batch.ids[row as usize]).collect();
+            return Lookup { is_virtual: vec![true; prompt.len()], prompt, ..Lookup::default() };
+        }
+        let decodes = rows == Some(&Extent::Targets);
         let (starts, ids, virtual_tokens) = match decodes {
             true => (&target.starts, &target.ids, 0),
             false => (&batch.starts, &batch.ids, batch.virtual_tokens),

@@ -103,6 +103,10 @@ impl Candle {
                 let before = |start: &u32| batch.masked_rows.partition_point(|row| row < start) as u32;
                 Rows::Packed(batch.starts.iter().map(before).collect())
             }
+            Some(Extent::Virtual) => {
+                let starts = 0..=batch.sequences() as u32;
+                Rows::Packed(starts.map(|sequence| sequence * batch.virtual_tokens).collect())
+            }
             Some(Extent::Targets) => Rows::Packed(batch.target.starts.clone()),
             Some(Extent::Words) => Rows::Packed(vec![0, batch.word_rows.len() as u32]),
             _ => Rows::Packed(batch.starts.clone()),

@@ -10,7 +10,8 @@ use crate::backend::candle::lists::{constants, flags};
 use crate::backend::candle::relative;
 use crate::program::attend::Attend;
 use crate::program::build::Program;
-use crate::program::instruction::Instruction;
+use crate::program::instruction::{Instruction, RowChoice};
+use crate::program::value::Extent;
 
 type Result<T> = std::result::Result<T, BackendError>;
 
@@ -30,6 +31,11 @@ impl Candle {
     }
 
     fn want(&self, program: &Program, instruction: &Instruction, lists: &mut Layout) -> Result<()> {
+        if let Instruction::AttentionBackward { dqkv, .. } = *instruction
+            && program.value(dqkv).extents[0] == Extent::Virtual
+        {
+            lists.add(self.chosen(RowChoice::Virtual));
+        }
         #[cfg(feature = "cuda")]
         if self.own_wants(program, instruction, lists)? {
             return Ok(());

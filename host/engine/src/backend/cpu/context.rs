@@ -25,7 +25,9 @@ pub struct Context<'a> {
     pub batch: &'a Batch,
     pub sequence_starts: &'a [u32],
     pub masked_starts: &'a [u32],
+    pub virtual_starts: &'a [u32],
     pub first_tokens: &'a [u32],
+    pub virtual_rows: &'a [u32],
     pub word_starts: &'a [u32],
     pub last_targets: &'a [u32],
     pub step: &'a Step,
@@ -72,6 +74,7 @@ impl<'a> Context<'a> {
         let (starts, places): (&'a [u32], _) = match self.program.value(value).extents.first() {
             Some(Extent::Sequences) => (self.sequence_starts, places),
             Some(Extent::Masked) => (self.masked_starts, places),
+            Some(Extent::Virtual) => (self.virtual_starts, places),
             Some(Extent::Targets) => (&self.batch.target.starts, places),
             // All words are those of one example, whose place is its first sequence's.
             Some(Extent::Words) => (self.word_starts, &places[..1]),
@@ -108,6 +111,7 @@ impl<'a> Context<'a> {
     pub(super) fn chosen(&self, choice: RowChoice) -> &'a [u32] {
         match choice {
             RowChoice::FirstToken => self.first_tokens,
+            RowChoice::Virtual => self.virtual_rows,
             RowChoice::Masked => &self.batch.masked_rows,
             RowChoice::Words => &self.batch.word_rows,
             RowChoice::LastTarget => self.last_targets,
@@ -118,14 +122,16 @@ impl<'a> Context<'a> {
     /// Which rows of the tables the rows of `value` take, and what those of words are
     /// multiplied by.
     pub(super) fn lookup(&self, value: ValueId, factor: f32) -> Lookup<'a> {
-        let batch = self.batch;
-        if self.program.value(value).extents.first() == Some(&Extent::Targets) {
+        let (batch, rows) = (self.batch, self.program.value(value).extents.first());
+        if rows == Some(&Extent::Targets) {
             let target = &batch.target;
             let (starts, ids, positions) = (&target.starts, &target.ids, &target.positions);
             return Lookup { starts, virtual_tokens: 0, ids, positions, types: &[], factor, padding: None };
         }
+        // Virtual rows look up nothing but the prompt.
+        let starts = if rows == Some(&Extent::Virtual) { self.virtual_starts } else { &batch.starts };
         Lookup {
-            starts: &batch.starts,
+            starts,
             virtual_tokens: batch.virtual_tokens,
             ids: &batch.ids,
             positions: &batch.positions,

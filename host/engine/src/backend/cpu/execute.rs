@@ -2,7 +2,7 @@
 
 use crate::backend::BackendError;
 use crate::backend::cpu::context::Context;
-use crate::kernels::attention::{Known, Results};
+use crate::kernels::attention::{Known, Results, Wanted};
 use crate::kernels::embedding::{Lookup, Tables};
 use crate::kernels::layer_norm::Affine;
 use crate::kernels::matmul::{Matrix, nn, nt, tn};
@@ -11,7 +11,7 @@ use crate::kernels::{
     reduce, rms_norm,
 };
 use crate::program::instruction::{Activation, Instruction, Scalar};
-use crate::program::value::ValueId;
+use crate::program::value::{Extent, ValueId};
 
 fn kernel(activation: Activation) -> activation::Activation {
     match activation {
@@ -245,7 +245,10 @@ impl Context<'_> {
                 let settings = self.attention(qkv, heads, dropout);
                 let (qkv, lse, kept) = (self.read(qkv), self.read(log_sums), Some(self.read(kept)));
                 let known = Known { qkv, lse, kept };
-                attention::backward(threads, self.write(dqkv), self.read(dout), known, &settings);
+                let narrow = self.program.value(dqkv).extents[0] == Extent::Virtual;
+                let first_rows = narrow.then_some(self.batch.virtual_tokens as usize);
+                let wanted = Wanted { dqkv: self.write(dqkv), first_rows };
+                attention::backward(threads, wanted, self.read(dout), known, &settings);
             }
             Instruction::Attend(ref attend) => self.attend(attend),
             Instruction::AttendBackward(ref backward) => self.attend_backward(backward),

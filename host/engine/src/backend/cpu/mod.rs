@@ -28,11 +28,15 @@ pub struct Cpu {
     threads: Threads,
     memory: Memory,
     batch: Batch,
-    /// By packing: the first row of each sequence in `[sequences]` and `[masked]`.
+    /// By packing: the first row of each sequence in `[sequences]`, `[masked]` and
+    /// `[virtual]`.
     sequence_starts: Vec<u32>,
     masked_starts: Vec<u32>,
+    virtual_starts: Vec<u32>,
     /// The first token of each sequence that is no virtual one.
     first_tokens: Vec<u32>,
+    /// The virtual rows of all sequences.
+    virtual_rows: Vec<u32>,
     /// Words are those of one example: from none to all.
     word_starts: [u32; 2],
     /// The last row of each sequence of the decoder.
@@ -55,7 +59,9 @@ impl Cpu {
             batch: Batch::default(),
             sequence_starts: Vec::new(),
             masked_starts: Vec::new(),
+            virtual_starts: Vec::new(),
             first_tokens: Vec::new(),
+            virtual_rows: Vec::new(),
             word_starts: [0; 2],
             last_targets: Vec::new(),
             step: Step::default(),
@@ -136,6 +142,10 @@ impl Backend for Cpu {
         self.first_tokens.clear();
         let starts = &batch.starts[..sequences as usize];
         self.first_tokens.extend(starts.iter().map(|start| start + batch.virtual_tokens));
+        self.virtual_rows.clear();
+        self.virtual_rows.extend(batch.virtual_rows());
+        self.virtual_starts.clear();
+        self.virtual_starts.extend((0..=sequences).map(|sequence| sequence * batch.virtual_tokens));
         self.word_starts = [0, batch.word_rows.len() as u32];
         self.last_targets.clear();
         self.last_targets.extend(batch.target.last_rows());
@@ -153,7 +163,9 @@ impl Backend for Cpu {
             batch: &self.batch,
             sequence_starts: &self.sequence_starts,
             masked_starts: &self.masked_starts,
+            virtual_starts: &self.virtual_starts,
             first_tokens: &self.first_tokens,
+            virtual_rows: &self.virtual_rows,
             word_starts: &self.word_starts,
             last_targets: &self.last_targets,
             step: &self.step,

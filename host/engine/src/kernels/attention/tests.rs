@@ -94,7 +94,8 @@ fn check(lengths: &[u32], heads: usize, head_dim: usize, probability: f32, diffe
         forward(&threads, results, &qkv, &attention);
         let mut dqkv = vec![f32::NAN; qkv.len()];
         let known = Known { qkv: &qkv, lse: &lse, kept: keep.then_some(&kept) };
-        backward(&threads, &mut dqkv, &dctx, known, &attention);
+        backward(&threads, Wanted { dqkv: &mut dqkv, first_rows: None }, &dctx, known, &attention);
+        check_first_rows(&threads, &dqkv, &dctx, known, &attention);
         (ctx, lse, dqkv)
     };
     let (ctx, lse, dqkv) = run(1, true);
@@ -112,6 +113,26 @@ fn check(lengths: &[u32], heads: usize, head_dim: usize, probability: f32, diffe
     assert!((&ctx, &lse) == (&again, &sums), "what is kept changes nothing of what is computed");
     assert_close(&computed_again, &exact, 5e-6);
     assert!((ctx, lse, dqkv) == run(2, true));
+}
+
+/// The gradients of the first rows of each sequence are the same by themselves.
+fn check_first_rows(
+    threads: &Threads,
+    dqkv: &[f32],
+    dctx: &[f32],
+    known: Known<'_>,
+    attention: &Attention<'_>,
+) {
+    let width = 3 * attention.hidden();
+    let shortest = attention.starts.windows(2).map(|bounds| bounds[1] - bounds[0]).min().unwrap() as usize;
+    for first in [1, shortest.div_ceil(2), shortest] {
+        let starts = &attention.starts[..attention.starts.len() - 1];
+        let mut narrow = vec![f32::NAN; starts.len() * first * width];
+        let wanted = Wanted { dqkv: &mut narrow, first_rows: Some(first) };
+        backward(threads, wanted, dctx, known, attention);
+        let rows = starts.iter().flat_map(|&start| &dqkv[start as usize * width..][..first * width]);
+        assert_close(&narrow, &rows.map(|&element| f64::from(element)).collect::<Vec<_>>(), 2e-6);
+    }
 }
 
 #[test]

@@ -194,7 +194,7 @@ impl Candle {
         let (gradient, values) = (self.get(program, dout)?, self.get(program, qkv)?);
         let log_sums = self.get(program, log_sums)?;
         let gradient = own.attention_backward(&packed, &gradient, &values, &log_sums)?;
-        self.set(program, dqkv, gradient, false)?;
+        self.set_wanted_rows(program, dqkv, gradient.reshape(values.shape())?)?;
         Ok(true)
     }
 }
