@@ -16,6 +16,7 @@ use crate::program::instruction::Instruction;
 use crate::program::layout::{Lifetimes, prune};
 use crate::program::narrow::narrow;
 use crate::program::queries::narrow_queries;
+use crate::program::slopes::keep_slopes;
 use crate::program::value::Sizes;
 use crate::program::virtuals::narrow_to_virtual;
 
@@ -64,6 +65,7 @@ impl Plans {
         let mut program = self.forward(true)?;
         backward::differentiate(&mut program, &self.parameters)?;
         narrow_to_virtual(&mut program);
+        keep_slopes(&mut program);
         Ok(finished(program))
     }
 

@@ -351,6 +351,24 @@ fn gradients_go_on_to_virtual_rows_alone() {
     assert!(narrow(support::config(), "everything").is_empty());
 }
 
+/// The derivative of an activation takes the place of what it is computed of, unless the
+/// activation is computed again for the gradient of a weight.
+#[test]
+fn derivatives_are_kept_where_nobody_reads_what_they_are_of() {
+    for (name, kept) in [("prompt", 2), ("query biases", 2), ("everything", 0), ("low rank", 0)] {
+        let (_, method) = methods().into_iter().find(|(other, _)| *other == name).unwrap();
+        let program = plans(HEADS[0], method).training().unwrap().program;
+        let slopes = |instructions: &[Instruction]| {
+            let slope = |instruction: &Instruction| match *instruction {
+                Instruction::Activate { slope, .. } | Instruction::ActivateBackward { slope, .. } => slope,
+                _ => None,
+            };
+            instructions.iter().filter_map(slope).count()
+        };
+        assert_eq!([slopes(&program.forward), slopes(&program.backward)], [kept; 2], "{name}");
+    }
+}
+
 /// What is composed of tensor operations pads sequences to the longest, and the memory
 /// of a training counts that.
 #[test]

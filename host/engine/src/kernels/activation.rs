@@ -1,6 +1,8 @@
 //! Activation functions with the bias before them: forward, and backward from
-//! what went into them, so that one matrix is saved at the most.
+//! what went into them or from the derivative in its place, so that one matrix is
+//! saved at the most.
 
+use super::elementwise::add_row;
 use super::parallel::{Threads, take};
 use super::simd::{normal, sigmoid, tanh, vectorize};
 
@@ -153,8 +155,39 @@ pub fn activate(
                 #[inline(always)]
                 || {
                     for (out, x) in out.chunks_exact_mut(width).zip(x.chunks_exact(width)) {
-                        out.copy_from_slice(x);
-                        activate_row(function, out, bias);
+                        activate_row(function, out, x, bias);
+                    }
+                },
+            )
+        }));
+    });
+}
+
+/// As [`activate`]; the derivative takes the place of `x`, so that the backward pass is
+/// a product of elements.
+pub fn activate_and_differentiate(
+    threads: &Threads,
+    activation: Activation,
+    mut out: &mut [f32],
+    mut x: &mut [f32],
+    bias: Option<&[f32]>,
+    width: usize,
+) {
+    assert_eq!(out.len(), x.len());
+    with_function!(activation, function => {
+        threads.run(threads.row_ranges(x.len() / width, width).map(|rows| {
+            let out = take(&mut out, rows.len() * width);
+            let x = take(&mut x, rows.len() * width);
+            move || vectorize(
+                #[inline(always)]
+                || {
+                    for (out, x) in out.chunks_exact_mut(width).zip(x.chunks_exact_mut(width)) {
+                        if let Some(bias) = bias {
+                            add_row(x, bias);
+                        }
+                        for (out, x) in out.iter_mut().zip(x) {
+                            (*out, *x) = (function.value(*x), function.derivative(*x));
+                        }
                     }
                 },
             )
@@ -191,16 +224,16 @@ pub fn backward(
 }
 
 #[inline(always)]
-fn activate_row<F: Function>(function: F, x: &mut [f32], bias: Option<&[f32]>) {
+fn activate_row<F: Function>(function: F, out: &mut [f32], x: &[f32], bias: Option<&[f32]>) {
     match bias {
         Some(bias) => {
-            for (x, bias) in x.iter_mut().zip(bias) {
-                *x = function.value(*x + bias);
+            for ((out, x), bias) in out.iter_mut().zip(x).zip(bias) {
+                *out = function.value(x + bias);
             }
         }
         None => {
-            for x in x.iter_mut() {
-                *x = function.value(*x);
+            for (out, x) in out.iter_mut().zip(x) {
+                *out = function.value(*x);
             }
         }
     }
@@ -279,6 +312,10 @@ mod tests {
                 let mut from_sum = dy.clone();
                 backward(&threads, activation, &mut from_sum, &sums, None, width);
                 assert_eq!(d, from_sum);
+                let (mut same, mut slope) = (vec![0.0; x.len()], x.clone());
+                activate_and_differentiate(&threads, activation, &mut same, &mut slope, Some(&bias), width);
+                slope.iter_mut().zip(&dy).for_each(|(slope, dy)| *slope *= dy);
+                assert!(same == out && slope == d, "{activation:?}");
                 (out, d)
             };
             let (out, d) = run(1);

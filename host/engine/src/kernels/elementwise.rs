@@ -8,6 +8,11 @@ pub fn add(threads: &Threads, a: &mut [f32], x: &[f32]) {
     pairs(threads, a, x, |a, x| a + x);
 }
 
+/// `a *= x`.
+pub fn multiply(threads: &Threads, a: &mut [f32], x: &[f32]) {
+    pairs(threads, a, x, |a, x| a * x);
+}
+
 /// `a = value`.
 pub fn fill(threads: &Threads, mut a: &mut [f32], value: f32) {
     threads.run(threads.row_ranges(a.len(), 1).map(|range| {

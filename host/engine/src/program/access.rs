@@ -83,12 +83,12 @@ impl Instruction {
                     note(Write, &[Some(dv), dy]);
                     note(Update, &[dgain, dshift, dbias]);
                 }
-                I::Activate { x, bias, out, .. } => {
+                I::Activate { x, bias, out, slope, .. } => {
                     note(Read, &[Some(x), bias]);
-                    note(Write, &[Some(out)]);
+                    note(Write, &[Some(out), slope]);
                 }
-                I::ActivateBackward { dout, x, bias, dx, .. } => {
-                    note(Read, &[Some(dout), Some(x), bias]);
+                I::ActivateBackward { dout, x, bias, dx, slope, .. } => {
+                    note(Read, &[Some(dout), Some(x), bias, slope]);
                     note(Write, &[Some(dx)]);
                 }
                 I::Attention { qkv, out, log_sums, kept, .. } => {

@@ -170,7 +170,7 @@ impl Reverse<'_> {
                 Some(Instruction::RmsNorm { x, gain, epsilon, scale, out, after })
             }
             Some(Instruction::Activate { x, bias, activation, .. }) if self.kept(x) => {
-                Some(Instruction::Activate { x, bias, out: self.like(value), activation })
+                Some(Instruction::Activate { x, bias, out: self.like(value), activation, slope: None })
             }
             Some(Instruction::Gate { x, activation, .. }) if self.kept(x) => {
                 Some(Instruction::Gate { x, out: self.like(value), activation })

@@ -296,7 +296,7 @@ impl<'a> Builder<'a> {
         let inputs: Vec<ValueId> = [Some(pending.y), pending.bias].into_iter().flatten().collect();
         let extents = self.extents(pending.y);
         let out = self.working(extents, &inputs);
-        self.push(Instruction::Activate { x: pending.y, bias: pending.bias, out, activation });
+        self.push(Instruction::Activate { x: pending.y, bias: pending.bias, out, activation, slope: None });
         out
     }
 

@@ -147,20 +147,24 @@ pub enum Instruction {
         dshift: Option<ValueId>,
         dbias: Option<ValueId>,
     },
-    /// out = activation(x + bias).
+    /// out = activation(x + bias). A backend may leave the derivative at `slope`, which
+    /// is in place of `x`.
     Activate {
         x: ValueId,
         bias: Option<ValueId>,
         out: ValueId,
         activation: Activation,
+        slope: Option<ValueId>,
     },
-    /// dx = dout * activation'(x + bias); `dx` may be in place of `dout`.
+    /// dx = dout * activation'(x + bias), or `slope` where the backend has left it there;
+    /// `dx` may be in place of `dout`.
     ActivateBackward {
         dout: ValueId,
         x: ValueId,
         bias: Option<ValueId>,
         dx: ValueId,
         activation: Activation,
+        slope: Option<ValueId>,
     },
     /// Softmax attention within each sequence (Vaswani et al. 2017, eq. 1)
     /// over queries, keys and values side by side, [rows, 3 * heads * size].

@@ -21,5 +21,6 @@ pub mod pre_norm;
 pub mod queries;
 pub mod relative;
 mod rules;
+pub mod slopes;
 pub mod value;
 pub mod virtuals;

@@ -135,14 +135,14 @@ impl Reverse<'_> {
                     }
                 }
             }
-            Instruction::Activate { x, bias, out, activation } => {
+            Instruction::Activate { x, bias, out, activation, slope } => {
                 let Some(dout) = self.gradient(out) else { return };
                 let fresh = !self.gradients.contains_key(&self.root(x));
                 // The gradient of the output has no other reader: it is
                 // overwritten by that of the input.
                 let extents = self.extents(x);
                 let dx = self.program.add_value(extents, Storage::InPlaceOf(dout), false);
-                self.push(Instruction::ActivateBackward { dout, x, bias, dx, activation });
+                self.push(Instruction::ActivateBackward { dout, x, bias, dx, activation, slope });
                 if let Some(bias) = bias {
                     self.bias_gradient(dx, bias, 0);
                 }

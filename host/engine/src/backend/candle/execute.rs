@@ -153,11 +153,11 @@ impl Candle {
                 }
                 Ok(())
             }
-            Instruction::Activate { x, bias, out, activation } => {
+            Instruction::Activate { x, bias, out, activation, .. } => {
                 let x = self.with_bias(program, x, bias)?;
                 self.set(program, out, activate(activation, &x)?, false)
             }
-            Instruction::ActivateBackward { dout, x, bias, dx, activation } => {
+            Instruction::ActivateBackward { dout, x, bias, dx, activation, .. } => {
                 let x = self.with_bias(program, x, bias)?;
                 let gradient = (self.get(program, dout)? * slope(activation, &x)?)?;
                 self.set(program, dx, gradient, false)

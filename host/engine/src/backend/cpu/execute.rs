@@ -213,18 +213,21 @@ impl Context<'_> {
                 };
                 layer_norm::backward(threads, self.write(dv), optional(dy), terms, gradients);
             }
-            Instruction::Activate { x, bias, out, activation } => {
+            Instruction::Activate { x, bias, out, activation, slope } => {
                 let bias = bias.map(|bias| self.read(bias));
-                activation::activate(
-                    threads,
-                    kernel(activation),
-                    self.write(out),
-                    self.read(x),
-                    bias,
-                    self.columns(out),
-                );
+                let (kind, width, out) = (kernel(activation), self.columns(out), self.write(out));
+                match slope {
+                    Some(x) => {
+                        let x = self.write(x);
+                        activation::activate_and_differentiate(threads, kind, out, x, bias, width);
+                    }
+                    None => activation::activate(threads, kind, out, self.read(x), bias, width),
+                }
             }
-            Instruction::ActivateBackward { x, bias, dx, activation, .. } => {
+            Instruction::ActivateBackward { dx, slope: Some(slope), .. } => {
+                elementwise::multiply(threads, self.write(dx), self.read(slope));
+            }
+            Instruction::ActivateBackward { x, bias, dx, activation, slope: None, .. } => {
                 let bias = bias.map(|bias| self.read(bias));
                 activation::backward(
                     threads,

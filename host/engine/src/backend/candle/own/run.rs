@@ -213,13 +213,13 @@ impl Candle {
                     self.set(program, dy, before, false)?;
                 }
             }
-            Instruction::Activate { x, bias, out, activation } => {
+            Instruction::Activate { x, bias, out, activation, .. } => {
                 let (x, bias) = (self.get(program, x)?, get(bias)?);
                 let numbers = activate(&x, Activate::number(activation))?;
                 let [result] = own.run(&ACTIVATE, numbers, &[Some(&x), bias.as_ref()], [x.elem_count()])?;
                 self.set(program, out, result.reshape(x.shape())?, false)?;
             }
-            Instruction::ActivateBackward { dout, x, bias, dx, activation } => {
+            Instruction::ActivateBackward { dout, x, bias, dx, activation, .. } => {
                 let (x, bias, dout) = (self.get(program, x)?, get(bias)?, self.get(program, dout)?);
                 let numbers = activate(&x, Activate::number(activation))?;
                 let inputs = [Some(&x), bias.as_ref(), Some(&dout)];
