@@ -104,10 +104,11 @@ fn on_the_device_memory_that_ends_is_survived() {
     command.args(["--set", "methods.fft.training.num_train_epochs=200"]);
     let mut child = command.stderr(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
     let gpu = Device::new_cuda(number).unwrap();
-    let (mut taken, mut said) = (Vec::new(), false);
+    let (mut taken, mut said, mut log) = (Vec::new(), false, String::new());
     for line in BufReader::new(child.stderr.take().unwrap()).lines() {
         let line = line.unwrap();
-        if line.contains("step") && taken.is_empty() && !said {
+        log.extend([line.as_str(), "\n"]);
+        if line.trim_start().starts_with("step ") && taken.is_empty() && !said {
             // All but a little, in pieces that become smaller.
             let mut bytes = 8usize << 30;
             while bytes > 16 << 20 {
@@ -124,8 +125,8 @@ fn on_the_device_memory_that_ends_is_survived() {
             gpu.synchronize().unwrap();
         }
     }
-    assert!(child.wait().unwrap().success());
-    assert!(said, "memory has not run out");
+    assert!(child.wait().unwrap().success(), "{log}");
+    assert!(said, "memory has not run out\n{log}");
 }
 
 #[test]

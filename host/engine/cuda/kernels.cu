@@ -10,4 +10,6 @@
 #include "attention.cuh"
 #include "cross_entropy.cuh"
 #include "dropout.cuh"
+#include "linear.cuh"
 #include "norm.cuh"
+#include "sums.cuh"

@@ -59,6 +59,22 @@ BODY void layer_norm_row(const Arrays &arrays, const Norm &n, int64_t row) {
 }
 KERNEL(layer_norm, Norm)
 
+// out0 = after(in0 * gain + shift), of what `layer_norm` has normalized. in3 to in6 as there.
+BODY void recover_row(const Arrays &arrays, const Norm &n, int64_t row) {
+    const float *gain = floats(arrays, 3), *shift = floats(arrays, 4);
+    RowMask after = {};
+    if (n.has_after)
+        after = mask_of(n.after, n.packing, integers(arrays, 5), integers(arrays, 6), row);
+    for (int64_t column = lane(); column < n.columns; column += LANES) {
+        const int64_t place = row * n.columns + column;
+        float value = floats(arrays, 0)[place] * gain[column] + shift[column];
+        if (n.has_after)
+            value *= factor(n.after, after, (uint32_t)column);
+        arrays.out[0][place] = value;
+    }
+}
+KERNEL(recover, Norm)
+
 // The gradient of `layer_norm`: out0 = that of v, out1 = that of y before dropout, out2 = that
 // of the result before its own dropout, the last two where they are wanted. in0 the
 // result's gradient, in1 normalized, in2 scale, in3 gain, in5 starts, in6 places.

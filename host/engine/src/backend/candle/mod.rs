@@ -46,7 +46,9 @@ use crate::program::value::{Sizes, Storage, ValueId};
 impl From<candle_core::Error> for BackendError {
     fn from(error: candle_core::Error) -> BackendError {
         // The device's own error lies below layers of candle's, in words alone.
-        match format!("{error:?}").contains("CUDA_ERROR_OUT_OF_MEMORY") {
+        let words = format!("{error:?}");
+        let out = ["CUDA_ERROR_OUT_OF_MEMORY", "CUBLAS_STATUS_ALLOC_FAILED"];
+        match out.iter().any(|name| words.contains(name)) {
             true => BackendError::DeviceOutOfMemory,
             false => BackendError::Wrong(format!("candle: {error}")),
         }
@@ -76,6 +78,9 @@ pub struct Candle {
     moments: BTreeMap<(usize, usize), [Tensor; 2]>,
     /// By value that owns memory: what it holds now.
     values: Vec<Option<Tensor>>,
+    /// What is known of these arrays, for kernels that write to them.
+    #[cfg(feature = "cuda")]
+    held: own::Held,
     /// By slot: what outlives a run.
     kept: BTreeMap<usize, Tensor>,
     batch: Batch,
@@ -118,6 +123,8 @@ impl Candle {
             gradients: BTreeMap::new(),
             moments: BTreeMap::new(),
             values: Vec::new(),
+            #[cfg(feature = "cuda")]
+            held: own::Held::default(),
             kept: BTreeMap::new(),
             batch: Batch::default(),
             sizes: Sizes::default(),
@@ -172,6 +179,8 @@ impl Backend for Candle {
         let program = &compiled.program;
         self.values.clear();
         self.values.resize(program.values.len(), None);
+        #[cfg(feature = "cuda")]
+        self.held.clear(program.values.len());
         if batch.target.recall.is_none() {
             // It was of a generation that has ended.
             self.kept.clear();
@@ -201,9 +210,11 @@ impl Backend for Candle {
             false => self.run(program, instruction)?,
         }
         for (value, _) in instruction.accesses() {
-            let root = program.root(value).0 as usize;
-            if self.last_use[root] <= self.place {
-                self.values[root] = None;
+            let root = program.root(value);
+            if self.last_use[root.0 as usize] <= self.place {
+                self.values[root.0 as usize] = None;
+                #[cfg(feature = "cuda")]
+                self.held.replaced(root);
             }
         }
         self.place += 1;
@@ -293,8 +304,15 @@ impl Candle {
         })
     }
 
-    /// The elements of a value as an array of its shape.
+    /// The elements of a value as an array of its shape, which may be kept.
     fn get(&self, program: &Program, value: ValueId) -> Result<Tensor, BackendError> {
+        #[cfg(feature = "cuda")]
+        self.held.shared(program.root(value));
+        self.peek(program, value)
+    }
+
+    /// As [`Self::get`], to be read and not to be kept.
+    fn peek(&self, program: &Program, value: ValueId) -> Result<Tensor, BackendError> {
         let root = program.root(value);
         let sizes = program.value(value).sizes(&self.sizes);
         let count: usize = sizes.iter().product();
@@ -312,19 +330,21 @@ impl Candle {
         Ok(flat.reshape(sizes)?)
     }
 
-    /// Whether an instruction reads a value without elements, as all that follows from
-    /// the masked rows of a batch where no token is masked. Several of candle's
-    /// operations refuse such arrays. Probabilities of attention are none of them: this
-    /// backend keeps none, and long sequences have none that could be kept.
+    /// Whether an instruction reads a value without elements, or writes such values alone,
+    /// as all that follows from the masked rows of a batch where no token is masked. Several
+    /// of candle's operations refuse such arrays. Probabilities of attention are none of
+    /// them: this backend keeps none, and long sequences have none that could be kept.
     fn works_on_nothing(&self, program: &Program, instruction: &Instruction) -> bool {
         let unread = match *instruction {
             Instruction::AttentionBackward { kept, .. } => Some(kept),
             _ => None,
         };
-        instruction.accesses().into_iter().any(|(value, access)| {
-            let nothing = program.value(value).elements(&self.sizes) == 0;
-            access == Access::Read && Some(value) != unread && nothing
-        })
+        let accesses = instruction.accesses();
+        let (read, written): (Vec<_>, Vec<_>) =
+            accesses.into_iter().partition(|&(_, access)| access == Access::Read);
+        let nothing = |value: ValueId| program.value(value).elements(&self.sizes) == 0;
+        read.iter().any(|&(value, _)| Some(value) != unread && nothing(value))
+            || (!written.is_empty() && written.iter().all(|&(value, _)| nothing(value)))
     }
 
     /// What an instruction makes of nothing: zeros, and nothing is added.
@@ -369,6 +389,8 @@ impl Candle {
         accumulate: bool,
     ) -> Result<(), BackendError> {
         let root = program.root(value);
+        #[cfg(feature = "cuda")]
+        self.held.replaced(root);
         if let Storage::Gradient { block, offset } = program.value(root).storage {
             return self.set_gradient((block, offset), elements.flatten_all()?, accumulate);
         }

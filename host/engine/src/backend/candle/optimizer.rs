@@ -70,6 +70,14 @@ impl Candle {
 
     /// Euclidean norm of all gradients together.
     pub(super) fn norm_of_gradients(&self) -> Result<Number, BackendError> {
+        #[cfg(feature = "cuda")]
+        if let Some(own) = &self.own
+            && !self.gradients.is_empty()
+        {
+            let gradients = self.gradients.values().map(Tensor::contiguous);
+            let gradients = gradients.collect::<candle_core::Result<Vec<_>>>()?;
+            return Ok(Number::OnDevice(own.square_sum(&gradients, &self.device)?.sqrt()?));
+        }
         let squares = self.gradients.values().map(|gradient| gradient.sqr()?.sum_all());
         let squares = squares.collect::<candle_core::Result<Vec<_>>>()?;
         Ok(match squares.is_empty() {

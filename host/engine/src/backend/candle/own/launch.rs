@@ -7,7 +7,8 @@ use candle_core::cuda::cudarc::driver::{
     CudaModule, CudaStream, DevicePtr, DeviceRepr, DriverError, LaunchConfig, PushKernelArg, sys,
 };
 use candle_core::cuda::cudarc::nvrtc::Ptx;
-use candle_core::{CpuStorage, DType, Device, Storage, Tensor};
+use candle_core::{CpuStorage, CudaStorage, DType, Device, InplaceOp1, Layout, Storage, Tensor};
+use half::bf16;
 
 use super::numbers::Numbers;
 use crate::backend::BackendError;
@@ -65,6 +66,12 @@ kernels! {
     ATTENTION_FACTORS attention_factors host_attention_factors AttentionFactors
     LAYER_NORM layer_norm host_layer_norm Norm
     LAYER_NORM_BACKWARD layer_norm_backward host_layer_norm_backward Norm
+    RECOVER recover host_recover Norm
+    HALVES halves host_halves Halves
+    ADD_BIAS add_bias host_add_bias AddBias
+    ADD_DROPPED add_dropped host_add_dropped RowDropout
+    ROW_SUMS row_sums host_row_sums RowSums
+    SQUARES squares host_squares Squares
     ACTIVATE activate host_activate Activate
     ACTIVATE_BACKWARD activate_backward host_activate_backward Activate
     CROSS_ENTROPY cross_entropy host_cross_entropy CrossEntropy
@@ -87,7 +94,7 @@ const BLOCKS: usize = 65_536;
 #[derive(Clone)]
 pub struct Own {
     /// None on candle's CPU device.
-    cuda: Option<(Arc<CudaModule>, Arc<CudaStream>)>,
+    cuda: Option<Cuda>,
 }
 
 impl Own {
@@ -123,8 +130,11 @@ impl Own {
         let inputs = inputs.iter().map(|input| input.map(Tensor::contiguous).transpose());
         let inputs: Vec<Option<Tensor>> = inputs.collect::<candle_core::Result<_>>()?;
         match &self.cuda {
-            None => on_cpu(kernel, numbers, &inputs, outputs),
-            Some((module, stream)) => {
+            None => {
+                let read: Vec<Option<&Tensor>> = inputs.iter().map(Option::as_ref).collect();
+                on_cpu(kernel, numbers, &read, outputs)
+            }
+            Some(cuda) => {
                 let device = inputs.iter().flatten().next().map(Tensor::device);
                 let device = device.ok_or_else(|| BackendError::Wrong("a kernel without input".into()))?;
                 // SAFETY: the kernel writes all elements of what it is given to write.
@@ -133,7 +143,7 @@ impl Own {
                 let written: Vec<Option<&Tensor>> =
                     made.iter().map(|tensor| (tensor.elem_count() > 0).then_some(tensor)).collect();
                 let read: Vec<Option<&Tensor>> = inputs.iter().map(Option::as_ref).collect();
-                launch((module, stream), kernel, numbers, &read, &written)?;
+                launch(cuda, kernel, numbers, &read, &written)?;
                 Ok(made.try_into().unwrap_or_else(|_| unreachable!("as many as were asked for")))
             }
         }
@@ -149,16 +159,29 @@ impl Own {
         numbers: N,
         inputs: &[&Tensor],
     ) -> Result<()> {
+        let inputs: Vec<_> = inputs.iter().copied().map(Some).collect();
         match &self.cuda {
-            None => {
-                let inputs: Vec<_> = inputs.iter().map(|&input| Some(input.clone())).collect();
-                on_cpu(kernel, numbers, &inputs, []).map(|[]| ())
-            }
-            Some((module, stream)) => {
-                let inputs: Vec<_> = inputs.iter().copied().map(Some).collect();
-                launch((module, stream), kernel, numbers, &inputs, &[])
-            }
+            None => on_cpu(kernel, numbers, &inputs, []).map(|[]| ()),
+            Some(cuda) => launch(cuda, kernel, numbers, &inputs, &[]),
         }
+    }
+
+    /// As [`Self::run`], whose only output is an array that there is, contiguous, of f32
+    /// or bf16, and of no other tensor that is read later. Kernels add to it or write to it.
+    ///
+    /// # Errors
+    /// As [`Self::run`].
+    pub fn run_into<N: Numbers + DeviceRepr>(
+        &self,
+        kernel: &Kernel<N>,
+        numbers: N,
+        inputs: &[Option<&Tensor>],
+        into: &Tensor,
+    ) -> Result<()> {
+        let inputs = inputs.iter().map(|input| input.map(Tensor::contiguous).transpose());
+        let inputs = inputs.collect::<candle_core::Result<Vec<Option<Tensor>>>>()?;
+        let inputs = inputs.iter().map(Option::as_ref).collect();
+        Ok(into.inplace_op1(&InPlace { own: self, kernel, numbers, inputs })?)
     }
 
     /// Whether the device has the shared memory that a kernel asks for.
@@ -189,36 +212,97 @@ impl Own {
     }
 }
 
+/// A kernel that writes to an array that there is.
+struct InPlace<'a, N: 'static> {
+    own: &'a Own,
+    kernel: &'a Kernel<N>,
+    numbers: N,
+    inputs: Vec<Option<&'a Tensor>>,
+}
+
+impl<N: Numbers + DeviceRepr> InplaceOp1 for InPlace<'_, N> {
+    fn name(&self) -> &'static str {
+        self.kernel.name
+    }
+
+    fn cpu_fwd(&self, storage: &mut CpuStorage, layout: &Layout) -> candle_core::Result<()> {
+        let first = layout.start_offset();
+        let place = match storage {
+            CpuStorage::F32(elements) => elements[first..].as_mut_ptr() as u64,
+            CpuStorage::BF16(elements) => elements[first..].as_mut_ptr() as u64,
+            _ => candle_core::bail!("{}: an array of another kind", self.kernel.name),
+        };
+        call(self.kernel, self.numbers, &self.inputs, [place, 0, 0, 0]).map_err(candle_core::Error::msg)
+    }
+
+    fn cuda_fwd(&self, storage: &mut CudaStorage, layout: &Layout) -> candle_core::Result<()> {
+        let Some(cuda) = &self.own.cuda else { candle_core::bail!("the kernels are not on the GPU") };
+        let mut arrays = read(&self.inputs, &cuda.1)?;
+        arrays.outputs[0] = place(storage, layout, &cuda.1)?;
+        start(cuda, self.kernel, self.numbers, &arrays).map_err(candle_core::Error::msg)
+    }
+}
+
 fn wrong(what: &str, error: impl std::fmt::Display) -> BackendError {
     BackendError::Wrong(format!("{what}: {error}"))
 }
 
-/// The address of a contiguous tensor's first element, f32 or u32, on a GPU. The work of
-/// one stream is done in order, so that it may be used as long as the tensor is there.
-fn address(tensor: &Tensor, stream: &CudaStream) -> candle_core::Result<u64> {
+/// The address of a contiguous tensor's first element, f32, u32 or bf16, on a GPU. The work
+/// of one stream is done in order, so that it may be used as long as the tensor is there.
+pub fn address(tensor: &Tensor, stream: &CudaStream) -> candle_core::Result<u64> {
     let (storage, layout) = tensor.storage_and_layout();
     let Storage::Cuda(cuda) = &*storage else { candle_core::bail!("a kernel's array is not on the GPU") };
-    let start = match tensor.dtype() {
-        DType::U32 => cuda.as_cuda_slice::<u32>()?.device_ptr(stream).0,
-        _ => cuda.as_cuda_slice::<f32>()?.device_ptr(stream).0,
-    };
-    Ok(start + (layout.start_offset() * size_of::<f32>()) as u64)
+    place(cuda, layout, stream)
 }
 
+/// As [`address`], of an array on a GPU.
+pub fn place(storage: &CudaStorage, layout: &Layout, stream: &CudaStream) -> candle_core::Result<u64> {
+    use candle_core::backend::BackendStorage;
+
+    let dtype = storage.dtype();
+    let start = match dtype {
+        DType::U32 => storage.as_cuda_slice::<u32>()?.device_ptr(stream).0,
+        DType::BF16 => storage.as_cuda_slice::<bf16>()?.device_ptr(stream).0,
+        _ => storage.as_cuda_slice::<f32>()?.device_ptr(stream).0,
+    };
+    Ok(start + (layout.start_offset() * dtype.size_in_bytes()) as u64)
+}
+
+/// The addresses of inputs on a GPU.
+fn read(inputs: &[Option<&Tensor>], stream: &CudaStream) -> candle_core::Result<Arrays> {
+    let mut arrays = Arrays::default();
+    for (place, tensor) in arrays.inputs.iter_mut().zip(inputs) {
+        if let Some(tensor) = tensor {
+            *place = address(tensor, stream)?;
+        }
+    }
+    Ok(arrays)
+}
+
+type Cuda = (Arc<CudaModule>, Arc<CudaStream>);
+
 fn launch<N: Numbers + DeviceRepr>(
-    (module, stream): (&Arc<CudaModule>, &Arc<CudaStream>),
+    cuda: &Cuda,
     kernel: &Kernel<N>,
     numbers: N,
     inputs: &[Option<&Tensor>],
     outputs: &[Option<&Tensor>],
 ) -> Result<()> {
-    let mut arrays = Arrays::default();
-    let places = arrays.inputs.iter_mut().zip(inputs).chain(arrays.outputs.iter_mut().zip(outputs));
-    for (place, tensor) in places {
+    let mut arrays = read(inputs, &cuda.1)?;
+    for (place, tensor) in arrays.outputs.iter_mut().zip(outputs) {
         if let Some(tensor) = tensor {
-            *place = address(tensor, stream)?;
+            *place = address(tensor, &cuda.1)?;
         }
     }
+    start(cuda, kernel, numbers, &arrays)
+}
+
+fn start<N: Numbers + DeviceRepr>(
+    (module, stream): &Cuda,
+    kernel: &Kernel<N>,
+    numbers: N,
+    arrays: &Arrays,
+) -> Result<()> {
     let rows = if kernel.shared.is_some() { 1 } else { BLOCK as usize / 32 };
     let blocks = numbers.rows().div_ceil(rows).min(BLOCKS) as u32;
     if blocks == 0 {
@@ -239,7 +323,7 @@ fn launch<N: Numbers + DeviceRepr>(
         };
         // SAFETY: the kernel takes these two structures; the arrays are as long as the
         // numbers say, and freed on the same stream.
-        unsafe { stream.launch_builder(&function).arg(&arrays).arg(&numbers).launch(config) }.map(|_| ())
+        unsafe { stream.launch_builder(&function).arg(arrays).arg(&numbers).launch(config) }.map(|_| ())
     };
     launched().map_err(|error| wrong(kernel.name, error))
 }
@@ -247,11 +331,34 @@ fn launch<N: Numbers + DeviceRepr>(
 fn on_cpu<N: Numbers, const OUTPUTS: usize>(
     kernel: &Kernel<N>,
     numbers: N,
-    inputs: &[Option<Tensor>],
+    inputs: &[Option<&Tensor>],
     outputs: [usize; OUTPUTS],
 ) -> Result<[Tensor; OUTPUTS]> {
-    let guards: Vec<_> = inputs.iter().map(|input| input.as_ref().map(Tensor::storage_and_layout)).collect();
-    let mut arrays = Arrays::default();
+    let mut made = outputs.map(|count| vec![0f32; count]);
+    let mut places = [0; 4];
+    for (place, elements) in places.iter_mut().zip(&mut made) {
+        if !elements.is_empty() {
+            *place = elements.as_mut_ptr() as u64;
+        }
+    }
+    call(kernel, numbers, inputs, places)?;
+    let tensor = |elements: Vec<f32>| {
+        let count = elements.len();
+        Tensor::from_vec(elements, count, &Device::Cpu)
+    };
+    let tensors = made.into_iter().map(tensor).collect::<candle_core::Result<Vec<_>>>()?;
+    Ok(tensors.try_into().unwrap_or_else(|_| unreachable!("as many as were asked for")))
+}
+
+/// Calls the text for the processor; outputs are addresses.
+fn call<N: Numbers>(
+    kernel: &Kernel<N>,
+    numbers: N,
+    inputs: &[Option<&Tensor>],
+    outputs: [u64; 4],
+) -> Result<()> {
+    let guards: Vec<_> = inputs.iter().map(|input| input.map(Tensor::storage_and_layout)).collect();
+    let mut arrays = Arrays { outputs, ..Arrays::default() };
     for (place, guard) in arrays.inputs.iter_mut().zip(&guards) {
         let Some((storage, layout)) = guard else { continue };
         let address = match &**storage {
@@ -261,19 +368,8 @@ fn on_cpu<N: Numbers, const OUTPUTS: usize>(
         };
         *place = address;
     }
-    let mut made = outputs.map(|count| vec![0f32; count]);
-    for (place, elements) in arrays.outputs.iter_mut().zip(&mut made) {
-        if !elements.is_empty() {
-            *place = elements.as_mut_ptr() as u64;
-        }
-    }
     // SAFETY: the kernel takes these two structures; the arrays are as long as the
     // numbers say.
     unsafe { (kernel.host)(&raw const arrays, &raw const numbers) };
-    let tensor = |elements: Vec<f32>| {
-        let count = elements.len();
-        Tensor::from_vec(elements, count, &Device::Cpu)
-    };
-    let tensors = made.into_iter().map(tensor).collect::<candle_core::Result<Vec<_>>>()?;
-    Ok(tensors.try_into().unwrap_or_else(|_| unreachable!("as many as were asked for")))
+    Ok(())
 }

@@ -7,10 +7,16 @@
 
 mod attention;
 mod check;
+mod held;
 mod launch;
+mod linear;
+mod lookups;
 mod numbers;
 mod optimizer;
+mod products;
 mod run;
+mod sums;
 
 pub use check::checked;
+pub use held::Held;
 pub use launch::Own;

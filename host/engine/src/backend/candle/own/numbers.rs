@@ -121,6 +121,47 @@ pub struct Attention {
 
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
+pub struct Halves {
+    pub rows: i64,
+    pub columns: i64,
+    pub mask: Mask,
+    pub packing: Packing,
+    pub has_mask: i64,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct AddBias {
+    pub rows: i64,
+    pub columns: i64,
+    pub first: i64,
+    pub pitch: i64,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct RowSums {
+    pub rows: i64,
+    pub strips: i64,
+    pub columns: i64,
+    pub first: i64,
+    pub pitch: i64,
+    pub span: i64,
+    pub total: i64,
+    pub scale: f32,
+    pub unused: u32,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct Squares {
+    pub rows: i64,
+    pub arrays: i64,
+    pub piece: i64,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
 pub struct AdamW {
     pub rows: i64,
     pub tensors: i64,
@@ -142,4 +183,4 @@ macro_rules! numbers {
     )* };
 }
 
-numbers! { RowDropout AttentionFactors Norm Activate CrossEntropy Attention AdamW }
+numbers! { RowDropout AttentionFactors Norm Activate CrossEntropy Attention Halves AddBias RowSums Squares AdamW }

@@ -5,9 +5,10 @@ use candle_core::Tensor;
 use super::attention::tiles;
 use super::launch::{
     ACTIVATE, ACTIVATE_BACKWARD, ATTENTION_FACTORS, CROSS_ENTROPY, CROSS_ENTROPY_BACKWARD, LAYER_NORM,
-    LAYER_NORM_BACKWARD, ROW_DROPOUT,
+    LAYER_NORM_BACKWARD, RECOVER, ROW_DROPOUT,
 };
 use super::numbers::{Activate, AttentionFactors, CrossEntropy, Mask, Norm, Packing, RowDropout};
+use super::sums::Summands;
 use crate::backend::BackendError;
 use crate::backend::candle::Candle;
 use crate::backend::candle::copies::Layout;
@@ -70,7 +71,7 @@ impl Candle {
     }
 
     /// First rows of sequences and their places, which a table has none of.
-    fn packing_arrays(&self, rows: &Rows) -> Result<[Tensor; 2]> {
+    pub(super) fn packing_arrays(&self, rows: &Rows) -> Result<[Tensor; 2]> {
         let [starts, places] = self.packing_lists(rows);
         Ok([self.indices(starts)?, self.indices(places)?])
     }
@@ -101,6 +102,10 @@ impl Candle {
                     lists.add(tiles(&batch.starts));
                 }
                 return Ok(attends);
+            }
+            Instruction::EmbedBackward { .. } => {
+                lists.extend(self.destination_lists(program, instruction));
+                return Ok(true);
             }
             Instruction::Attend(ref attend)
             | Instruction::AttendBackward(AttendBackward { forward: ref attend, .. }) => {
@@ -136,6 +141,9 @@ impl Candle {
         instruction: &Instruction,
     ) -> Result<bool> {
         let Some(own) = self.own.clone() else { return Ok(false) };
+        if self.run_linear(&own, program, instruction)? {
+            return Ok(true);
+        }
         let get = |value: Option<ValueId>| value.map(|value| self.get(program, value)).transpose();
         match *instruction {
             Instruction::Norm {
@@ -164,6 +172,19 @@ impl Candle {
                 self.set(program, scale, deviations, false)?;
                 self.set(program, normalized, x, false)?;
                 self.set(program, out, result, false)?;
+            }
+            Instruction::Recover { normalized, gain, shift, out, after } => {
+                let numbers = self.norm(program, out, [None, after], 0.0);
+                let [starts, places] = self.packing_arrays(&self.rows_of(program, out))?;
+                let [x, gain, shift] = [normalized, gain, shift].map(|value| self.get(program, value));
+                let (x, gain, shift) = (x?, gain?, shift?);
+                let inputs =
+                    [Some(&x), None, None, Some(&gain), Some(&shift), Some(&starts), Some(&places)];
+                let [result] = own.run(&RECOVER, numbers, &inputs, [x.elem_count()])?;
+                self.set(program, out, result, false)?;
+            }
+            Instruction::EmbedBackward { gradient, .. } => {
+                self.run_embed_backward(&own, program, instruction, gradient)?;
             }
             Instruction::NormBackward {
                 dout,
@@ -199,14 +220,18 @@ impl Candle {
                 let v = v.reshape(shape)?;
                 let before = if before_wanted { before.reshape(shape)? } else { v.clone() };
                 let gradient = if after_wanted { undropped.reshape(shape)? } else { gradient };
+                let (rows, columns) = shape;
+                let sums = |array: &Tensor, factors: Option<&Tensor>| {
+                    own.column_sums(Summands { array, factors, rows, pitch: columns, first: 0, columns })
+                };
                 if let Some(dgain) = dgain {
-                    self.set(program, dgain, (&gradient * &x)?.sum(0)?, true)?;
+                    self.set(program, dgain, sums(&gradient, Some(&x))?, true)?;
                 }
                 if let Some(dshift) = dshift {
-                    self.set(program, dshift, gradient.sum(0)?, true)?;
+                    self.set(program, dshift, sums(&gradient, None)?, true)?;
                 }
                 if let Some(dbias) = dbias {
-                    self.set(program, dbias, before.sum(0)?, true)?;
+                    self.set(program, dbias, sums(&before, None)?, true)?;
                 }
                 self.set(program, dv, v, false)?;
                 if let Some(dy) = dy {

@@ -1,0 +1,321 @@
+//! Linear layers, their biases and low-rank updates, by products that write where the
+//! result belongs.
+
+use candle_core::{DType, Tensor};
+
+use super::launch::{ADD_BIAS, ADD_DROPPED, HALVES, Own};
+use super::numbers::{AddBias, Halves, Mask, Packing, RowDropout};
+use super::products::{Product, Side};
+use super::sums::Summands;
+use crate::backend::BackendError;
+use crate::backend::candle::products::Products;
+use crate::backend::candle::{Candle, masks};
+use crate::program::build::Program;
+use crate::program::instruction::{Dropout, Instruction};
+use crate::program::value::{Storage, ValueId};
+
+type Result<T> = std::result::Result<T, BackendError>;
+
+impl Candle {
+    /// Runs an instruction of a linear layer; answers whether it is one.
+    pub(super) fn run_linear(
+        &mut self,
+        own: &Own,
+        program: &Program,
+        instruction: &Instruction,
+    ) -> Result<bool> {
+        match *instruction {
+            Instruction::Linear { x, weight, y, first_column } => {
+                let (rows, inputs) = self.shape(program, x);
+                let (outputs, pitch) = (self.shape(program, weight).0, self.shape(program, y).1);
+                let (left, right) = (self.operand(own, program, x)?, self.operand(own, program, weight)?);
+                let whole = outputs == pitch;
+                let product = Product {
+                    rows,
+                    columns: outputs,
+                    inner: inputs,
+                    left: Side::new(&left, inputs),
+                    right: Side::new(&right, inputs).across(),
+                    factor: 1.0,
+                    pitch,
+                    first: first_column,
+                    accumulate: false,
+                };
+                product.write_to(&self.writable(program, y, whole)?)?;
+            }
+            Instruction::LinearInputGradient { dy, weight, dx, first_column, accumulate } => {
+                let (outputs, inputs) = self.shape(program, weight);
+                let (rows, pitch) = self.shape(program, dy);
+                let (left, right) = (self.operand(own, program, dy)?, self.operand(own, program, weight)?);
+                let product = Product {
+                    rows,
+                    columns: inputs,
+                    inner: outputs,
+                    left: Side::new(&left, pitch).from(first_column),
+                    right: Side::new(&right, inputs),
+                    factor: 1.0,
+                    pitch: inputs,
+                    first: 0,
+                    accumulate,
+                };
+                product.write_to(&self.writable(program, dx, !accumulate)?)?;
+            }
+            Instruction::LinearWeightGradient { dy, x, dweight, first_column, accumulate } => {
+                let (outputs, inputs) = self.shape(program, dweight);
+                let (rows, pitch) = self.shape(program, dy);
+                let (left, right) = (self.operand(own, program, dy)?, self.operand(own, program, x)?);
+                let left = Side::new(&left, pitch).from(first_column).across();
+                let product = weight_gradient([outputs, inputs, rows], left, Side::new(&right, inputs), 1.0);
+                self.set(program, dweight, product.made()?, accumulate)?;
+            }
+            Instruction::AddBias { y, bias, first_column } => {
+                let (rows, pitch) = self.shape(program, y);
+                let bias = self.get(program, bias)?;
+                let columns = bias.elem_count();
+                let numbers = AddBias {
+                    rows: rows as i64,
+                    columns: columns as i64,
+                    first: first_column as i64,
+                    pitch: pitch as i64,
+                };
+                own.run_into(&ADD_BIAS, numbers, &[Some(&bias)], &self.writable(program, y, false)?)?;
+            }
+            Instruction::ColumnSums { dy, dbias, first_column, accumulate } => {
+                let (rows, pitch) = self.shape(program, dy);
+                let columns = program.value(dbias).elements(&self.sizes);
+                let array = self.peek(program, dy)?;
+                let summands =
+                    Summands { array: &array, factors: None, rows, pitch, first: first_column, columns };
+                self.set(program, dbias, own.column_sums(summands)?, accumulate)?;
+            }
+            Instruction::LowRank { x, a, b, hidden, y, first_column, scale, dropout } => {
+                let ((rank, inputs), (outputs, _)) = (self.shape(program, a), self.shape(program, b));
+                let (rows, pitch) = self.shape(program, y);
+                let input = self.dropped_operand(own, program, x, dropout)?;
+                let a = self.operand(own, program, a)?;
+                let product = Product {
+                    rows,
+                    columns: rank,
+                    inner: inputs,
+                    left: Side::new(&input, inputs),
+                    right: Side::new(&a, inputs).across(),
+                    factor: 1.0,
+                    pitch: rank,
+                    first: 0,
+                    accumulate: false,
+                };
+                self.set(program, hidden, product.made()?, false)?;
+                let (low, b) = (self.operand(own, program, hidden)?, self.operand(own, program, b)?);
+                let product = Product {
+                    rows,
+                    columns: outputs,
+                    inner: rank,
+                    left: Side::new(&low, rank),
+                    right: Side::new(&b, rank).across(),
+                    factor: scale,
+                    pitch,
+                    first: first_column,
+                    accumulate: true,
+                };
+                product.write_to(&self.writable(program, y, false)?)?;
+            }
+            Instruction::LowRankBackward {
+                dy, x, a, b, hidden, da, db, dx, first_column, scale, dropout, ..
+            } => {
+                let ((rank, inputs), (outputs, _)) = (self.shape(program, a), self.shape(program, b));
+                let (rows, pitch) = self.shape(program, dy);
+                let gradient = self.operand(own, program, dy)?;
+                let gradient = Side::new(&gradient, pitch).from(first_column);
+                let b = self.operand(own, program, b)?;
+                let low = Product {
+                    rows,
+                    columns: rank,
+                    inner: outputs,
+                    left: gradient,
+                    right: Side::new(&b, rank),
+                    factor: scale,
+                    pitch: rank,
+                    first: 0,
+                    accumulate: false,
+                };
+                let low = self.as_operand(own, &low.made()?, rank, None)?;
+                if let Some(db) = db {
+                    let hidden = self.operand(own, program, hidden)?;
+                    let hidden = Side::new(&hidden, rank);
+                    let product = weight_gradient([outputs, rank, rows], gradient.across(), hidden, scale);
+                    self.set(program, db, product.made()?, true)?;
+                }
+                let low = Side::new(&low, rank);
+                if let (Some(da), Some(x)) = (da, x) {
+                    let input = self.dropped_operand(own, program, x, dropout)?;
+                    let input = Side::new(&input, inputs);
+                    let product = weight_gradient([rank, inputs, rows], low.across(), input, 1.0);
+                    self.set(program, da, product.made()?, true)?;
+                }
+                if let Some((dx, accumulate)) = dx {
+                    let a = self.operand(own, program, a)?;
+                    let product = Product {
+                        rows,
+                        columns: inputs,
+                        inner: rank,
+                        left: low,
+                        right: Side::new(&a, inputs),
+                        factor: 1.0,
+                        pitch: inputs,
+                        first: 0,
+                        accumulate,
+                    };
+                    self.add_low_rank_gradient(own, program, &product, dx, dropout)?;
+                }
+            }
+            _ => return Ok(false),
+        }
+        Ok(true)
+    }
+
+    /// Puts the gradient of a low-rank update's input at its place, behind its dropout.
+    fn add_low_rank_gradient(
+        &mut self,
+        own: &Own,
+        program: &Program,
+        product: &Product<'_>,
+        dx: ValueId,
+        dropout: Option<Dropout>,
+    ) -> Result<()> {
+        let mask = dropout.and_then(|dropout| masks::mask(&self.step, dropout));
+        let (Some(mask), Some(dropout)) = (mask, dropout) else {
+            return product.write_to(&self.writable(program, dx, !product.accumulate)?);
+        };
+        let rows = self.rows_of(program, dx);
+        if !product.accumulate {
+            let dropped = self.own_dropout(&product.made()?, dropout, &rows, product.columns)?;
+            let dropped = dropped.ok_or_else(|| BackendError::Wrong("a dropout without its mask".into()))?;
+            return self.set(program, dx, dropped, false);
+        }
+        let numbers = RowDropout {
+            rows: product.rows as i64,
+            columns: product.columns as i64,
+            mask: mask.into(),
+            packing: Packing::from(&rows),
+        };
+        let [starts, places] = self.packing_arrays(&rows)?;
+        let gradient = product.made()?;
+        let inputs = [&gradient, &starts, &places].map(Some);
+        own.run_into(&ADD_DROPPED, numbers, &inputs, &self.writable(program, dx, false)?)
+    }
+
+    /// Rows and columns of a value.
+    pub(super) fn shape(&self, program: &Program, value: ValueId) -> (usize, usize) {
+        let columns = program.value(value).columns(&self.sizes);
+        (program.value(value).elements(&self.sizes) / columns.max(1), columns)
+    }
+
+    /// A value as products read it, contiguous. Working values that several products read
+    /// one after the other are converted once.
+    fn operand(&self, own: &Own, program: &Program, value: ValueId) -> Result<Tensor> {
+        if let Storage::Parameter { block, .. } = program.value(value).storage {
+            return match self.products == Products::Fp32 || !self.trains[block] {
+                true => Ok(self.weight(program, value)?.contiguous()?),
+                false => self.as_operand(own, &self.get(program, value)?, self.shape(program, value).1, None),
+            };
+        }
+        let root = program.root(value);
+        if let Some(known) = self.held.operand(root) {
+            return Ok(known);
+        }
+        let operand = self.as_operand(own, &self.peek(program, value)?, self.shape(program, value).1, None)?;
+        if self.products == Products::Bf16 {
+            self.held.keep_operand(root, operand.clone());
+        }
+        Ok(operand)
+    }
+
+    /// What a dropout of rows leaves of a value, as products read it.
+    fn dropped_operand(
+        &self,
+        own: &Own,
+        program: &Program,
+        value: ValueId,
+        dropout: Option<Dropout>,
+    ) -> Result<Tensor> {
+        let Some(dropout) = dropout.filter(|&dropout| masks::mask(&self.step, dropout).is_some()) else {
+            return self.operand(own, program, value);
+        };
+        self.as_operand(own, &self.peek(program, value)?, self.shape(program, value).1, Some((value, dropout, program)))
+    }
+
+    /// An array as products read it, behind a dropout of the rows of a value.
+    fn as_operand(
+        &self,
+        own: &Own,
+        x: &Tensor,
+        columns: usize,
+        dropout: Option<(ValueId, Dropout, &Program)>,
+    ) -> Result<Tensor> {
+        let rows = dropout.map(|(value, dropout, program)| (self.rows_of(program, value), dropout));
+        if self.products == Products::Fp32 {
+            let dropped = match &rows {
+                Some((rows, dropout)) => self.own_dropout(x, *dropout, rows, columns)?,
+                None => None,
+            };
+            return Ok(dropped.unwrap_or(x.contiguous()?));
+        }
+        let count = x.elem_count();
+        let mut numbers = Halves {
+            rows: (count / columns.max(1)) as i64,
+            columns: columns as i64,
+            mask: Mask::default(),
+            packing: Packing::default(),
+            has_mask: 0,
+        };
+        let mut lists = None;
+        if let Some((rows, dropout)) = &rows
+            && let Some(mask) = masks::mask(&self.step, *dropout)
+        {
+            (numbers.mask, numbers.packing, numbers.has_mask) = (mask.into(), Packing::from(rows), 1);
+            lists = Some(self.packing_arrays(rows)?);
+        }
+        let [starts, places] = lists.as_ref().map_or([None, None], |lists| lists.each_ref().map(Some));
+        // SAFETY: the kernel writes all elements.
+        let halves = unsafe { Tensor::empty(count, DType::BF16, x.device()) }?;
+        own.run_into(&HALVES, numbers, &[Some(x), starts, places], &halves)?;
+        Ok(halves)
+    }
+
+    /// The array of a working value, to be written to: as it is, or whatever it is where all
+    /// of it is written.
+    fn writable(&mut self, program: &Program, value: ValueId, whole: bool) -> Result<Tensor> {
+        let root = program.root(value);
+        let place = root.0 as usize;
+        if !matches!(program.value(root).storage, Storage::Working | Storage::InPlaceOf(_)) {
+            return Err(BackendError::Wrong(format!("value {} cannot be written to in place", value.0)));
+        }
+        self.held.changed(root);
+        if self.held.alone(root)
+            && let Some(held) = &self.values[place]
+        {
+            return Ok(held.clone());
+        }
+        let count = program.value(value).elements(&self.sizes);
+        let array = match &self.values[place] {
+            // SAFETY: all of it is written.
+            _ if whole => unsafe { Tensor::empty(count, DType::F32, &self.device) }?,
+            Some(held) => held.contiguous()?.copy()?,
+            None => Tensor::zeros(count, DType::F32, &self.device)?,
+        };
+        self.values[place] = Some(array.clone());
+        self.held.made(root);
+        Ok(array)
+    }
+}
+
+/// The product over rows that a weight's gradient is: sizes are its rows, its columns and
+/// the rows.
+fn weight_gradient<'a>(
+    [rows, columns, inner]: [usize; 3],
+    left: Side<'a>,
+    right: Side<'a>,
+    factor: f32,
+) -> Product<'a> {
+    Product { rows, columns, inner, left, right, factor, pitch: columns, first: 0, accumulate: false }
+}
