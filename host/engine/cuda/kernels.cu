@@ -8,6 +8,7 @@
 #include "activation.cuh"
 #include "adamw.cuh"
 #include "attention.cuh"
+#include "attention_gradients.cuh"
 #include "cross_entropy.cuh"
 #include "dropout.cuh"
 #include "linear.cuh"

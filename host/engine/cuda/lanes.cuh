@@ -5,6 +5,7 @@
 
 #include <math.h>
 #include <stdint.h>
+#include <string.h>
 
 // Inputs and outputs of a kernel; null where it has fewer, or where one is left out.
 struct Arrays {

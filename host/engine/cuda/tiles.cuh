@@ -1,6 +1,9 @@
 // Kernels whose blocks work on a tile each, in phases: what a phase leaves in shared
 // memory or in a thread's own variables the next one finds there.
 //
+// Products of tiles are made by plain arithmetic or by tensor cores; a thread has the same
+// rows and columns of them either way.
+//
 // On the processor one thread takes the turns of all the threads of a block, phase
 // after phase. Shared memory begins as no numbers there, and turns can be taken the
 // other way round: what depends on the order of threads within a phase, which a GPU
@@ -10,20 +13,20 @@
 
 #include "lanes.cuh"
 
-// Threads of a block, 16 by 16 over a tile: each has every sixteenth row and column.
+// Threads of a block: eight warps, four down a tile and two across.
 const int THREADS = 256;
-const int SIDE = 16;
+const int WARP = 32;
 // Rows of a tile, and columns of a product of two tiles.
 const int TILE = 64;
-// Rows and columns of a tile that a thread has.
-const int SHARE = TILE / SIDE;
-// Floats from row to row of a product: four neighbours' rows begin in banks of their own.
-const int PITCH = TILE + 4;
 // Threads that share a row of a product where rows are summed up.
 const int PARTS = THREADS / TILE;
 
-// Floats from row to row of a tile with so many columns: an odd number.
-template <int COLUMNS> constexpr int WIDTH = COLUMNS + 1;
+// Floats from row to row of a tile with so many columns, and of a product. Of what the
+// lanes of a warp read at once, no two lie in one bank: eight rows and four columns side
+// by side of a tile, or of its columns eight and every second of eight rows; eight rows
+// and four pairs of columns of a product.
+template <int COLUMNS> constexpr int WIDTH = COLUMNS + 4;
+const int PITCH = TILE + 8;
 
 #ifdef __CUDACC__
 
@@ -31,19 +34,19 @@ template <int COLUMNS> constexpr int WIDTH = COLUMNS + 1;
 #define NEXT_PHASE() __syncthreads()
 
 // Variables that each thread has of its own.
-template <int COUNT> struct Own {
-    float values[COUNT];
-    __device__ __forceinline__ float *of(int) {
+template <class Variables> struct Own {
+    Variables values;
+    __device__ __forceinline__ Variables &of(int) {
         return values;
     }
 };
 
-#define TILE_KERNEL(NAME, COLUMNS, NUMBERS)                                                       \
-    extern "C" __global__ void __launch_bounds__(THREADS)                                         \
-        NAME##_##COLUMNS(Arrays arrays, NUMBERS numbers) {                                        \
-        extern __shared__ float shared[];                                                         \
+#define ONE_TILE_KERNEL(NAME, TILE_NAME, COLUMNS, PRODUCTS, BLOCKS, NUMBERS)                      \
+    extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)                                 \
+        NAME(Arrays arrays, NUMBERS numbers) {                                                    \
+        extern __shared__ __align__(16) float shared[];                                           \
         for (int64_t tile = blockIdx.x; tile < numbers.rows; tile += gridDim.x) {                 \
-            NAME##_tile<COLUMNS>(arrays, numbers, tile, shared);                                  \
+            TILE_NAME##_tile<PRODUCTS, COLUMNS>(arrays, numbers, tile, shared);                   \
             __syncthreads();                                                                      \
         }                                                                                         \
     }
@@ -64,104 +67,255 @@ BODY int in_turn(int turn) {
     for (int turn = 0, THREAD = in_turn(0); turn < THREADS; THREAD = in_turn(++turn))
 #define NEXT_PHASE() ((void)0)
 
-template <int COUNT> struct Own {
-    float values[THREADS][COUNT];
-    float *of(int thread) {
+template <class Variables> struct Own {
+    Variables values[THREADS];
+    Variables &of(int thread) {
         return values[thread];
     }
 };
 
-#define TILE_KERNEL(NAME, COLUMNS, NUMBERS)                                                       \
-    extern "C" int64_t host_##NAME##_##COLUMNS##_shared() {                                       \
-        return NAME##_floats<COLUMNS>() * sizeof(float);                                          \
+#define ONE_TILE_KERNEL(NAME, TILE_NAME, COLUMNS, PRODUCTS, BLOCKS, NUMBERS)                      \
+    extern "C" int64_t host_##NAME##_shared() {                                                   \
+        return TILE_NAME##_floats<COLUMNS>() * sizeof(float);                                     \
     }                                                                                             \
-    extern "C" void host_##NAME##_##COLUMNS(const Arrays *arrays, const NUMBERS *numbers) {       \
-        float shared[NAME##_floats<COLUMNS>()];                                                   \
+    extern "C" void host_##NAME(const Arrays *arrays, const NUMBERS *numbers) {                   \
+        alignas(16) float shared[TILE_NAME##_floats<COLUMNS>()];                                  \
         for (int64_t tile = 0; tile < numbers->rows; tile++) {                                    \
             for (float &number : shared)                                                          \
                 number = NAN;                                                                     \
-            NAME##_tile<COLUMNS>(*arrays, *numbers, tile, shared);                                \
+            TILE_NAME##_tile<PRODUCTS, COLUMNS>(*arrays, *numbers, tile, shared);                 \
         }                                                                                         \
     }
 
 #endif
 
-// The first of a thread's rows, and of its columns.
-BODY int own_row(int thread) {
-    return thread / SIDE;
+// A kernel whose products of tiles are in fp32, and one in which tensor cores make them;
+// of each, a multiprocessor is to have so many blocks at once.
+#define TILE_KERNEL(NAME, COLUMNS, BLOCKS, NUMBERS)                                               \
+    ONE_TILE_KERNEL(NAME##_##COLUMNS, NAME, COLUMNS, Fp32, BLOCKS, NUMBERS)                       \
+    ONE_TILE_KERNEL(NAME##_##COLUMNS##_tf32, NAME, COLUMNS, Tf32, BLOCKS, NUMBERS)
+
+// A thread's share of a matrix of 64 rows and so many columns: a warp has 16 rows of one
+// half of the columns, and its lanes share them as they share what tensor cores give.
+template <int COLUMNS> struct Share {
+    float x[2][COLUMNS / 8] = {};
+};
+
+BODY int row_of(int thread, int i) {
+    return thread / (2 * WARP) * 16 + thread % WARP / 4 + 8 * i;
 }
 
-BODY int own_column(int thread) {
-    return thread % SIDE;
+// The first column of what a thread's warp has.
+template <int COLUMNS> BODY int half_of(int thread) {
+    return thread / WARP % 2 * (COLUMNS / 2);
 }
+
+template <int COLUMNS> BODY int column_of(int thread, int j) {
+    return half_of<COLUMNS>(thread) + j / 2 * 8 + thread % 4 * 2 + j % 2;
+}
+
+// Visits a thread's share: the place in it, the row and the column.
+template <int COLUMNS, class Visit> BODY void each(int thread, Visit visit) {
+#pragma unroll
+    for (int i = 0; i < 2; i++)
+#pragma unroll
+        for (int j = 0; j < COLUMNS / 8; j++)
+            visit(i, j, row_of(thread, i), column_of<COLUMNS>(thread, j));
+}
+
+// How products of tiles are made, some with one right factor at once. `left` gives the
+// element of a product's left factor, of a row and a place in the sum, `right` that of a
+// place in the sum and a column; `inner` are the places. What tiles hold is `held`. EVENS
+// says that the lanes of a warp had better read every second place than four side by side.
+
+// In fp32.
+struct Fp32 {
+    BODY float held(float x) {
+        return x;
+    }
+
+    BODY float exponential(float x) {
+        return expf(x);
+    }
+
+    template <bool EVENS, int COLUMNS, int COUNT, class Left, class Right>
+    BODY void add(Share<COLUMNS> *const (&sums)[COUNT], int inner, int thread, Left left, Right right) {
+#pragma unroll 4
+        for (int k = 0; k < inner; k++) {
+            float of_rows[COUNT][2];
+#pragma unroll
+            for (int which = 0; which < COUNT; which++)
+#pragma unroll
+                for (int i = 0; i < 2; i++)
+                    of_rows[which][i] = left(which, row_of(thread, i), k);
+#pragma unroll
+            for (int j = 0; j < COLUMNS / 8; j++) {
+                const float of_column = right(k, column_of<COLUMNS>(thread, j));
+#pragma unroll
+                for (int which = 0; which < COUNT; which++)
+#pragma unroll
+                    for (int i = 0; i < 2; i++)
+                        sums[which]->x[i][j] += of_rows[which][i] * of_column;
+            }
+        }
+    }
+};
+
+// What a lane holds of a factor that tensor cores take.
+template <int COUNT> struct Fragment {
+    float x[COUNT];
+};
+
+// By tensor cores, of numbers that are rounded to TF32, into sums in fp32. Eight places
+// are summed at once: those beyond `inner` must be zeros on both sides.
+struct Tf32 {
+    BODY float held(float x) {
+#ifdef __CUDACC__
+        uint32_t bits;
+        asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(bits) : "f"(x));
+        return __uint_as_float(bits);
+#else
+        uint32_t bits;
+        memcpy(&bits, &x, sizeof bits);
+        bits = (bits + 0x1000u) & 0xffffe000u;
+        memcpy(&x, &bits, sizeof bits);
+        return x;
+#endif
+    }
+
+    BODY float exponential(float x) {
+#ifdef __CUDACC__
+        return __expf(x);
+#else
+        return expf(x);
+#endif
+    }
+
+    // Adds the product of 16 rows by 8 places and 8 places by 8 columns to a lane's four
+    // elements of it, where `rows` and `columns` give what a lane holds of them.
+    template <class Rows, class Columns>
+    BODY void multiply(float *top, float *bottom, int lane, Rows rows, Columns columns) {
+#ifdef __CUDACC__
+        const Fragment<4> a = rows(lane);
+        const Fragment<2> b = columns(lane);
+        asm volatile("mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 "
+                     "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+                     : "+f"(top[0]), "+f"(top[1]), "+f"(bottom[0]), "+f"(bottom[1])
+                     : "r"(__float_as_uint(a.x[0])), "r"(__float_as_uint(a.x[1])),
+                       "r"(__float_as_uint(a.x[2])), "r"(__float_as_uint(a.x[3])),
+                       "r"(__float_as_uint(b.x[0])), "r"(__float_as_uint(b.x[1])));
+#else
+        // What the instruction is said to do, of what each lane would hold.
+#pragma GCC unroll 2
+        for (int column = 0; column < 2; column++)
+#pragma GCC unroll 8
+            for (int k = 0; k < 8; k++) {
+                const float right = columns((lane % 4 * 2 + column) * 4 + k % 4).x[k / 4];
+                const Fragment<4> left = rows(lane / 4 * 4 + k % 4);
+                top[column] += left.x[k / 4 * 2] * right;
+                bottom[column] += left.x[k / 4 * 2 + 1] * right;
+            }
+#endif
+    }
+
+    template <bool EVENS, int COLUMNS, int COUNT, class Left, class Right>
+    BODY void add(Share<COLUMNS> *const (&sums)[COUNT], int inner, int thread, Left left, Right right) {
+        const int warp = thread / WARP * WARP;
+        const auto place = [](int lane, int half) {
+            return EVENS ? lane % 4 * 2 + half : lane % 4 + half * 4;
+        };
+#pragma unroll 2
+        for (int k = 0; k < inner; k += 8) {
+#pragma unroll
+            for (int first = 0; first < COLUMNS / 2; first += 8) {
+                const auto columns = [&](int lane) {
+                    const int column = half_of<COLUMNS>(thread) + first + lane / 4;
+                    return Fragment<2>{right(k + place(lane, 0), column), right(k + place(lane, 1), column)};
+                };
+#pragma unroll
+                for (int which = 0; which < COUNT; which++) {
+                    const auto rows = [&](int lane) {
+                        Fragment<4> held;
+#pragma unroll
+                        for (int part = 0; part < 4; part++)
+                            held.x[part] =
+                                left(which, row_of(warp + lane, part % 2), k + place(lane, part / 2));
+                        return held;
+                    };
+                    float *top = sums[which]->x[0] + first / 4, *bottom = sums[which]->x[1] + first / 4;
+                    multiply(top, bottom, thread % WARP, rows, columns);
+                }
+            }
+        }
+    }
+};
+
+struct alignas(16) Four {
+    float x[4];
+};
 
 // Puts rows of a matrix into a tile, zeros where it has fewer rows or columns.
-template <int COLUMNS>
-BODY void load(float *tile, const float *matrix, int64_t pitch, int64_t rows, int64_t columns) {
+template <class Products, int COLUMNS>
+BODY void load(float *tile, const float *matrix, int pitch, int rows, int columns) {
+    const bool by_four = (uint64_t)matrix % sizeof(Four) == 0 && pitch % 4 == 0 && columns % 4 == 0;
+    const int TURNS = TILE * COLUMNS / (4 * THREADS), FOURS = COLUMNS / 4;
     EACH_THREAD(thread) {
-        for (int place = thread; place < TILE * COLUMNS; place += THREADS) {
-            const int row = place / COLUMNS, column = place % COLUMNS;
-            const bool there = row < rows && column < columns;
-            tile[row * WIDTH<COLUMNS> + column] = there ? matrix[row * pitch + column] : 0.0f;
+        const int column = thread % FOURS * 4, top = thread / FOURS;
+        const float *from = matrix + top * pitch + column;
+        Four found[TURNS] = {};
+#pragma unroll
+        for (int turn = 0; turn < TURNS; turn++) {
+            const int below = turn * (THREADS / FOURS);
+            if (top + below >= rows)
+                continue;
+            if (by_four && column < columns)
+                found[turn] = *(const Four *)(from + below * pitch);
+#pragma unroll
+            for (int k = 0; k < 4; k++)
+                if (!by_four && column + k < columns)
+                    found[turn].x[k] = from[below * pitch + k];
+        }
+#pragma unroll
+        for (int turn = 0; turn < TURNS; turn++) {
+#pragma unroll
+            for (int k = 0; k < 4; k++)
+                found[turn].x[k] = Products::held(found[turn].x[k]);
+            *(Four *)(tile + (top + turn * (THREADS / FOURS)) * WIDTH<COLUMNS> + column) = found[turn];
         }
     }
 }
 
 // A thread's share of a b^T, of two tiles.
-template <int COLUMNS> BODY void product(float out[SHARE][SHARE], const float *a, const float *b, int thread) {
-    const int row = own_row(thread), column = own_column(thread);
-#pragma unroll
-    for (int i = 0; i < SHARE; i++)
-#pragma unroll
-        for (int j = 0; j < SHARE; j++)
-            out[i][j] = 0.0f;
-#pragma unroll 4
-    for (int k = 0; k < COLUMNS; k++) {
-        float left[SHARE], right[SHARE];
-#pragma unroll
-        for (int i = 0; i < SHARE; i++) {
-            left[i] = a[(row + SIDE * i) * WIDTH<COLUMNS> + k];
-            right[i] = b[(column + SIDE * i) * WIDTH<COLUMNS> + k];
-        }
-#pragma unroll
-        for (int i = 0; i < SHARE; i++)
-#pragma unroll
-            for (int j = 0; j < SHARE; j++)
-                out[i][j] += left[i] * right[j];
-    }
+template <class Products, int COLUMNS> BODY Share<TILE> product(const float *a, const float *b, int thread) {
+    Share<TILE> out;
+    Products::template add<false, TILE, 1>(
+        {&out}, COLUMNS, thread, [=](int, int row, int k) { return a[row * WIDTH<COLUMNS> + k]; },
+        [=](int k, int column) { return b[column * WIDTH<COLUMNS> + k]; });
+    return out;
 }
 
-// Adds a thread's share of p m, or of p^T m: p is a product of two tiles, m a tile, and
-// `inner` are the columns of p, or its rows, that count.
-template <int COLUMNS, bool TRANSPOSED>
-BODY void add_product(float *sums, const float *p, const float *m, int inner, int thread) {
-    const int row = own_row(thread), column = own_column(thread);
-#pragma unroll 4
-    for (int k = 0; k < inner; k++) {
-        float left[SHARE], right[COLUMNS / SIDE];
-#pragma unroll
-        for (int i = 0; i < SHARE; i++)
-            left[i] = TRANSPOSED ? p[k * PITCH + row + SIDE * i] : p[(row + SIDE * i) * PITCH + k];
-#pragma unroll
-        for (int j = 0; j < COLUMNS / SIDE; j++)
-            right[j] = m[k * WIDTH<COLUMNS> + column + SIDE * j];
-#pragma unroll
-        for (int i = 0; i < SHARE; i++)
-#pragma unroll
-            for (int j = 0; j < COLUMNS / SIDE; j++)
-                sums[i * (COLUMNS / SIDE) + j] += left[i] * right[j];
-    }
+// Adds a thread's share of p m for each p, which are products of two tiles; m is a tile,
+// and `inner` are the columns of p that count. The others, and the rows of m there, are
+// zeros.
+template <class Products, int COLUMNS, int COUNT>
+BODY void add_products(Share<COLUMNS> *const (&sums)[COUNT], const float *const (&p)[COUNT], const float *m,
+                       int inner, int thread) {
+    Products::template add<true, COLUMNS, COUNT>(
+        sums, inner, thread, [&](int which, int row, int k) { return p[which][row * PITCH + k]; },
+        [=](int k, int column) { return m[k * WIDTH<COLUMNS> + column]; });
+}
+
+// Writes a thread's share of a product.
+BODY void keep(float *p, const Share<TILE> &share, int thread) {
+    each<TILE>(thread, [&](int i, int j, int row, int column) { p[row * PITCH + column] = share.x[i][j]; });
 }
 
 // Writes a thread's share of a tile to the rows and columns that a matrix has.
 template <int COLUMNS>
-BODY void store(float *matrix, const float *values, int64_t pitch, int64_t rows, int64_t columns, int thread) {
-#pragma unroll
-    for (int i = 0; i < SHARE; i++)
-#pragma unroll
-        for (int j = 0; j < COLUMNS / SIDE; j++) {
-            const int row = own_row(thread) + SIDE * i, column = own_column(thread) + SIDE * j;
-            if (row < rows && column < columns)
-                matrix[row * pitch + column] = values[i * (COLUMNS / SIDE) + j];
-        }
+BODY void store(float *matrix, const Share<COLUMNS> &share, int pitch, int rows, int columns,
+                int thread) {
+    each<COLUMNS>(thread, [&](int i, int j, int row, int column) {
+        if (row < rows && column < columns)
+            matrix[row * pitch + column] = share.x[i][j];
+    });
 }

@@ -139,7 +139,12 @@ impl Candle {
     /// The same backend, which computes in another precision.
     #[must_use]
     pub fn in_precision(self, precision: Precision) -> Candle {
-        Candle { products: precision.into(), ..self }
+        Candle {
+            products: precision.into(),
+            #[cfg(feature = "cuda")]
+            own: self.own.map(|own| own.in_precision(precision)),
+            ..self
+        }
     }
 }
 

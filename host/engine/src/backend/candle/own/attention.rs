@@ -3,10 +3,7 @@
 
 use candle_core::Tensor;
 
-use super::launch::{
-    ATTENTION_32, ATTENTION_64, ATTENTION_KEYS_32, ATTENTION_KEYS_64, ATTENTION_QUERIES_32,
-    ATTENTION_QUERIES_64, Kernel, Own,
-};
+use super::launch::{self, Kernel, Own};
 use super::numbers::{Attention, Mask};
 use crate::backend::BackendError;
 use crate::backend::candle::masks;
@@ -20,22 +17,45 @@ type Result<T> = std::result::Result<T, BackendError>;
 /// Rows of a tile.
 const TILE: usize = 64;
 
-/// The kernels for heads of so many columns at most: of the forward pass, and for the
-/// gradients of queries and of keys and values.
+/// The kernels for heads of so many columns at most, whose products of tiles are in fp32
+/// or made by tensor cores: of the forward pass, and for the gradients of queries and of
+/// keys and values.
 struct Kernels {
     columns: usize,
+    tensor_cores: bool,
     forward: Kernel<Attention>,
     queries: Kernel<Attention>,
     keys: Kernel<Attention>,
 }
 
-const KERNELS: [Kernels; 2] = [
-    Kernels { columns: 32, forward: ATTENTION_32, queries: ATTENTION_QUERIES_32, keys: ATTENTION_KEYS_32 },
+const KERNELS: [Kernels; 4] = [
+    Kernels {
+        columns: 32,
+        tensor_cores: false,
+        forward: launch::ATTENTION_32,
+        queries: launch::ATTENTION_QUERIES_32,
+        keys: launch::ATTENTION_KEYS_32,
+    },
+    Kernels {
+        columns: 32,
+        tensor_cores: true,
+        forward: launch::ATTENTION_32_TF32,
+        queries: launch::ATTENTION_QUERIES_32_TF32,
+        keys: launch::ATTENTION_KEYS_32_TF32,
+    },
     Kernels {
         columns: ATTENTION_COLUMNS,
-        forward: ATTENTION_64,
-        queries: ATTENTION_QUERIES_64,
-        keys: ATTENTION_KEYS_64,
+        tensor_cores: false,
+        forward: launch::ATTENTION_64,
+        queries: launch::ATTENTION_QUERIES_64,
+        keys: launch::ATTENTION_KEYS_64,
+    },
+    Kernels {
+        columns: ATTENTION_COLUMNS,
+        tensor_cores: true,
+        forward: launch::ATTENTION_64_TF32,
+        queries: launch::ATTENTION_QUERIES_64_TF32,
+        keys: launch::ATTENTION_KEYS_64_TF32,
     },
 ];
 
@@ -94,20 +114,34 @@ impl Packed {
     }
 }
 
-/// The kernels for heads of a size; none where it is too large for them.
-fn kernels(size: usize) -> Option<&'static Kernels> {
-    KERNELS.iter().find(|kernels| size <= kernels.columns)
-}
-
 impl Own {
+    /// The kernels for heads of a size; none where it is too large for them.
+    fn kernels(&self, size: usize) -> Option<&'static Kernels> {
+        let fits = |kernels: &&Kernels| size <= kernels.columns && kernels.tensor_cores == self.tensor_cores;
+        KERNELS.iter().find(fits)
+    }
+
+    /// The same, where there must be some.
+    fn known(&self, packed: &Packed) -> Result<&'static Kernels> {
+        let size = packed.numbers.size as usize;
+        let none = || BackendError::Wrong(format!("no kernel takes heads of {size} columns"));
+        self.kernels(size).ok_or_else(none)
+    }
+
     /// Whether there are kernels for attention with heads of a size, forward and backward.
     ///
     /// # Errors
     /// What the driver says.
     pub fn attends(&self, size: usize) -> Result<bool> {
-        let Some(kernels) = kernels(size) else { return Ok(false) };
+        let Some(kernels) = self.kernels(size) else { return Ok(false) };
         let Kernels { forward, queries, keys, .. } = kernels;
         Ok(self.takes(forward)? && self.takes(queries)? && self.takes(keys)?)
+    }
+
+    /// The names of those kernels: of the forward pass, and for the gradients of queries and
+    /// of keys and values.
+    pub fn attention_names(&self, size: usize) -> Option<[&'static str; 3]> {
+        self.kernels(size).map(|kernels| [kernels.forward.name, kernels.queries.name, kernels.keys.name])
     }
 
     /// The context, [rows, heads * size], and the scores' log-sum-exp, [heads, rows], both
@@ -116,7 +150,7 @@ impl Own {
     /// # Errors
     /// Heads that are too large; as [`Own::run`].
     pub fn attention(&self, packed: &Packed, qkv: &Tensor) -> Result<[Tensor; 2]> {
-        let kernels = known(packed)?;
+        let kernels = self.known(packed)?;
         let inputs = [qkv, &packed.tiles, &packed.starts, &packed.places].map(Some);
         self.run(&kernels.forward, packed.numbers, &inputs, packed.elements())
     }
@@ -133,18 +167,13 @@ impl Own {
         qkv: &Tensor,
         log_sums: &Tensor,
     ) -> Result<Tensor> {
-        let kernels = known(packed)?;
+        let kernels = self.known(packed)?;
         let inputs = [qkv, &packed.tiles, &packed.starts, &packed.places, dout, log_sums].map(Some);
         let [dq, inner] = self.run(&kernels.queries, packed.numbers, &inputs, packed.elements())?;
         let inputs = [&inputs[..], &[Some(&inner), Some(&dq)]].concat();
         let [dqkv] = self.run(&kernels.keys, packed.numbers, &inputs, [3 * packed.elements()[0]])?;
         Ok(dqkv)
     }
-}
-
-fn known(packed: &Packed) -> Result<&'static Kernels> {
-    let size = packed.numbers.size as usize;
-    kernels(size).ok_or_else(|| BackendError::Wrong(format!("no kernel takes heads of {size} columns")))
 }
 
 impl Candle {
@@ -207,6 +236,7 @@ mod tests {
     use crate::backend::candle::attention::Padding;
     use crate::backend::candle::products::Products;
     use crate::backend::{Step, candle::masks::attention as factors};
+    use crate::device::Precision;
 
     unsafe extern "C" {
         fn host_take_turns(other_way_round: i32);
@@ -237,8 +267,12 @@ mod tests {
 
     /// Context, log-sum-exps and gradient by the kernels' text, turns taken one way or the
     /// other.
-    fn by_kernels(packed: &Packed, qkv: &Tensor, dout: &Tensor, other_way_round: bool) -> [Tensor; 3] {
-        let own = Own::new(&Device::Cpu).unwrap();
+    fn by_kernels(
+        own: &Own,
+        packed: &Packed,
+        [qkv, dout]: [&Tensor; 2],
+        other_way_round: bool,
+    ) -> [Tensor; 3] {
         // SAFETY: the order is this thread's own.
         unsafe { host_take_turns(i32::from(other_way_round)) };
         let [context, sums] = own.attention(packed, qkv).unwrap();
@@ -260,8 +294,6 @@ mod tests {
                 let step = Step::default();
                 let mask = dropout.and_then(|dropout| masks::mask(&step, dropout)).map(Mask::from);
                 let packed = Packed::new((&STARTS, &PLACES), [heads, size], mask, list).unwrap();
-                let found = by_kernels(&packed, &qkv, &dout, false);
-
                 let padding = Padding::new(&STARTS, [heads, size], Products::Fp32, list).unwrap();
                 let longest = [padding.longest; 2];
                 let mask = dropout.map(|dropout| {
@@ -270,19 +302,25 @@ mod tests {
                 });
                 let (context, sums) = padding.forward(&qkv, mask.as_ref()).unwrap();
                 let (gradient, _) = padding.backward(&dout, &qkv, mask.as_ref()).unwrap();
-                for (name, found, expected) in [
-                    ("context", &found[0], &context),
-                    ("log-sum-exps", &found[1], &sums),
-                    ("gradient", &found[2], &gradient),
-                ] {
-                    let apart = apart(found, expected);
-                    assert!(apart < 1e-5, "{name} of {heads} heads of {size}, {dropout:?}: {apart:e}");
-                }
-                let other = by_kernels(&packed, &qkv, &dout, true);
-                for (one, other) in found.iter().zip(&other) {
-                    let [one, other] = [one, other].map(|x| x.to_vec1::<f32>().unwrap());
-                    let same = one.iter().zip(&other).all(|(a, b)| a.to_bits() == b.to_bits());
-                    assert!(same, "{heads} heads of {size}: what the threads do depends on their order");
+                // Numbers rounded to TF32 have eleven bits.
+                for (precision, bound) in [(Precision::Fp32, 1e-5), (Precision::Tf32, 1e-3)] {
+                    let own = Own::new(&Device::Cpu).unwrap().in_precision(precision);
+                    let case = format!("{heads} heads of {size}, {dropout:?}, {precision:?}");
+                    let found = by_kernels(&own, &packed, [&qkv, &dout], false);
+                    for (name, found, expected) in [
+                        ("context", &found[0], &context),
+                        ("log-sum-exps", &found[1], &sums),
+                        ("gradient", &found[2], &gradient),
+                    ] {
+                        let apart = apart(found, expected);
+                        assert!(apart < bound, "{name} of {case}: {apart:e}");
+                    }
+                    let other = by_kernels(&own, &packed, [&qkv, &dout], true);
+                    for (one, other) in found.iter().zip(&other) {
+                        let [one, other] = [one, other].map(|x| x.to_vec1::<f32>().unwrap());
+                        let same = one.iter().zip(&other).all(|(a, b)| a.to_bits() == b.to_bits());
+                        assert!(same, "{case}: what the threads do depends on their order");
+                    }
                 }
             }
         }

@@ -9,6 +9,7 @@ use super::numbers::{Activate, AttentionFactors, CrossEntropy, Mask, Norm, Numbe
 use super::optimizer::Trained;
 use crate::backend::candle::masks::Rows;
 use crate::backend::{AdamW, BackendError};
+use crate::device::Precision;
 use crate::kernels::dropout::{self, DropoutKey};
 
 type Result<T> = std::result::Result<T, BackendError>;
@@ -21,6 +22,8 @@ const PLACES: [u32; 4] = [3, 0, 9, 1];
 /// Differences in what the two sides round, as shares of an array's largest element; masks
 /// and indices differ by far more.
 const BOUND: f32 = 1e-5;
+/// The same for products of numbers that are rounded to TF32, against products in fp32.
+const ROUNDED_BOUND: f32 = 5e-3;
 
 /// Numbers of both signs, some of them large, another lot for each `salt`.
 fn values(count: usize, salt: usize) -> candle_core::Result<Tensor> {
@@ -57,6 +60,10 @@ impl Pair<'_> {
 }
 
 fn equal(kernel: &str, found: &Tensor, expected: &Tensor) -> Result<()> {
+    within(BOUND, kernel, found, expected)
+}
+
+fn within(bound: f32, kernel: &str, found: &Tensor, expected: &Tensor) -> Result<()> {
     let (found, expected) = (found.to_vec1::<f32>()?, expected.to_vec1::<f32>()?);
     // Sums cancel, so that what is rounded is as large as the array and not the element.
     let most = |list: &mut dyn Iterator<Item = f32>| {
@@ -64,7 +71,7 @@ fn equal(kernel: &str, found: &Tensor, expected: &Tensor) -> Result<()> {
     };
     let largest = most(&mut expected.iter().copied()).max(f32::MIN_POSITIVE);
     let worst = most(&mut found.iter().zip(&expected).map(|(a, b)| (a - b) / largest));
-    match worst <= BOUND {
+    match worst <= bound {
         true => Ok(()),
         false => Err(BackendError::Wrong(format!(
             "the kernel {kernel} gives on this device what is {worst:e} of its largest number away from what it gives on \
@@ -150,18 +157,27 @@ fn attends(pair: &Pair<'_>, mask: Mask) -> Result<()> {
         let qkv = (values(rows * 3 * heads * size, 30)? * 0.25)?;
         let dout = values(rows * heads * size, 31)?;
         for mask in [None, Some(mask)] {
-            let results = |own: &Own, device: &Device| -> Result<[Tensor; 3]> {
+            let results = |own: &Own, device: &Device| -> Result<[Tensor; 4]> {
                 let list = |numbers: Vec<u32>| Ok(integers(&numbers)?.to_device(device)?);
                 let packed = Packed::new((&STARTS, &PLACES[..3]), [heads, size], mask, list)?;
                 let (qkv, dout) = (qkv.to_device(device)?, dout.to_device(device)?);
                 let [context, sums] = own.attention(&packed, &qkv)?;
                 let gradient = own.attention_backward(&packed, &dout, &qkv, &sums)?;
-                Ok([context, sums, gradient])
+                let gradient = gradient.reshape((rows, 3 * heads * size))?;
+                let part = |first: usize, parts: usize| {
+                    gradient.narrow(1, first * heads * size, parts * heads * size)?.flatten_all()
+                };
+                Ok([context, sums, part(0, 1)?, part(1, 2)?])
             };
-            let (found, expected) =
-                (results(&pair.here, pair.device)?, results(&pair.reference, &Device::Cpu)?);
-            for (found, expected) in found.iter().zip(&expected) {
-                equal("attention", found, expected)?;
+            let expected = results(&pair.reference, &Device::Cpu)?;
+            for (precision, bound) in [(Precision::Fp32, BOUND), (Precision::Tf32, ROUNDED_BOUND)] {
+                let own = pair.here.clone().in_precision(precision);
+                let found = results(&own, pair.device)?;
+                let [forward, queries, keys] = own.attention_names(size).unwrap_or_default();
+                let names = [forward, forward, queries, keys];
+                for (name, (found, expected)) in names.into_iter().zip(found.iter().zip(&expected)) {
+                    within(bound, name, found, expected)?;
+                }
             }
         }
     }

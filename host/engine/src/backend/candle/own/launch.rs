@@ -12,6 +12,7 @@ use half::bf16;
 
 use super::numbers::Numbers;
 use crate::backend::BackendError;
+use crate::device::Precision;
 
 type Result<T> = std::result::Result<T, BackendError>;
 
@@ -78,11 +79,17 @@ kernels! {
     CROSS_ENTROPY_BACKWARD cross_entropy_backward host_cross_entropy_backward CrossEntropy
     ADAMW adamw host_adamw AdamW
     ATTENTION_32 attention_32 host_attention_32 Attention (host_attention_32_shared)
+    ATTENTION_32_TF32 attention_32_tf32 host_attention_32_tf32 Attention (host_attention_32_tf32_shared)
     ATTENTION_64 attention_64 host_attention_64 Attention (host_attention_64_shared)
+    ATTENTION_64_TF32 attention_64_tf32 host_attention_64_tf32 Attention (host_attention_64_tf32_shared)
     ATTENTION_QUERIES_32 attention_queries_32 host_attention_queries_32 Attention (host_attention_queries_32_shared)
+    ATTENTION_QUERIES_32_TF32 attention_queries_32_tf32 host_attention_queries_32_tf32 Attention (host_attention_queries_32_tf32_shared)
     ATTENTION_QUERIES_64 attention_queries_64 host_attention_queries_64 Attention (host_attention_queries_64_shared)
+    ATTENTION_QUERIES_64_TF32 attention_queries_64_tf32 host_attention_queries_64_tf32 Attention (host_attention_queries_64_tf32_shared)
     ATTENTION_KEYS_32 attention_keys_32 host_attention_keys_32 Attention (host_attention_keys_32_shared)
+    ATTENTION_KEYS_32_TF32 attention_keys_32_tf32 host_attention_keys_32_tf32 Attention (host_attention_keys_32_tf32_shared)
     ATTENTION_KEYS_64 attention_keys_64 host_attention_keys_64 Attention (host_attention_keys_64_shared)
+    ATTENTION_KEYS_64_TF32 attention_keys_64_tf32 host_attention_keys_64_tf32 Attention (host_attention_keys_64_tf32_shared)
 }
 
 /// Threads of a block: eight warps, each with a row of its own, or all with one.
@@ -95,6 +102,9 @@ const BLOCKS: usize = 65_536;
 pub struct Own {
     /// None on candle's CPU device.
     cuda: Option<Cuda>,
+    /// Whether tensor cores make the products of attention's tiles, of numbers rounded to
+    /// TF32; else they are in fp32.
+    pub tensor_cores: bool,
 }
 
 impl Own {
@@ -112,7 +122,13 @@ impl Own {
             }
             Device::Metal(_) => return Err(BackendError::Wrong("Metal takes no kernels of CUDA".into())),
         };
-        Ok(Own { cuda })
+        Ok(Own { cuda, tensor_cores: false })
+    }
+
+    /// The same kernels, which compute in another precision.
+    #[must_use]
+    pub fn in_precision(self, precision: Precision) -> Own {
+        Own { tensor_cores: precision != Precision::Fp32, ..self }
     }
 
     /// Runs a kernel on inputs, floats or u32, some of which may be left out. Makes
