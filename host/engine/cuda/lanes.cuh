@@ -13,6 +13,11 @@ struct Arrays {
     float *out[4];
 };
 
+// Numbers that are read and written at once.
+struct alignas(16) Four {
+    float x[4];
+};
+
 #ifdef __CUDACC__
 
 #define BODY static __device__ __forceinline__

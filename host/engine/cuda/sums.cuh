@@ -5,8 +5,9 @@
 
 #include "lanes.cuh"
 
-// Columns that a warp takes.
-const int SUM_COLUMNS = 64;
+// Columns that a warp takes, and rows whose loads do not wait for one another.
+const int SUM_COLUMNS = 32;
+const int SUM_ROWS = 8;
 
 struct RowSums {
     // Pieces by strips of SUM_COLUMNS columns.
@@ -36,11 +37,10 @@ BODY void row_sums_row(const Arrays &arrays, const RowSums &n, int64_t row) {
     float *out = arrays.out[0] + (targets ? targets[piece] : piece) * n.columns;
     const int64_t last = strip + SUM_COLUMNS < n.columns ? strip + SUM_COLUMNS : n.columns;
     for (int64_t column = strip + lane(); column < last; column += LANES) {
-        // Four sums at once, so that loads do not wait for one another.
-        float sums[4] = {};
-        for (int64_t next = begin; next < end; next += 4) {
+        float sums[SUM_ROWS] = {};
+        for (int64_t next = begin; next < end; next += SUM_ROWS) {
 #pragma unroll
-            for (int part = 0; part < 4; part++) {
+            for (int part = 0; part < SUM_ROWS; part++) {
                 if (next + part < end) {
                     const int64_t from = order ? order[next + part] : next + part;
                     const int64_t place = from * n.pitch + n.first + column;
@@ -48,7 +48,11 @@ BODY void row_sums_row(const Arrays &arrays, const RowSums &n, int64_t row) {
                 }
             }
         }
-        out[column] = (sums[0] + sums[1] + (sums[2] + sums[3])) * n.scale;
+        float total = 0.0f;
+#pragma unroll
+        for (int part = 0; part < SUM_ROWS; part++)
+            total += sums[part];
+        out[column] = total * n.scale;
     }
 }
 KERNEL(row_sums, RowSums)

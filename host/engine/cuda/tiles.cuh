@@ -250,10 +250,6 @@ struct Tf32 {
     }
 };
 
-struct alignas(16) Four {
-    float x[4];
-};
-
 // Puts rows of a matrix into a tile, zeros where it has fewer rows or columns.
 template <class Products, int COLUMNS>
 BODY void load(float *tile, const float *matrix, int pitch, int rows, int columns) {

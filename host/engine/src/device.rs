@@ -147,7 +147,12 @@ impl Device {
     /// which it does not compute.
     pub fn backend(self, threads: usize, precision: Precision) -> Result<Box<dyn Backend>, DeviceError> {
         self.computes(precision)?;
-        let wrong = |error: BackendError| DeviceError(format!("{self} cannot be used: {error}"));
+        let wrong = |error: BackendError| match error.is_out_of_memory() {
+            true => {
+                DeviceError(format!("{self} has not the memory to begin with; other processes may hold it"))
+            }
+            false => DeviceError(format!("{self} cannot be used: {error}")),
+        };
         let candle = |device: candle_core::Result<candle_core::Device>| match device {
             Ok(device) => Ok(Box::new(Candle::new(device).in_precision(precision)) as Box<dyn Backend>),
             Err(error) => Err(wrong(error.into())),

@@ -5,6 +5,7 @@ use host_ir::interpret::{self, Leaves};
 use host_ir::method::AnyParameter;
 use host_ir::model::{Parameter, ParameterId, Role};
 use host_ir::random::Stream;
+use rayon::prelude::*;
 
 use crate::compile::Plans;
 
@@ -181,6 +182,9 @@ fn own_start(plans: &Plans, name: &str, seed: u64) -> Result<Option<Vec<f32>>, I
     Ok(Some(value.map_err(error)?.values))
 }
 
+/// Elements that a thread draws.
+const DRAWN_AT_ONCE: usize = 1 << 16;
+
 /// A parameter of the model at random.
 fn fresh(plans: &Plans, id: ParameterId, seed: u64) -> Vec<f32> {
     let parameter = plans.model.parameter(id);
@@ -189,10 +193,13 @@ fn fresh(plans: &Plans, id: ParameterId, seed: u64) -> Vec<f32> {
         Role::Bias | Role::NormBias | Role::Buffer => vec![0.0; count],
         Role::NormWeight => vec![1.0; count],
         Role::Weight | Role::Embedding => {
-            let mut stream = Stream::new(seed, &parameter.name);
+            let stream = Stream::new(seed, &parameter.name);
             let start = plans.config.start(parameter);
-            let drawn = (0..count).map(|_| (stream.normal() * start.deviation) as f32);
-            let mut elements: Vec<f32> = drawn.collect();
+            let mut elements = vec![0.0; count];
+            elements.par_chunks_mut(DRAWN_AT_ONCE).enumerate().for_each(|(chunk, elements)| {
+                let mut stream = stream.after(2 * (chunk * DRAWN_AT_ONCE) as u64);
+                elements.fill_with(|| (stream.normal() * start.deviation) as f32);
+            });
             if let Some(place) = start.zero_row {
                 let row = parameter.shape[1] as usize;
                 elements[place * row..][..row].fill(0.0);

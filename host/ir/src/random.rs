@@ -35,6 +35,12 @@ impl Stream {
         mix(self.key ^ mix(self.place))
     }
 
+    /// The stream after so many numbers more.
+    #[must_use]
+    pub fn after(&self, numbers: u64) -> Stream {
+        Stream { place: self.place + numbers, ..*self }
+    }
+
     /// Uniform in [0, 1), with 53 bits.
     pub fn unit(&mut self) -> f64 {
         (self.bits() >> 11) as f64 / (1u64 << 53) as f64
@@ -47,7 +53,7 @@ impl Stream {
         ((u128::from(self.bits()) * u128::from(bound)) >> 64) as u64
     }
 
-    /// Standard normal (Box and Muller 1958).
+    /// Standard normal (Box and Muller 1958), of two numbers of the stream.
     pub fn normal(&mut self) -> f64 {
         let radius = (-2.0 * (1.0 - self.unit()).ln()).sqrt();
         radius * (std::f64::consts::TAU * self.unit()).cos()

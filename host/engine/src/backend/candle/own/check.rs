@@ -4,6 +4,7 @@
 use candle_core::{Device, Tensor};
 
 use super::attention::Packed;
+use super::check_linear::linear;
 use super::launch::{self, Kernel, Own};
 use super::numbers::{Activate, AttentionFactors, CrossEntropy, Mask, Norm, Numbers, Packing, RowDropout};
 use super::optimizer::Trained;
@@ -14,36 +15,36 @@ use crate::kernels::dropout::{self, DropoutKey};
 
 type Result<T> = std::result::Result<T, BackendError>;
 
-const ROWS: usize = 43;
-const COLUMNS: usize = 70;
+pub(super) const ROWS: usize = 43;
+pub(super) const COLUMNS: usize = 70;
 /// First rows of sequences, one of them of a single row.
-const STARTS: [u32; 5] = [0, 7, 8, 30, ROWS as u32];
-const PLACES: [u32; 4] = [3, 0, 9, 1];
+pub(super) const STARTS: [u32; 5] = [0, 7, 8, 30, ROWS as u32];
+pub(super) const PLACES: [u32; 4] = [3, 0, 9, 1];
 /// Differences in what the two sides round, as shares of an array's largest element; masks
 /// and indices differ by far more.
-const BOUND: f32 = 1e-5;
+pub(super) const BOUND: f32 = 1e-5;
 /// The same for products of numbers that are rounded to TF32, against products in fp32.
-const ROUNDED_BOUND: f32 = 5e-3;
+pub(super) const ROUNDED_BOUND: f32 = 5e-3;
 
 /// Numbers of both signs, some of them large, another lot for each `salt`.
-fn values(count: usize, salt: usize) -> candle_core::Result<Tensor> {
+pub(super) fn values(count: usize, salt: usize) -> candle_core::Result<Tensor> {
     let value = |index: usize| ((index * 37 + salt * 101) as f32).sin() * (1.0 + (index % 5) as f32);
     Tensor::from_vec((0..count).map(value).collect::<Vec<f32>>(), count, &Device::Cpu)
 }
 
-fn integers(list: &[u32]) -> candle_core::Result<Tensor> {
+pub(super) fn integers(list: &[u32]) -> candle_core::Result<Tensor> {
     Tensor::from_slice(list, list.len(), &Device::Cpu)
 }
 
 /// The kernels on two devices.
-struct Pair<'a> {
-    device: &'a Device,
-    here: Own,
-    reference: Own,
+pub(super) struct Pair<'a> {
+    pub device: &'a Device,
+    pub here: Own,
+    pub reference: Own,
 }
 
 impl Pair<'_> {
-    fn agree<N: Numbers + candle_core::cuda::cudarc::driver::DeviceRepr, const OUTPUTS: usize>(
+    pub fn agree<N: Numbers + candle_core::cuda::cudarc::driver::DeviceRepr, const OUTPUTS: usize>(
         &self,
         kernel: &Kernel<N>,
         numbers: N,
@@ -59,11 +60,11 @@ impl Pair<'_> {
     }
 }
 
-fn equal(kernel: &str, found: &Tensor, expected: &Tensor) -> Result<()> {
+pub(super) fn equal(kernel: &str, found: &Tensor, expected: &Tensor) -> Result<()> {
     within(BOUND, kernel, found, expected)
 }
 
-fn within(bound: f32, kernel: &str, found: &Tensor, expected: &Tensor) -> Result<()> {
+pub(super) fn within(bound: f32, kernel: &str, found: &Tensor, expected: &Tensor) -> Result<()> {
     let (found, expected) = (found.to_vec1::<f32>()?, expected.to_vec1::<f32>()?);
     // Sums cancel, so that what is rounded is as large as the array and not the element.
     let most = |list: &mut dyn Iterator<Item = f32>| {
@@ -140,6 +141,7 @@ pub fn checked(device: &Device) -> Result<Own> {
     let inputs = [&x, &labels, &log_sums, &scale].map(Some);
     pair.agree(&launch::CROSS_ENTROPY_BACKWARD, numbers, &inputs, [elements])?;
     attends(&pair, mask)?;
+    linear(&pair, mask)?;
     updates(&pair)?;
     Ok(pair.here)
 }

@@ -120,7 +120,18 @@ impl Candle {
                 product.write_to(&self.writable(program, y, false)?)?;
             }
             Instruction::LowRankBackward {
-                dy, x, a, b, hidden, da, db, dx, first_column, scale, dropout, ..
+                dy,
+                x,
+                a,
+                b,
+                hidden,
+                da,
+                db,
+                dx,
+                first_column,
+                scale,
+                dropout,
+                ..
             } => {
                 let ((rank, inputs), (outputs, _)) = (self.shape(program, a), self.shape(program, b));
                 let (rows, pitch) = self.shape(program, dy);
@@ -223,7 +234,8 @@ impl Candle {
         if let Some(known) = self.held.operand(root) {
             return Ok(known);
         }
-        let operand = self.as_operand(own, &self.peek(program, value)?, self.shape(program, value).1, None)?;
+        let operand =
+            self.as_operand(own, &self.peek(program, value)?, self.shape(program, value).1, None)?;
         if self.products == Products::Bf16 {
             self.held.keep_operand(root, operand.clone());
         }
@@ -241,7 +253,12 @@ impl Candle {
         let Some(dropout) = dropout.filter(|&dropout| masks::mask(&self.step, dropout).is_some()) else {
             return self.operand(own, program, value);
         };
-        self.as_operand(own, &self.peek(program, value)?, self.shape(program, value).1, Some((value, dropout, program)))
+        self.as_operand(
+            own,
+            &self.peek(program, value)?,
+            self.shape(program, value).1,
+            Some((value, dropout, program)),
+        )
     }
 
     /// An array as products read it, behind a dropout of the rows of a value.

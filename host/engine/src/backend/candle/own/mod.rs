@@ -7,6 +7,7 @@
 
 mod attention;
 mod check;
+mod check_linear;
 mod held;
 mod launch;
 mod linear;

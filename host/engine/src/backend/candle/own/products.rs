@@ -76,7 +76,8 @@ impl Product<'_> {
     /// As [`Self::write_to`]; memory that is not to be had.
     pub fn made(&self) -> Result<Tensor, BackendError> {
         // SAFETY: a product that adds nothing to what is there writes all of its result.
-        let result = unsafe { Tensor::empty(self.rows * self.columns, DType::F32, self.left.array.device()) }?;
+        let result =
+            unsafe { Tensor::empty(self.rows * self.columns, DType::F32, self.left.array.device()) }?;
         let alone = Product { pitch: self.columns, first: 0, accumulate: false, ..*self };
         alone.write_to(&result)?;
         Ok(result)

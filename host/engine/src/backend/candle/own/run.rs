@@ -178,8 +178,7 @@ impl Candle {
                 let [starts, places] = self.packing_arrays(&self.rows_of(program, out))?;
                 let [x, gain, shift] = [normalized, gain, shift].map(|value| self.get(program, value));
                 let (x, gain, shift) = (x?, gain?, shift?);
-                let inputs =
-                    [Some(&x), None, None, Some(&gain), Some(&shift), Some(&starts), Some(&places)];
+                let inputs = [Some(&x), None, None, Some(&gain), Some(&shift), Some(&starts), Some(&places)];
                 let [result] = own.run(&RECOVER, numbers, &inputs, [x.elem_count()])?;
                 self.set(program, out, result, false)?;
             }
@@ -234,6 +233,10 @@ impl Candle {
                     self.set(program, dbias, sums(&before, None)?, true)?;
                 }
                 self.set(program, dv, v, false)?;
+                if before_wanted || dy.is_none() {
+                    // Gradients that come to it later are added where it lies.
+                    self.held.made(program.root(dv));
+                }
                 if let Some(dy) = dy {
                     self.set(program, dy, before, false)?;
                 }

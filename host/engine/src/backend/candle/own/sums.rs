@@ -9,9 +9,11 @@ use crate::backend::BackendError;
 
 type Result<T> = std::result::Result<T, BackendError>;
 
-/// Rows of a piece, and columns of a strip, as in `cuda/sums.cuh`.
+/// Rows of a piece; rows that are few enough for one; and columns of a strip, as in
+/// `cuda/sums.cuh`.
 const SPAN: usize = 64;
-const STRIP: usize = 64;
+const FEW: usize = 2 * SPAN;
+const STRIP: usize = 32;
 /// Elements of a piece of squares.
 const PIECE: usize = 2048;
 
@@ -63,6 +65,11 @@ pub struct Summands<'a> {
 }
 
 impl Summands<'_> {
+    /// Pieces of rows, where these are summed up as they are.
+    fn pieces(&self) -> usize {
+        if self.rows <= FEW { 1 } else { self.rows.div_ceil(SPAN) }
+    }
+
     fn numbers(&self, pieces: usize, scale: f32) -> RowSums {
         let strips = self.columns.div_ceil(STRIP);
         RowSums {
@@ -71,7 +78,7 @@ impl Summands<'_> {
             columns: self.columns as i64,
             first: self.first as i64,
             pitch: self.pitch as i64,
-            span: SPAN as i64,
+            span: if pieces == 1 { self.rows } else { SPAN } as i64,
             total: self.rows as i64,
             scale,
             unused: 0,
@@ -86,13 +93,12 @@ impl Own {
     /// As [`Own::run`].
     pub fn column_sums(&self, summands: Summands<'_>) -> Result<Tensor> {
         let Summands { factors, columns, .. } = summands;
-        let mut rows = summands.rows.div_ceil(SPAN);
+        let mut rows = summands.pieces();
         let inputs = [Some(summands.array), factors];
         let [mut sums] = self.run(&ROW_SUMS, summands.numbers(rows, 1.0), &inputs, [rows * columns])?;
         while rows > 1 {
-            let further =
-                Summands { array: &sums, factors: None, rows, pitch: columns, first: 0, columns };
-            let pieces = rows.div_ceil(SPAN);
+            let further = Summands { array: &sums, factors: None, rows, pitch: columns, first: 0, columns };
+            let pieces = further.pieces();
             let numbers = further.numbers(pieces, 1.0);
             [sums] = self.run(&ROW_SUMS, numbers, &[Some(&sums)], [pieces * columns])?;
             rows = pieces;
@@ -118,7 +124,8 @@ impl Own {
         let count = pieces.elem_count() - 1;
         let inputs = [Some(summands.array), summands.factors, Some(order), Some(pieces)];
         let [sums] = self.run(&ROW_SUMS, summands.numbers(count, scale), &inputs, [count * columns])?;
-        let further = Summands { array: &sums, factors: None, rows: count, pitch: columns, first: 0, columns };
+        let further =
+            Summands { array: &sums, factors: None, rows: count, pitch: columns, first: 0, columns };
         let numbers = further.numbers(places.elem_count(), 1.0);
         self.run_into(&ROW_SUMS, numbers, &[Some(&sums), None, None, Some(groups), Some(places)], &table)?;
         Ok(table)
@@ -133,7 +140,9 @@ impl Own {
         // On the processor they are copied to where their addresses stay.
         let copies = match self.on_gpu() {
             true => Vec::new(),
-            false => arrays.iter().map(|array| array.to_vec1::<f32>()).collect::<candle_core::Result<Vec<_>>>()?,
+            false => {
+                arrays.iter().map(|array| array.to_vec1::<f32>()).collect::<candle_core::Result<Vec<_>>>()?
+            }
         };
         for (number, array) in arrays.iter().enumerate() {
             let address = match copies.get(number) {
@@ -172,7 +181,8 @@ mod tests {
     fn columns_are_summed_up_whatever_the_number_of_rows() {
         let own = Own::new(&Device::Cpu).unwrap();
         for rows in [1, 3, 64, 65, 5000] {
-            let (array, factors) = (values(rows * 70), values(rows * 70 + 1).narrow(0, 1, rows * 70).unwrap());
+            let (array, factors) =
+                (values(rows * 70), values(rows * 70 + 1).narrow(0, 1, rows * 70).unwrap());
             let factors = factors.contiguous().unwrap();
             let shaped = |x: &Tensor| x.reshape((rows, 70)).unwrap().narrow(1, 2, 66).unwrap();
             let summands = Summands { array: &array, factors: None, rows, pitch: 70, first: 2, columns: 66 };

@@ -1,0 +1,161 @@
+//! What linear layers are made of on a GPU, against the same on the processor.
+
+use candle_core::cuda::gemm_reduced_precision_f32;
+use candle_core::{DType, Device, Tensor};
+
+use super::check::{
+    BOUND, COLUMNS, PLACES, Pair, ROUNDED_BOUND, ROWS, STARTS, equal, integers, values, within,
+};
+use super::launch::{ADD_BIAS, ADD_DROPPED, HALVES, Kernel, Own, RECOVER};
+use super::numbers::{AddBias, Halves, Mask, Norm, Numbers, Packing, RowDropout};
+use super::products::{Product, Side};
+use super::sums::{Groups, Summands};
+use crate::backend::BackendError;
+use crate::backend::candle::masks::Rows;
+
+type Result<T> = std::result::Result<T, BackendError>;
+
+impl Pair<'_> {
+    /// Holds a kernel that writes to an array against the other one.
+    fn agree_into<N: Numbers + candle_core::cuda::cudarc::driver::DeviceRepr>(
+        &self,
+        kernel: &Kernel<N>,
+        numbers: N,
+        inputs: &[Option<&Tensor>],
+        into: &Tensor,
+    ) -> Result<()> {
+        let on = |own: &Own, device: &Device| -> Result<Tensor> {
+            let inputs = inputs.iter().map(|input| input.map(|input| input.to_device(device)).transpose());
+            let inputs: Vec<Option<Tensor>> = inputs.collect::<candle_core::Result<_>>()?;
+            let inputs: Vec<Option<&Tensor>> = inputs.iter().map(Option::as_ref).collect();
+            let into = into.copy()?.to_device(device)?;
+            own.run_into(kernel, numbers, &inputs, &into)?;
+            Ok(into.to_dtype(DType::F32)?)
+        };
+        equal(kernel.name, &on(&self.here, self.device)?, &on(&self.reference, &Device::Cpu)?)
+    }
+
+    /// Holds what is computed on both devices against one another.
+    fn agree_on(&self, name: &str, compute: impl Fn(&Own, &Device) -> Result<Tensor>) -> Result<()> {
+        let (found, expected) = (compute(&self.here, self.device)?, compute(&self.reference, &Device::Cpu)?);
+        equal(name, &found, &expected)
+    }
+}
+
+/// Operands, biases, sums and products.
+///
+/// # Errors
+/// What gives something else on the device.
+pub fn linear(pair: &Pair<'_>, mask: Mask) -> Result<()> {
+    let (rows, columns, elements) = (ROWS as i64, COLUMNS as i64, ROWS * COLUMNS);
+    let (starts, places) = (integers(&STARTS)?, integers(&PLACES)?);
+    let packing = Packing::from(&Rows::Packed(STARTS.to_vec()));
+    let [x, y] = [values(elements, 40)?, values(elements, 41)?];
+    let halves = x.to_dtype(DType::BF16)?;
+    // Rows that are read four at once, and rows that are not.
+    for (rows, columns) in [(ROWS, COLUMNS), (ROWS / 2, 2 * COLUMNS)] {
+        let (rows, columns) = (rows as i64, columns as i64);
+        for has_mask in [0, 1] {
+            let numbers = Halves { rows, columns, mask, packing, has_mask };
+            pair.agree_into(&HALVES, numbers, &[&x, &starts, &places].map(Some), &halves)?;
+        }
+    }
+    let numbers = AddBias { rows, columns: 20, first: 7, pitch: columns };
+    pair.agree_into(&ADD_BIAS, numbers, &[Some(&values(20, 42)?)], &x)?;
+    let numbers = RowDropout { rows, columns, mask, packing };
+    pair.agree_into(&ADD_DROPPED, numbers, &[&y, &starts, &places].map(Some), &x)?;
+    let numbers = Norm {
+        rows,
+        columns,
+        packing,
+        before: mask,
+        after: mask,
+        has_before: 0,
+        has_after: 1,
+        epsilon: 0.0,
+        unused: 0,
+    };
+    let (gain, shift) = (values(COLUMNS, 43)?, values(COLUMNS, 44)?);
+    let inputs = [Some(&x), None, None, Some(&gain), Some(&shift), Some(&starts), Some(&places)];
+    pair.agree(&RECOVER, numbers, &inputs, [elements])?;
+    sums(pair)?;
+    products(pair, &[x, y])
+}
+
+fn sums(pair: &Pair<'_>) -> Result<()> {
+    const ROWS: usize = 300;
+    let (x, y) = (values(ROWS * COLUMNS, 45)?, values(ROWS * COLUMNS, 46)?);
+    let numbers: Vec<u32> = (0..ROWS as u32).map(|row| if row % 2 == 0 { 4 } else { row % 9 }).collect();
+    let left_out: Vec<bool> = (0..ROWS).map(|row| row % 7 == 0).collect();
+    for factors in [None, Some(&y)] {
+        pair.agree_on("row_sums", |own, device| {
+            let array = x.to_device(device)?;
+            let factors = factors.map(|factors| factors.to_device(device)).transpose()?;
+            let factors = factors.as_ref();
+            own.column_sums(Summands {
+                array: &array,
+                factors,
+                rows: ROWS,
+                pitch: COLUMNS,
+                first: 3,
+                columns: 60,
+            })
+        })?;
+    }
+    pair.agree_on("row_sums", |own, device| {
+        let array = x.to_device(device)?;
+        let lists = Groups::new(&numbers, &left_out).lists();
+        let [order, pieces, groups, places] =
+            lists.map(|list| integers(&list).and_then(|list| list.to_device(device)));
+        let summands =
+            Summands { array: &array, factors: None, rows: ROWS, pitch: COLUMNS, first: 0, columns: COLUMNS };
+        own.grouped_sums(summands, &[order?, pieces?, groups?, places?], 3.0, 11)
+    })?;
+    pair.agree_on("squares", |own, device| {
+        let arrays = [x.to_device(device)?, y.narrow(0, 0, 37)?.to_device(device)?];
+        Ok(own.square_sum(&arrays, device)?.reshape(1)?)
+    })
+}
+
+/// Products of matrices in some columns, read across or not, alone and added.
+fn products(pair: &Pair<'_>, [x, y]: &[Tensor; 2]) -> Result<()> {
+    let (rows, inner, columns) = (ROWS, 50, 21);
+    for dtype in [DType::F32, DType::BF16] {
+        // Numbers of bf16 are multiplied exactly; those of fp32 are rounded in tf32.
+        let rounded = dtype == DType::F32 && gemm_reduced_precision_f32() && pair.here.on_gpu();
+        let bound = if rounded { ROUNDED_BOUND } else { BOUND };
+        for (left_across, right_across, accumulate) in
+            [(false, true, false), (false, false, true), (true, false, false), (true, true, true)]
+        {
+            let on = |device: &Device| -> Result<Tensor> {
+                let [x, y] = [x, y].map(|array| array.to_dtype(dtype)?.to_device(device));
+                let (x, y) = (x?, y?);
+                // Across, a row of the array is a column of the matrix.
+                let left = match left_across {
+                    true => Side::new(&x, rows + 1).from(1).across(),
+                    false => Side::new(&x, inner + 2).from(1),
+                };
+                let right = match right_across {
+                    true => Side::new(&y, inner + 2).from(1).across(),
+                    false => Side::new(&y, columns + 1).from(1),
+                };
+                let result = values(rows * 30, 47)?.to_device(device)?;
+                let product = Product {
+                    rows,
+                    columns,
+                    inner,
+                    left,
+                    right,
+                    factor: 0.5,
+                    pitch: 30,
+                    first: 4,
+                    accumulate,
+                };
+                product.write_to(&result)?;
+                Ok(result)
+            };
+            within(bound, "of matrix products", &on(pair.device)?, &on(&Device::Cpu)?)?;
+        }
+    }
+    Ok(())
+}
