@@ -299,24 +299,34 @@ impl Candle {
         Ok(halves)
     }
 
-    /// The array of a working value, to be written to: as it is, or whatever it is where all
-    /// of it is written.
+    /// The array of a value that is no parameter's and no gradient, to be written to: as it
+    /// is, or whatever it is where all of it is written.
     fn writable(&mut self, program: &Program, value: ValueId, whole: bool) -> Result<Tensor> {
         let root = program.root(value);
         let place = root.0 as usize;
-        if !matches!(program.value(root).storage, Storage::Working | Storage::InPlaceOf(_)) {
-            return Err(BackendError::Wrong(format!("value {} cannot be written to in place", value.0)));
-        }
+        let count = program.value(value).elements(&self.sizes);
+        // SAFETY: all of it is written.
+        let unwritten = || unsafe { Tensor::empty(count, DType::F32, &self.device) };
         self.held.changed(root);
+        match program.value(root).storage {
+            Storage::Working | Storage::InPlaceOf(_) => {}
+            Storage::Kept { slot } => {
+                // What is remembered is copied when it is read.
+                let array = if whole { unwritten()? } else { self.remembered(slot, count)? };
+                self.kept.insert(slot, array.clone());
+                return Ok(array);
+            }
+            Storage::Parameter { .. } | Storage::Gradient { .. } => {
+                return Err(BackendError::Wrong(format!("value {} is not written to in place", value.0)));
+            }
+        }
         if self.held.alone(root)
             && let Some(held) = &self.values[place]
         {
             return Ok(held.clone());
         }
-        let count = program.value(value).elements(&self.sizes);
         let array = match &self.values[place] {
-            // SAFETY: all of it is written.
-            _ if whole => unsafe { Tensor::empty(count, DType::F32, &self.device) }?,
+            _ if whole => unwritten()?,
             Some(held) => held.contiguous()?.copy()?,
             None => Tensor::zeros(count, DType::F32, &self.device)?,
         };
