@@ -25,17 +25,8 @@ struct AdamW {
 // One step of all tensors. in0 [tensors] what trains, in1 [1] what gradients are
 // multiplied by.
 BODY void adamw_row(const Arrays &arrays, const AdamW &n, int64_t row) {
-    const Trained *list = (const Trained *)arrays.in[0];
+    const Trained tensor = entry_of((const Trained *)arrays.in[0], n.tensors, row);
     const float scale = floats(arrays, 1)[0];
-    int64_t low = 0, high = n.tensors - 1;
-    while (low < high) {
-        const int64_t middle = (low + high + 1) / 2;
-        if (list[middle].first_piece <= row)
-            low = middle;
-        else
-            high = middle - 1;
-    }
-    const Trained tensor = list[low];
     const int64_t start = (row - tensor.first_piece) * n.piece;
     const int64_t end = start + n.piece < tensor.elements ? start + n.piece : tensor.elements;
     for (int64_t place = start + lane(); place < end; place += LANES) {

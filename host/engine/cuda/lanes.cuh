@@ -82,3 +82,16 @@ BODY const float *floats(const Arrays &arrays, int number) {
 BODY const uint32_t *integers(const Arrays &arrays, int number) {
     return (const uint32_t *)arrays.in[number];
 }
+
+// The entry that a piece is of, in a list of entries of which each knows its first piece.
+template <class Entry> BODY Entry entry_of(const Entry *list, int64_t count, int64_t piece) {
+    int64_t low = 0, high = count - 1;
+    while (low < high) {
+        const int64_t middle = (low + high + 1) / 2;
+        if (list[middle].first_piece <= piece)
+            low = middle;
+        else
+            high = middle - 1;
+    }
+    return list[low];
+}

@@ -72,16 +72,7 @@ struct Squares {
 
 // out0 [pieces] = the sums of squares of pieces. in0 [arrays] what is summed up.
 BODY void squares_row(const Arrays &arrays, const Squares &n, int64_t row) {
-    const Summed *list = (const Summed *)arrays.in[0];
-    int64_t low = 0, high = n.arrays - 1;
-    while (low < high) {
-        const int64_t middle = (low + high + 1) / 2;
-        if (list[middle].first_piece <= row)
-            low = middle;
-        else
-            high = middle - 1;
-    }
-    const Summed array = list[low];
+    const Summed array = entry_of((const Summed *)arrays.in[0], n.arrays, row);
     const int64_t start = (row - array.first_piece) * n.piece;
     const int64_t end = start + n.piece < array.count ? start + n.piece : array.count;
     float total = 0.0f;
