@@ -7,6 +7,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Command;
+use std::sync::{Mutex, PoisonError};
 
 #[cfg(feature = "cuda")]
 use host_engine as _; // candle calls the functions that stand there for CUDA's.
@@ -28,6 +29,10 @@ fn numbers(cell: &Value) -> Vec<(String, f64)> {
     numbers
 }
 
+/// Held by a test as long as it computes on the device: one of them takes all of its
+/// memory.
+static DEVICE: Mutex<()> = Mutex::new(());
+
 /// The device that is held against the CPU: candle's CPU device, unless
 /// HOST_TEST_DEVICE names another (tests/gpu/run).
 fn device() -> String {
@@ -37,6 +42,7 @@ fn device() -> String {
 /// Runs a config on our kernels and on the device: plugins, data, dropout, updates and
 /// evaluation are the same, and so are the numbers, within rounding.
 fn agrees_with_the_cpu(config: &Path, more: &[&str], methods: usize) {
+    let _turn = DEVICE.lock().unwrap_or_else(PoisonError::into_inner);
     let folder = tempfile::tempdir().unwrap();
     let second = device();
     let cells_on = |device: &str| {
@@ -97,6 +103,7 @@ fn on_the_device_memory_that_ends_is_survived() {
         println!("skipped: {} is no GPU of NVIDIA's", device());
         return;
     };
+    let _turn = DEVICE.lock().unwrap_or_else(PoisonError::into_inner);
     let folder = tempfile::tempdir().unwrap();
     let config = root().join("configs/quickstart.toml");
     let mut command = host(folder.path(), &["run", config.to_str().unwrap(), "--device", &device()]);
