@@ -10,7 +10,8 @@ use crate::device::Precision;
 pub enum Products {
     /// In fp32, or in tf32 where the device is set to it.
     Fp32,
-    /// Of numbers rounded to bf16; sums in fp32, rounded to bf16 at the end.
+    /// Of numbers rounded to bf16; sums in fp32, which candle's own products round to bf16
+    /// at the end, and those of `own/products.rs` do not.
     Bf16,
 }
 

@@ -1,5 +1,6 @@
 //! Kernels of our own for CUDA, in place of the compositions that cost most
-//! (`cuda/kernels.cu`). They are compiled with the program and carried in it.
+//! (`cuda/kernels.cu`), and cuBLAS called by ourselves. The kernels are compiled with the
+//! program and carried in it.
 //!
 //! Before they are used on a card, each is held there against the same kernel
 //! compiled for the processor; `cargo test --features cuda` holds that against the
