@@ -1,10 +1,13 @@
-//! Matrix products on the `gemm` crate, whose kernels for AVX-512, AVX2 or NEON
-//! are chosen when the program runs. Each thread runs sequential products on its
+//! Matrix products. Those with rows of a large left operand are made by tiles of our own
+//! (`panels`) where the machine has AVX2 or AVX-512; others by the `gemm` crate, whose
+//! kernels for AVX-512, AVX2 or NEON are chosen when the program runs too. Each thread runs sequential products on its
 //! share of the result; rows of the result are shared out, or its columns where
 //! there are few rows, so that no thread needs a copy.
 
 use gemm::Parallelism;
 
+#[cfg(target_arch = "x86_64")]
+use super::panels::{Product, multiply, pays};
 use super::parallel::{SharedMatrix, Threads, take};
 
 /// Multiplications below which a share is not worth waking another thread.
@@ -12,8 +15,8 @@ pub(super) const MINIMUM_PRODUCTS: usize = 1 << 20;
 /// Fewer rows than this in a share leave the kernels short of work a column.
 const MINIMUM_ROWS: usize = 24;
 /// Rows and columns are cut at multiples of the kernels' tiles.
-const ROW_UNIT: usize = 8;
-const COLUMN_UNIT: usize = 48;
+const ROW_UNIT: usize = 6;
+const COLUMN_UNIT: usize = 64;
 
 /// A row-major matrix of which rows start every `stride` elements.
 #[derive(Clone, Copy, Debug)]
@@ -196,6 +199,13 @@ pub(super) unsafe fn raw(
     stride: usize,
 ) {
     form.check([m, n, k], a, b);
+    #[cfg(target_arch = "x86_64")]
+    if form != Form::TransposedA && pays([m, n, k]) {
+        let across = form == Form::TransposedB;
+        let product = Product { size: [m, n, k], alpha, beta, a, b, across, c, stride };
+        // SAFETY: both operands have been checked, and `c` is the caller's promise.
+        return unsafe { multiply(product) };
+    }
     let (a_row, b_row) = (a.stride as isize, b.stride as isize);
     let (a_column, a_row) = if form == Form::TransposedA { (a_row, 1) } else { (1, a_row) };
     let (b_column, b_row) = if form == Form::TransposedB { (b_row, 1) } else { (1, b_row) };

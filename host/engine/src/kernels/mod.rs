@@ -25,6 +25,8 @@ pub mod gate;
 pub mod layer_norm;
 pub mod low_rank;
 pub mod matmul;
+#[cfg(target_arch = "x86_64")]
+mod panels;
 pub mod parallel;
 pub mod recall;
 pub mod reduce;

@@ -4,6 +4,7 @@
 use std::cell::RefCell;
 use std::marker::PhantomData;
 use std::ops::Range;
+use std::thread::LocalKey;
 
 use rayon::{ThreadPool, ThreadPoolBuildError, ThreadPoolBuilder};
 
@@ -136,6 +137,7 @@ impl<'a> SharedMatrix<'a> {
 
 thread_local! {
     static SCRATCH: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
+    static PANEL: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
 }
 
 /// Lends each of the `parts` a slice of so many elements of this thread's
@@ -145,10 +147,31 @@ pub(super) fn with_scratch<const PARTS: usize, R>(
     parts: [usize; PARTS],
     work: impl FnOnce([&mut [f32]; PARTS]) -> R,
 ) -> R {
+    lend(&SCRATCH, parts, work)
+}
+
+/// As `with_scratch`, of other memory: that of a product's packed operand, whose caller
+/// may have scratch memory of its own.
+#[inline(always)] // Into code for the vector instructions that were found.
+pub(super) fn with_panel<R>(length: usize, work: impl FnOnce(&mut [f32]) -> R) -> R {
+    lend(
+        &PANEL,
+        [length],
+        #[inline(always)]
+        |[panel]| work(panel),
+    )
+}
+
+#[inline(always)]
+fn lend<const PARTS: usize, R>(
+    memory: &'static LocalKey<RefCell<Vec<f32>>>,
+    parts: [usize; PARTS],
+    work: impl FnOnce([&mut [f32]; PARTS]) -> R,
+) -> R {
     let padded = parts.map(|length| length.next_multiple_of(16));
     let needed = padded.iter().sum::<usize>() + 16;
     // Taken out, so that a nested use gets memory of its own.
-    let mut scratch = SCRATCH.take();
+    let mut scratch = memory.take();
     if scratch.len() < needed {
         scratch.resize(needed, 0.0);
     }
@@ -159,7 +182,7 @@ pub(super) fn with_scratch<const PARTS: usize, R>(
         &mut slice[..parts[part]]
     });
     let result = work(slices);
-    SCRATCH.set(scratch);
+    memory.set(scratch);
     result
 }
 
