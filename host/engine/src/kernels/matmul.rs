@@ -1,8 +1,9 @@
-//! Matrix products. Those with rows of a large left operand are made by tiles of our own
-//! (`panels`) where the machine has AVX2 or AVX-512; others by the `gemm` crate, whose
-//! kernels for AVX-512, AVX2 or NEON are chosen when the program runs too. Each thread runs sequential products on its
-//! share of the result; rows of the result are shared out, or its columns where
-//! there are few rows, so that no thread needs a copy.
+//! Matrix products: of enough rows, columns and products by tiles of our own (`panels`)
+//! where the machine has AVX2 or AVX-512, others by the `gemm` crate, whose kernels for
+//! AVX-512, AVX2 or NEON are chosen when the program runs too. Each thread runs sequential
+//! products on its share of the result: columns where they can be shared evenly, so that
+//! each part of the right operand is packed by one thread alone, or where there are few
+//! rows; else rows. So no thread needs a copy.
 
 use gemm::Parallelism;
 
@@ -135,7 +136,9 @@ fn product(
     mut c: MatrixMut<'_>,
 ) {
     let stride = c.stride;
-    if m < threads.count() * MINIMUM_ROWS && n > m {
+    let even = form != Form::TransposedA && n.is_multiple_of(threads.count() * COLUMN_UNIT);
+    let few_rows = m < threads.count() * MINIMUM_ROWS && n > m;
+    if even || few_rows {
         let shared = SharedMatrix::new(c.values, stride);
         let minimum = MINIMUM_PRODUCTS.div_ceil((m * k).max(1));
         threads.run(threads.ranges(n, minimum, COLUMN_UNIT).map(|columns| {
@@ -285,6 +288,7 @@ mod tests {
             for threads in [1, 2, 3] {
                 check(form, [513, 70, 40], threads, 0.5, 1.0);
                 check(form, [5, 700, 300], threads, 2.0, 0.0);
+                check(form, [200, 384, 30], threads, 1.0, 0.0);
                 check(form, [1, 1, 1], threads, 1.0, 0.0);
                 check(form, [1, 7, 513], threads, 1.0, -1.0);
             }
