@@ -21,12 +21,13 @@ pub enum InitError {
 }
 
 /// Elements by the names of transformers.
-pub trait Weights {
-    /// The elements of a parameter, `None` where there is no such tensor.
+pub trait Weights: Sync {
+    /// Writes the elements of a parameter to their place; false where there is no such
+    /// tensor.
     ///
     /// # Errors
     /// A sentence about a tensor that is there and cannot be used.
-    fn load(&self, name: &str, shape: &[u32]) -> Result<Option<Vec<f32>>, String>;
+    fn load(&self, name: &str, shape: &[u32], elements: &mut [f32]) -> Result<bool, String>;
 
     /// The end of a sentence that names the tensor that comes nearest.
     fn nearest(&self, _: &str) -> String {
@@ -38,8 +39,8 @@ pub trait Weights {
 pub struct Reinitialised;
 
 impl Weights for Reinitialised {
-    fn load(&self, _: &str, _: &[u32]) -> Result<Option<Vec<f32>>, String> {
-        Ok(None)
+    fn load(&self, _: &str, _: &[u32], _: &mut [f32]) -> Result<bool, String> {
+        Ok(false)
     }
 }
 
@@ -59,25 +60,18 @@ pub fn initial_blocks(
 ) -> Result<Vec<Vec<f32>>, InitError> {
     let parameters = &plans.parameters;
     let mut blocks: Vec<Vec<f32>> = parameters.blocks.iter().map(|block| vec![0.0; block.elements]).collect();
-    for (place, parameter) in plans.model.parameters.iter().enumerate() {
-        let id = ParameterId(place as u32);
-        let elements = match load(plans, weights, parameter)? {
-            Some(elements) => elements,
-            None if parameter.head || may_be_missing || parameter.role == Role::Buffer => {
-                match own_start(plans, &parameter.name, seed)? {
-                    Some(elements) => elements,
-                    None => fresh(plans, id, seed),
-                }
-            }
-            None => {
-                let nearest = weights.nearest(&parameter.name);
-                let sentence = format!("the checkpoint has no tensor {}{nearest}", parameter.name);
-                return Err(InitError::Checkpoint(sentence));
-            }
-        };
-        let (block, part) = parameters.find(AnyParameter::Base(id));
-        blocks[block][part.offset..part.offset + part.elements].copy_from_slice(&elements);
+    let mut of_blocks = vec![Vec::new(); blocks.len()];
+    for place in 0..plans.model.parameters.len() as u32 {
+        let (block, part) = parameters.find(AnyParameter::Base(ParameterId(place)));
+        of_blocks[block].push((ParameterId(place), part.offset..part.offset + part.elements));
     }
+    let started = blocks.par_iter_mut().zip(of_blocks).map(|(block, parts)| {
+        parts.into_iter().try_for_each(|(id, place)| {
+            start_base(plans, weights, may_be_missing, seed, id, &mut block[place])
+        })
+    });
+    // The first error in the blocks' order, whichever thread found one first.
+    started.collect::<Vec<_>>().into_iter().collect::<Result<(), _>>()?;
     for place in 0..plans.method.parameters.len() as u32 {
         let id = NewParameterId(place);
         let base = |id: ParameterId| {
@@ -94,15 +88,46 @@ pub fn initial_blocks(
     Ok(blocks)
 }
 
-/// The elements of a parameter, under its name or that of a module that shares it.
-fn load(plans: &Plans, weights: &dyn Weights, parameter: &Parameter) -> Result<Option<Vec<f32>>, InitError> {
+/// Writes the elements with which a parameter of the model starts to their place.
+fn start_base(
+    plans: &Plans,
+    weights: &dyn Weights,
+    may_be_missing: bool,
+    seed: u64,
+    id: ParameterId,
+    elements: &mut [f32],
+) -> Result<(), InitError> {
+    let parameter = plans.model.parameter(id);
+    if load(plans, weights, parameter, elements)? {
+        return Ok(());
+    }
+    if !(parameter.head || may_be_missing || parameter.role == Role::Buffer) {
+        let nearest = weights.nearest(&parameter.name);
+        let sentence = format!("the checkpoint has no tensor {}{nearest}", parameter.name);
+        return Err(InitError::Checkpoint(sentence));
+    }
+    match own_start(plans, &parameter.name, seed)? {
+        Some(start) => elements.copy_from_slice(&start),
+        None => fresh(plans, id, seed, elements),
+    }
+    Ok(())
+}
+
+/// Writes the elements of a parameter, under its name or that of a module that shares it,
+/// to their place; false where there are none.
+fn load(
+    plans: &Plans,
+    weights: &dyn Weights,
+    parameter: &Parameter,
+    elements: &mut [f32],
+) -> Result<bool, InitError> {
     let aliases = plans.config.aliases(&parameter.name);
     for name in std::iter::once(&parameter.name).chain(&aliases) {
-        if let Some(elements) = weights.load(name, &parameter.shape).map_err(InitError::Checkpoint)? {
-            return Ok(Some(elements));
+        if weights.load(name, &parameter.shape, elements).map_err(InitError::Checkpoint)? {
+            return Ok(true);
         }
     }
-    Ok(None)
+    Ok(false)
 }
 
 /// Where parameters have their elements before base weights are changed.
@@ -185,17 +210,15 @@ fn own_start(plans: &Plans, name: &str, seed: u64) -> Result<Option<Vec<f32>>, I
 /// Elements that a thread draws.
 const DRAWN_AT_ONCE: usize = 1 << 16;
 
-/// A parameter of the model at random.
-fn fresh(plans: &Plans, id: ParameterId, seed: u64) -> Vec<f32> {
+/// Draws a parameter of the model.
+fn fresh(plans: &Plans, id: ParameterId, seed: u64, elements: &mut [f32]) {
     let parameter = plans.model.parameter(id);
-    let count = parameter.elements();
     match parameter.role {
-        Role::Bias | Role::NormBias | Role::Buffer => vec![0.0; count],
-        Role::NormWeight => vec![1.0; count],
+        Role::Bias | Role::NormBias | Role::Buffer => elements.fill(0.0),
+        Role::NormWeight => elements.fill(1.0),
         Role::Weight | Role::Embedding => {
             let stream = Stream::new(seed, &parameter.name);
             let start = plans.config.start(parameter);
-            let mut elements = vec![0.0; count];
             elements.par_chunks_mut(DRAWN_AT_ONCE).enumerate().for_each(|(chunk, elements)| {
                 let mut stream = stream.after(2 * (chunk * DRAWN_AT_ONCE) as u64);
                 elements.fill_with(|| (stream.normal() * start.deviation) as f32);
@@ -204,7 +227,6 @@ fn fresh(plans: &Plans, id: ParameterId, seed: u64) -> Vec<f32> {
                 let row = parameter.shape[1] as usize;
                 elements[place * row..][..row].fill(0.0);
             }
-            elements
         }
     }
 }

@@ -4,6 +4,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 
 use host_ir::settings::did_you_mean;
+use rayon::prelude::*;
 
 use crate::error::PluginError;
 use crate::limits::Limits;
@@ -61,10 +62,11 @@ impl Catalogue {
     /// name that two plugins have.
     pub fn find(embedded: &[(&str, &[u8])], folders: &[PathBuf]) -> Result<Catalogue, CatalogueError> {
         let mut catalogue = Catalogue::default();
-        for (_, bytes) in embedded {
+        let load_embedded = |(_, bytes): &(&str, &[u8])| -> Result<Entry, CatalogueError> {
             let plugin = Plugin::load(bytes, "embedded", Limits::default())?;
-            catalogue.entries.push(Entry { plugin, origin: Origin::Embedded });
-        }
+            Ok(Entry { plugin, origin: Origin::Embedded })
+        };
+        catalogue.entries = embedded.par_iter().map(load_embedded).collect::<Result<_, _>>()?;
         for folder in folders {
             for path in wasm_files(folder)? {
                 match load(&path) {

@@ -127,36 +127,36 @@ impl Checkpoint {
 }
 
 impl Checkpoint {
-    /// Shape and elements of a tensor, by its name in the files.
-    fn read(&self, own: &str) -> Result<(Vec<usize>, Vec<f32>), String> {
-        match &self.tensors {
-            Tensors::Safetensors(stored) => {
-                let missing = || self.error(format!("there is no tensor {own}"));
-                let stored = stored.get(own).ok_or_else(missing)?;
-                let elements = stored.load();
-                let elements = elements.map_err(|cause| self.error(format!("the tensor {own} {cause}")))?;
-                Ok((stored.shape.clone(), elements))
-            }
-            Tensors::Pickled(files) => {
-                let file = files.iter().find(|file| file.names().any(|name| name == own));
-                let file = file.ok_or_else(|| self.error(format!("there is no tensor {own}")))?;
-                file.load(own).map_err(|error| error.to_string())
-            }
+    /// Refuses a tensor of another shape than the model's.
+    fn check_shape(&self, own: &str, found: &[usize], wanted: &[u32]) -> Result<(), String> {
+        match found.iter().copied().eq(wanted.iter().map(|&size| size as usize)) {
+            true => Ok(()),
+            false => Err(self.error(format!(
+                "the tensor {own} has the shape {found:?}, and config.json makes it {wanted:?}"
+            ))),
         }
     }
 }
 
 impl Weights for Checkpoint {
-    fn load(&self, name: &str, shape: &[u32]) -> Result<Option<Vec<f32>>, String> {
-        let Some(own) = self.names.get(name) else { return Ok(None) };
-        let (found, elements) = self.read(own)?;
-        let wanted: Vec<usize> = shape.iter().map(|&size| size as usize).collect();
-        match found == wanted {
-            true => Ok(Some(elements)),
-            false => Err(self.error(format!(
-                "the tensor {own} has the shape {found:?}, and config.json makes it {wanted:?}"
-            ))),
+    fn load(&self, name: &str, shape: &[u32], elements: &mut [f32]) -> Result<bool, String> {
+        let Some(own) = self.names.get(name) else { return Ok(false) };
+        let missing = || self.error(format!("there is no tensor {own}"));
+        match &self.tensors {
+            Tensors::Safetensors(stored) => {
+                let stored = stored.get(own).ok_or_else(missing)?;
+                self.check_shape(own, &stored.shape, shape)?;
+                let read = stored.load(elements);
+                read.map_err(|cause| self.error(format!("the tensor {own} {cause}")))?;
+            }
+            Tensors::Pickled(files) => {
+                let file = files.iter().find(|file| file.names().any(|name| name == own));
+                let (found, read) = file.ok_or_else(missing)?.load(own).map_err(|error| error.to_string())?;
+                self.check_shape(own, &found, shape)?;
+                elements.copy_from_slice(&read);
+            }
         }
+        Ok(true)
     }
 
     fn nearest(&self, name: &str) -> String {
@@ -236,6 +236,11 @@ mod tests {
         folder
     }
 
+    fn loaded(checkpoint: &Checkpoint, name: &str, shape: &[u32]) -> Result<Option<Vec<f32>>, String> {
+        let mut elements = vec![f32::NAN; shape.iter().product::<u32>() as usize];
+        Ok(checkpoint.load(name, shape, &mut elements)?.then_some(elements))
+    }
+
     #[test]
     fn older_names_and_other_precisions_are_read() {
         for precision in [Precision::F32, Precision::F16, Precision::Bf16] {
@@ -247,9 +252,12 @@ mod tests {
                 precision,
             );
             let checkpoint = Checkpoint::open(folder.path(), "bert.").unwrap();
-            assert_eq!(checkpoint.load("bert.embeddings.LayerNorm.weight", &[2]), Ok(Some(vec![1.5, -2.0])));
-            assert_eq!(checkpoint.load("bert.pooler.dense.bias", &[1]), Ok(Some(vec![0.25])));
-            assert_eq!(checkpoint.load("classifier.weight", &[1]), Ok(None));
+            assert_eq!(
+                loaded(&checkpoint, "bert.embeddings.LayerNorm.weight", &[2]),
+                Ok(Some(vec![1.5, -2.0]))
+            );
+            assert_eq!(loaded(&checkpoint, "bert.pooler.dense.bias", &[1]), Ok(Some(vec![0.25])));
+            assert_eq!(loaded(&checkpoint, "classifier.weight", &[1]), Ok(None));
             assert_eq!(
                 checkpoint.unused(["bert.pooler.dense.bias"].into_iter()),
                 ["embeddings.LayerNorm.gamma"]
@@ -277,7 +285,7 @@ mod tests {
     fn what_does_not_fit_is_a_sentence() {
         let folder = folder(&[("pooler.dense.bias", &[1], &[0.25])], Precision::F32);
         let checkpoint = Checkpoint::open(folder.path(), "bert.").unwrap();
-        let error = checkpoint.load("bert.pooler.dense.bias", &[3]).unwrap_err();
+        let error = loaded(&checkpoint, "bert.pooler.dense.bias", &[3]).unwrap_err();
         assert!(
             error.contains("pooler.dense.bias has the shape [1], and config.json makes it [3]"),
             "{error}"
@@ -326,8 +334,8 @@ mod tests {
         let second = folder.path().join("model-2.safetensors");
         write_safetensors(&second, &[("a", &[1], &[2.0])], &BTreeMap::new(), Precision::F16).unwrap();
         let checkpoint = Checkpoint::open(folder.path(), "bert.").unwrap();
-        assert_eq!(checkpoint.load("bert.pooler.dense.bias", &[1]), Ok(Some(vec![0.25])));
-        assert_eq!(checkpoint.load("a", &[1]), Ok(Some(vec![2.0])));
+        assert_eq!(loaded(&checkpoint, "bert.pooler.dense.bias", &[1]), Ok(Some(vec![0.25])));
+        assert_eq!(loaded(&checkpoint, "a", &[1]), Ok(Some(vec![2.0])));
         assert_eq!(checkpoint.files.len(), 2);
     }
 }

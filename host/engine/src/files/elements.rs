@@ -19,21 +19,19 @@ impl Elements {
         }
     }
 
-    /// Adds the elements that bytes, a multiple of their width, stand for.
-    pub fn decode(self, bytes: &[u8], out: &mut Vec<f32>) {
+    /// Writes the elements that bytes stand for, as many as there is room for.
+    pub fn decode(self, bytes: &[u8], out: &mut [f32]) {
         match self {
-            Elements::F64 => {
-                out.extend(bytes.as_chunks().0.iter().map(|&bytes| f64::from_le_bytes(bytes) as f32));
-            }
-            Elements::F32 => out.extend(bytes.as_chunks().0.iter().map(|&bytes| f32::from_le_bytes(bytes))),
-            Elements::F16 => {
-                let halves = bytes.as_chunks().0.iter();
-                out.extend(halves.map(|&bytes| half::f16::from_le_bytes(bytes).to_f32()));
-            }
-            Elements::Bf16 => {
-                let halves = bytes.as_chunks().0.iter();
-                out.extend(halves.map(|&bytes| half::bf16::from_le_bytes(bytes).to_f32()));
-            }
+            Elements::F64 => each(bytes, out, |bytes| f64::from_le_bytes(bytes) as f32),
+            Elements::F32 => each(bytes, out, f32::from_le_bytes),
+            Elements::F16 => each(bytes, out, |bytes| half::f16::from_le_bytes(bytes).to_f32()),
+            Elements::Bf16 => each(bytes, out, |bytes| half::bf16::from_le_bytes(bytes).to_f32()),
         }
+    }
+}
+
+fn each<const WIDTH: usize>(bytes: &[u8], out: &mut [f32], element: impl Fn([u8; WIDTH]) -> f32) {
+    for (out, &bytes) in out.iter_mut().zip(bytes.as_chunks().0) {
+        *out = element(bytes);
     }
 }

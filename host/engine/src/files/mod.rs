@@ -8,6 +8,7 @@ mod stored;
 pub mod write;
 
 use std::fs::File;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 /// Why a file cannot be used, as a sentence that names it.
@@ -35,12 +36,23 @@ pub fn digest(files: &[PathBuf]) -> Result<String, FileError> {
         let name = file.file_name().unwrap_or_default().to_string_lossy().into_owned();
         hasher.update(&(name.len() as u64).to_le_bytes());
         hasher.update(name.as_bytes());
-        let mut content = blake3::Hasher::new();
-        let read = File::open(file).and_then(|opened| content.update_reader(opened).map(|_| ()));
-        read.map_err(|error| FileError::new(file, error))?;
-        hasher.update(content.finalize().as_bytes());
+        let content = content(file).map_err(|error| FileError::new(file, error))?;
+        hasher.update(content.as_bytes());
     }
     Ok(hasher.finalize().to_hex().to_string())
+}
+
+/// Bytes of a file that are hashed together, by all threads.
+const HASHED_AT_ONCE: u64 = 4 << 20;
+
+/// The digest of a file's content.
+fn content(file: &Path) -> std::io::Result<blake3::Hash> {
+    let (mut opened, mut hasher, mut part) = (File::open(file)?, blake3::Hasher::new(), Vec::new());
+    while opened.by_ref().take(HASHED_AT_ONCE).read_to_end(&mut part)? > 0 {
+        hasher.update_rayon(&part);
+        part.clear();
+    }
+    Ok(hasher.finalize())
 }
 
 /// Names of the files in a folder, for sentences; at most so many.

@@ -101,7 +101,7 @@ impl Pickled {
         if bytes.len() != reach * width {
             return Err(short());
         }
-        let mut decoded = Vec::with_capacity(reach);
+        let mut decoded = vec![0.0; reach];
         elements.decode(&bytes, &mut decoded);
         Ok((entry.shape.clone(), in_order(&decoded, entry, count)))
     }

@@ -93,11 +93,11 @@ fn stored(file: &Path, value: &Value, first: u64) -> Option<Stored> {
 }
 
 impl Stored {
-    /// The elements, row by row.
+    /// Writes the elements, row by row, to their place, which has the shape's size.
     ///
     /// # Errors
     /// A type that holds no weights; a size that the shape does not have.
-    pub fn load(&self) -> Result<Vec<f32>, String> {
+    pub fn load(&self, out: &mut [f32]) -> Result<(), String> {
         let elements = match self.dtype.as_str() {
             "F64" => Elements::F64,
             "F32" => Elements::F32,
@@ -108,18 +108,19 @@ impl Stored {
         let length = (self.end - self.start) as usize;
         let count = self.shape.iter().try_fold(1usize, |count, &size| count.checked_mul(size));
         let count = count.filter(|count| count.checked_mul(elements.width()) == Some(length));
-        let count = count
-            .ok_or_else(|| format!("has {length} bytes, which its shape {:?} does not fill", self.shape))?;
+        if count != Some(out.len()) {
+            return Err(format!("has {length} bytes, which its shape {:?} does not fill", self.shape));
+        }
         let file = File::open(&self.file).map_err(|cause| cause.to_string())?;
-        let (mut out, mut part) = (Vec::with_capacity(count), vec![0; PART.min(length)]);
+        let mut part = vec![0; PART.min(length)];
         let mut done = 0;
         while done < length {
             let bytes = &mut part[..PART.min(length - done)];
             let read = file.read_exact_at(bytes, self.start + done as u64);
             read.map_err(|cause| format!("cannot be read: {cause}"))?;
-            elements.decode(bytes, &mut out);
+            elements.decode(bytes, &mut out[done / elements.width()..]);
             done += bytes.len();
         }
-        Ok(out)
+        Ok(())
     }
 }

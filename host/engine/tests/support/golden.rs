@@ -118,11 +118,12 @@ struct Beside<'a> {
 }
 
 impl Weights for Beside<'_> {
-    fn load(&self, name: &str, shape: &[u32]) -> Result<Option<Vec<f32>>, String> {
-        match self.own.iter().find(|tensor| tensor.name == name) {
-            Some(tensor) => Ok(Some(tensor.elements.clone())),
-            None => self.checkpoint.load(name, shape),
-        }
+    fn load(&self, name: &str, shape: &[u32], elements: &mut [f32]) -> Result<bool, String> {
+        let Some(tensor) = self.own.iter().find(|tensor| tensor.name == name) else {
+            return self.checkpoint.load(name, shape, elements);
+        };
+        elements.copy_from_slice(&tensor.elements);
+        Ok(true)
     }
 }
 
