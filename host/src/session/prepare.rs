@@ -19,7 +19,9 @@ use host_engine::init::{Reinitialised, initial_blocks};
 use host_engine::machine;
 use host_engine::models::{self, Architecture};
 use host_engine::text::Tokenizer;
-use host_engine::train::memory::{LargestBatch, MemoryEstimate, estimate, micro_batch_that_fits};
+use host_engine::train::memory::{
+    LargestBatch, MemoryEstimate, estimate, micro_batch_rows, micro_batch_that_fits,
+};
 use host_engine::train::trainer::{Batches, total_steps};
 use host_ir::method::MethodPlan;
 use host_ir::model::ModelDescription;
@@ -258,11 +260,14 @@ impl Prepared {
 
     /// The batches of a training.
     pub fn sampler(&self, spec: &CellSpec) -> Result<Sampler<'_>> {
+        Ok(self.any_sampler(spec)?.with_rows(self.largest(spec)?.most_rows))
+    }
+
+    /// The batches of a training, whatever the rows of its micro-batches.
+    fn any_sampler(&self, spec: &CellSpec) -> Result<Sampler<'_>> {
         let virtual_tokens = self.plans.method.virtual_tokens() as u32;
         let dataset = &self.train_split()?.dataset;
-        let sampler =
-            Sampler::new(dataset, &spec.training, virtual_tokens, self.noise(spec.seed)?, spec.seed);
-        Ok(sampler.with_rows(spec.device.micro_batch_rows()))
+        Ok(Sampler::new(dataset, &spec.training, virtual_tokens, self.noise(spec.seed)?, spec.seed))
     }
 
     /// The largest effective batch.
@@ -274,9 +279,11 @@ impl Prepared {
         let masked = self.plans.task.sequences.first().and_then(|sequence| sequence.mask_probability);
         // Twice the expected share: a batch of many sequences stays below it.
         let masked = masked.map_or(0, |share| (rows as f64 * (2.0 * share).min(1.0)).ceil() as usize);
-        let (examples, words) = (self.sampler(spec)?.largest_batch(), dataset.most_words());
-        let most_rows = spec.device.micro_batch_rows();
-        Ok(LargestBatch { examples, rows, pieces, longest, masked, targets, words, most_rows })
+        let (examples, words) = (self.any_sampler(spec)?.largest_batch(), dataset.most_words());
+        let mut largest =
+            LargestBatch { examples, rows, pieces, longest, masked, targets, words, most_rows: 0 };
+        largest.most_rows = micro_batch_rows(&self.training, &self.plans.parameters, &largest, spec.device);
+        Ok(largest)
     }
 
     /// Examples of a micro-batch, and the memory that it takes.

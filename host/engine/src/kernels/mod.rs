@@ -33,6 +33,7 @@ pub mod reduce;
 pub mod relative;
 pub mod rms_norm;
 mod simd;
+mod team;
 
 #[cfg(test)]
 mod reference;

@@ -6,7 +6,9 @@ use std::marker::PhantomData;
 use std::ops::Range;
 use std::thread::LocalKey;
 
-use rayon::{ThreadPool, ThreadPoolBuildError, ThreadPoolBuilder};
+use std::sync::{Mutex, PoisonError};
+
+use super::team::Team;
 
 /// Elements below which a share of an element-wise kernel is not worth waking
 /// another thread.
@@ -15,20 +17,16 @@ const MINIMUM_ELEMENTS: usize = 32 * 1024;
 /// The threads of the kernels: the calling one and those of a pool.
 #[derive(Debug)]
 pub struct Threads {
-    pool: Option<ThreadPool>,
+    team: Option<Team>,
     count: usize,
 }
 
 impl Threads {
     /// `count` threads in all, at least one; a single one needs no pool.
-    pub fn new(count: usize) -> Result<Threads, ThreadPoolBuildError> {
+    pub fn new(count: usize) -> std::io::Result<Threads> {
         let count = count.max(1);
-        let name = |index| format!("kernel-{}", index + 1);
-        let pool = match count {
-            1 => None,
-            _ => Some(ThreadPoolBuilder::new().num_threads(count - 1).thread_name(name).build()?),
-        };
-        Ok(Threads { pool, count })
+        let team = if count > 1 { Some(Team::new(count - 1)?) } else { None };
+        Ok(Threads { team, count })
     }
 
     /// Number of threads, the calling one included.
@@ -64,21 +62,17 @@ impl Threads {
 
     /// Runs the tasks, the first on the calling thread, and waits for all.
     pub fn run<T: FnOnce() + Send>(&self, tasks: impl IntoIterator<Item = T>) {
-        let mut tasks = tasks.into_iter();
-        let Some(own) = tasks.next() else { return };
-        let Some(pool) = &self.pool else {
-            own();
-            tasks.for_each(|task| task());
-            return;
-        };
-        let Some(second) = tasks.next() else { return own() };
-        pool.in_place_scope(|scope| {
-            scope.spawn(|_| second());
-            for task in tasks {
-                scope.spawn(|_| task());
+        let tasks: Vec<_> = tasks.into_iter().map(|task| Mutex::new(Some(task))).collect();
+        let run = |part: usize| {
+            let task = tasks[part].lock().unwrap_or_else(PoisonError::into_inner).take();
+            if let Some(task) = task {
+                task();
             }
-            own();
-        });
+        };
+        match &self.team {
+            Some(team) if tasks.len() > 1 => team.run(tasks.len(), &run),
+            _ => (0..tasks.len()).for_each(run),
+        }
     }
 }
 

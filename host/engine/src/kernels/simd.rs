@@ -13,12 +13,12 @@ pub fn vectorize<R>(work: impl FnOnce() -> R) -> R {
     pulp::Arch::new().dispatch(work)
 }
 
-/// Adds the lanes pairwise.
+/// Combines the lanes pairwise.
 #[inline(always)]
-fn fold(mut lanes: [f32; LANES]) -> f32 {
+fn fold(mut lanes: [f32; LANES], combine: impl Fn(f32, f32) -> f32) -> f32 {
     for half in [8, 4, 2, 1] {
         for lane in 0..half {
-            lanes[lane] += lanes[lane + half];
+            lanes[lane] = combine(lanes[lane], lanes[lane + half]);
         }
     }
     lanes[0]
@@ -34,7 +34,7 @@ pub fn sum_of(x: &[f32], f: impl Fn(f32) -> f32) -> f32 {
             lanes[lane] += f(chunk[lane]);
         }
     }
-    fold(lanes) + rest.iter().map(|&x| f(x)).sum::<f32>()
+    fold(lanes, |a, b| a + b) + rest.iter().map(|&x| f(x)).sum::<f32>()
 }
 
 /// Σ f(x, y); both slices are as long as the shorter one.
@@ -49,7 +49,7 @@ pub fn sum_of_pairs(x: &[f32], y: &[f32], f: impl Fn(f32, f32) -> f32) -> f32 {
             lanes[lane] += f(x[lane], y[lane]);
         }
     }
-    fold(lanes) + x_rest.iter().zip(y_rest).map(|(&x, &y)| f(x, y)).sum::<f32>()
+    fold(lanes, |a, b| a + b) + x_rest.iter().zip(y_rest).map(|(&x, &y)| f(x, y)).sum::<f32>()
 }
 
 /// The largest value; NaN where the slice holds one, minus infinity where it
@@ -64,7 +64,7 @@ pub fn maximum(x: &[f32]) -> f32 {
             lanes[lane] = larger(lanes[lane], chunk[lane]);
         }
     }
-    lanes.iter().chain(rest).fold(f32::NEG_INFINITY, |a, &b| larger(a, b))
+    rest.iter().fold(fold(lanes, larger), |a, &b| larger(a, b))
 }
 
 /// e^x with a relative error below 2e-7; 0 below -87.3, infinity above 88.7,

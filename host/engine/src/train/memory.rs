@@ -9,10 +9,14 @@ use crate::parameters::Parameters;
 use crate::program::cost::composed_bytes;
 use crate::program::value::Sizes;
 
-/// Rows of a micro-batch. More make the products of a processor hardly faster and
+/// Rows of a micro-batch. More make the products of a processor little faster and
 /// take memory in proportion, so that larger batches are taken in parts; what is
 /// longer by itself is a part of its own.
 pub const MICRO_BATCH_ROWS: usize = 1024;
+
+/// Working memory in bytes in which a micro-batch may have more rows: of a small model a
+/// step spends a few percent on what each micro-batch costs whatever its rows.
+const SMALL_WORKING: u64 = 192 << 20;
 
 /// What a training needs, in bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -107,6 +111,24 @@ pub fn estimate(
         checkpoint: bytes(parameters.trained_elements()),
         working: (compiled.working_bytes(&sizes) + composed) as u64,
     }
+}
+
+/// Rows of a micro-batch at most: as many as the device wants, and on a processor more
+/// where they take little memory.
+pub fn micro_batch_rows(
+    compiled: &Compiled,
+    parameters: &Parameters,
+    largest: &LargestBatch,
+    device: Device,
+) -> usize {
+    let most_rows = device.micro_batch_rows();
+    if !matches!(device, Device::Cpu | Device::CandleCpu) {
+        return most_rows;
+    }
+    let largest = LargestBatch { most_rows, ..*largest };
+    let tokens = largest.sizes(largest.examples).tokens as u64;
+    let working = estimate(compiled, parameters, &largest, largest.examples, device).working;
+    most_rows.max((tokens * SMALL_WORKING / working.max(1)) as usize)
 }
 
 /// The largest micro-batch, halved from the whole batch, for which memory
