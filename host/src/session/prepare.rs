@@ -2,8 +2,10 @@
 //! and weights, checked.
 
 use std::collections::BTreeMap;
+use std::panic::resume_unwind;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::thread;
 use std::time::Instant;
 
 use anyhow::{Context, Result, anyhow, bail};
@@ -100,15 +102,30 @@ pub fn prepare_saved(spec: &CellSpec, directory: &Path) -> Result<Prepared> {
     prepare_with(spec, Some(saved::read_plan(directory)?))
 }
 
-fn prepare_with(spec: &CellSpec, saved: Option<MethodPlan>) -> Result<Prepared> {
+/// A cell's plugins, and how long they took to load.
+struct Plugins {
+    task: Task,
+    /// Where a plan is asked for.
+    method: Option<(Plugin, Values)>,
+    load_seconds: f64,
+}
+
+fn plugins(spec: &CellSpec, plans: bool) -> Result<Plugins> {
     let start = Instant::now();
     let task = task(&spec.task)?;
-    let method = match saved {
-        Some(_) => None,
-        None => Some(plugin(&spec.method, Kind::Method)?),
-    };
-    let load_seconds = start.elapsed().as_secs_f64();
+    let method = if plans { Some(plugin(&spec.method, Kind::Method)?) } else { None };
+    Ok(Plugins { task, method, load_seconds: start.elapsed().as_secs_f64() })
+}
+
+fn prepare_with(spec: &CellSpec, saved: Option<MethodPlan>) -> Result<Prepared> {
     let model = embedded::model(&spec.model.path)?;
+    // A vocabulary takes as long to read as both plugins.
+    let (plugins, tokenizer) = thread::scope(|scope| {
+        let tokenizer = scope.spawn(|| Tokenizer::open(&model));
+        (plugins(spec, saved.is_none()), tokenizer.join())
+    });
+    let Plugins { task, method, load_seconds } = plugins?;
+    let tokenizer = tokenizer.unwrap_or_else(|panic| resume_unwind(panic));
     let mut config =
         models::read(&read_generation_config(&model)?).with_context(|| model.display().to_string())?;
     if spec.training.head_learning_rate.is_some() && spec.training.learning_rate == 0.0 {
@@ -120,7 +137,7 @@ fn prepare_with(spec: &CellSpec, saved: Option<MethodPlan>) -> Result<Prepared> 
     if let Some(dropout) = spec.training.dropout {
         config.set_dropout(dropout);
     }
-    let tokenizer = Tokenizer::open(&model)?;
+    let tokenizer = tokenizer?;
     if tokenizer.vocabulary_size() > config.vocabulary() {
         bail!(
             "{}: the tokenizer has {} tokens and config.json a vocabulary of {}; they do not belong together",

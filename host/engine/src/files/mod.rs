@@ -45,12 +45,19 @@ pub fn digest(files: &[PathBuf]) -> Result<String, FileError> {
 /// Bytes of a file that are hashed together, by all threads.
 const HASHED_AT_ONCE: u64 = 4 << 20;
 
-/// The digest of a file's content.
+/// The digest of a file's content. A part is read while the one before is hashed.
 fn content(file: &Path) -> std::io::Result<blake3::Hash> {
-    let (mut opened, mut hasher, mut part) = (File::open(file)?, blake3::Hasher::new(), Vec::new());
-    while opened.by_ref().take(HASHED_AT_ONCE).read_to_end(&mut part)? > 0 {
-        hasher.update_rayon(&part);
+    let (mut opened, mut hasher) = (File::open(file)?, blake3::Hasher::new());
+    let mut read = |part: &mut Vec<u8>| {
         part.clear();
+        opened.by_ref().take(HASHED_AT_ONCE).read_to_end(part)
+    };
+    let (mut part, mut next) = (Vec::new(), Vec::new());
+    read(&mut part)?;
+    while !part.is_empty() {
+        let (_, done) = rayon::join(|| hasher.update_rayon(&part).count(), || read(&mut next));
+        done?;
+        std::mem::swap(&mut part, &mut next);
     }
     Ok(hasher.finalize())
 }
