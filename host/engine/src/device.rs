@@ -259,8 +259,9 @@ impl Device {
         machine::peak_memory()
     }
 
-    /// Rows of a micro-batch at most. A GPU needs many at a time; on a processor more
-    /// make products hardly faster.
+    /// Rows of a micro-batch at most, but for small models on a processor
+    /// ([`micro_batch_rows`](crate::train::memory::micro_batch_rows)). A GPU needs many at
+    /// a time; on a processor more make products little faster.
     pub fn micro_batch_rows(self) -> usize {
         match self {
             Device::Cpu | Device::CandleCpu => MICRO_BATCH_ROWS,

@@ -18,14 +18,14 @@ use crate::dataset::{ClassCounts, DataReport, Lengths, ShownExample, SpanCounts,
 use crate::embedded;
 use crate::session::data::{self, Tokenising, parse};
 use crate::session::duplicates::Seen;
-use crate::session::prepare;
+use crate::session::{load, prepare};
 
 /// Reads all splits of a spec, and shows the first so many examples of each.
 ///
 /// # Errors
 /// All that can be wrong with the task's plugin, the data and the tokenizer.
 pub fn describe_data(spec: &CellSpec, shown: usize) -> Result<DataReport> {
-    let task = prepare::task(&spec.task)?;
+    let task = load::task(&spec.task)?;
     let model = embedded::model(&spec.model.path)?;
     let config = models::read(&read_config(&model)?).with_context(|| model.display().to_string())?;
     let tokenizer = Tokenizer::open(&model)?;
@@ -33,7 +33,7 @@ pub fn describe_data(spec: &CellSpec, shown: usize) -> Result<DataReport> {
     let found = find::find(&task.layout, &folder, &spec.data.overrides())?;
     let mut warnings = Vec::new();
     let counts = data::counts(&task, &found, spec.data.max_bad_records, &mut warnings)?;
-    let plan = prepare::task_plan(&task, config.as_ref(), counts)?;
+    let plan = load::task_plan(&task, config.as_ref(), counts)?;
     let tokenising = Tokenising {
         task: &task,
         plan: &plan,

@@ -7,6 +7,7 @@ mod data;
 mod duplicates;
 mod evaluate;
 mod inspect;
+mod load;
 mod predictions;
 mod prepare;
 mod resample;
@@ -94,7 +95,7 @@ pub fn digests(spec: &CellSpec) -> Result<Digests> {
     if !spec.model.reinitialise {
         model_files.extend(weight_files(&model)?);
     }
-    let task = prepare::task(&spec.task)?;
+    let task = load::task(&spec.task)?;
     let data = embedded::data(&spec.data.path)?;
     let splits = find::find(&task.layout, &data, &spec.data.overrides())?;
     let mut data_digest = String::new();
@@ -113,7 +114,7 @@ pub fn digests(spec: &CellSpec) -> Result<Digests> {
 /// # Errors
 /// A plugin that is not what it was, or fails.
 pub fn layout(task: &PluginSpec) -> Result<Arc<Layout>> {
-    Ok(prepare::task(task)?.layout)
+    Ok(load::task(task)?.layout)
 }
 
 /// Plans a cell without training it.

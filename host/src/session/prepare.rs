@@ -1,7 +1,6 @@
 //! Everything that a cell needs before its first step: plugins, plans, data
 //! and weights, checked.
 
-use std::collections::BTreeMap;
 use std::panic::resume_unwind;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -26,15 +25,13 @@ use host_engine::train::memory::{
 };
 use host_engine::train::trainer::{Batches, total_steps};
 use host_ir::method::MethodPlan;
-use host_ir::model::ModelDescription;
-use host_ir::settings::Values;
 use host_ir::task::{HeadKind, Layout, SplitUse, TaskPlan};
-use host_plugin::{Kind, Limits, Plugin, Task};
+use host_plugin::Task;
 
-use crate::cell::{BestMetric, CellSpec, Origin, PluginSpec, Summary};
+use crate::cell::{BestMetric, CellSpec, Summary};
 use crate::embedded;
-use crate::plugins::EMBEDDED;
 use crate::session::data::{self, Split, Tokenising};
+use crate::session::load::{Plugins, plugins, task_plan};
 use crate::session::saved;
 
 /// Memory that is left to others, in parts of what is free: one of so many.
@@ -53,45 +50,6 @@ pub struct Prepared {
     training: Compiled,
 }
 
-/// Loads a plugin as its spec names it, and its settings.
-fn plugin(spec: &PluginSpec, kind: Kind) -> Result<(Plugin, Values)> {
-    let plugin = match &spec.origin {
-        Origin::Embedded => {
-            let found = EMBEDDED.iter().find(|(name, _)| *name == spec.name);
-            let (_, bytes) =
-                found.ok_or_else(|| anyhow!("this program carries no plugin called {}", spec.name))?;
-            Plugin::load(bytes, "embedded", Limits::default())?
-        }
-        Origin::File(path) => host_plugin::catalogue::load(path)?,
-    };
-    if plugin.digest != spec.digest {
-        bail!(
-            "the plugin {} ({}) is another one than when this run was planned; start the run again",
-            spec.name,
-            spec.origin
-        );
-    }
-    let values = plugin.description.resolve(&spec.settings)?;
-    Ok((plugin.expect(kind)?, values))
-}
-
-/// The task of a spec with its layout.
-pub fn task(spec: &PluginSpec) -> Result<Task> {
-    let (plugin, values) = plugin(spec, Kind::Task)?;
-    Ok(plugin.task(values)?)
-}
-
-/// What the task plans for a model, of which it knows the facts, and for splits of so many
-/// examples.
-pub fn task_plan(task: &Task, config: &dyn Architecture, counts: BTreeMap<String, u64>) -> Result<TaskPlan> {
-    let facts = ModelDescription {
-        architecture: config.name().into(),
-        facts: config.facts().clone(),
-        ..Default::default()
-    };
-    Ok(task.plan(Arc::new(facts), counts)?.value)
-}
-
 /// Prepares a cell: its method's plugin is asked for the plan.
 pub fn prepare(spec: &CellSpec) -> Result<Prepared> {
     prepare_with(spec, None)
@@ -100,21 +58,6 @@ pub fn prepare(spec: &CellSpec) -> Result<Prepared> {
 /// Prepares a cell that was trained, from the plan that was saved with it.
 pub fn prepare_saved(spec: &CellSpec, directory: &Path) -> Result<Prepared> {
     prepare_with(spec, Some(saved::read_plan(directory)?))
-}
-
-/// A cell's plugins, and how long they took to load.
-struct Plugins {
-    task: Task,
-    /// Where a plan is asked for.
-    method: Option<(Plugin, Values)>,
-    load_seconds: f64,
-}
-
-fn plugins(spec: &CellSpec, plans: bool) -> Result<Plugins> {
-    let start = Instant::now();
-    let task = task(&spec.task)?;
-    let method = if plans { Some(plugin(&spec.method, Kind::Method)?) } else { None };
-    Ok(Plugins { task, method, load_seconds: start.elapsed().as_secs_f64() })
 }
 
 fn prepare_with(spec: &CellSpec, saved: Option<MethodPlan>) -> Result<Prepared> {

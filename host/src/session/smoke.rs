@@ -15,7 +15,7 @@ use host_plugin::Task;
 use crate::cell::{DataSpec, ModelSpec, Source};
 use crate::config::Config;
 use crate::embedded;
-use crate::session::{data, prepare};
+use crate::session::{data, load};
 
 /// Examples of a batch, and epochs, so that each has a step and an evaluation.
 const EXAMPLES: u64 = 4;
@@ -28,7 +28,7 @@ const EPOCHS: f64 = 2.0;
 pub fn smoke(mut config: Config) -> Result<Config> {
     config.name.push_str("-smoke");
     config.seeds.truncate(1);
-    let task = prepare::task(&config.task)?;
+    let task = load::task(&config.task)?;
     let sample = sample(&task, &config.task.name)?;
     config.model =
         model(&task, &sample).with_context(|| format!("the sample of the task {}", config.task.name))?;
@@ -62,7 +62,7 @@ fn model(task: &Task, sample: &Path) -> Result<ModelSpec> {
     let config = models::read(&read_config(&embedded::model(&encoder)?)?)?;
     let found = find::find(&task.layout, sample, &BTreeMap::new())?;
     let counts = data::counts(task, &found, 0, &mut Vec::new())?;
-    let plan = prepare::task_plan(task, config.as_ref(), counts)?;
+    let plan = load::task_plan(task, config.as_ref(), counts)?;
     Ok(match plan.head {
         // It is carried without weights, which the run's seed gives.
         Some(HeadKind::SequenceToSequence) => {

@@ -4,9 +4,8 @@
 use std::cell::RefCell;
 use std::marker::PhantomData;
 use std::ops::Range;
-use std::thread::LocalKey;
-
 use std::sync::{Mutex, PoisonError};
+use std::thread::LocalKey;
 
 use super::team::Team;
 
@@ -14,7 +13,7 @@ use super::team::Team;
 /// another thread.
 const MINIMUM_ELEMENTS: usize = 32 * 1024;
 
-/// The threads of the kernels: the calling one and those of a pool.
+/// The threads of the kernels: the calling one and those of a team.
 #[derive(Debug)]
 pub struct Threads {
     team: Option<Team>,
@@ -22,7 +21,10 @@ pub struct Threads {
 }
 
 impl Threads {
-    /// `count` threads in all, at least one; a single one needs no pool.
+    /// `count` threads in all, at least one; a single one needs no team.
+    ///
+    /// # Errors
+    /// A thread that cannot be started.
     pub fn new(count: usize) -> std::io::Result<Threads> {
         let count = count.max(1);
         let team = if count > 1 { Some(Team::new(count - 1)?) } else { None };

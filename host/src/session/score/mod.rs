@@ -18,7 +18,7 @@ use host_plugin::Task;
 
 use crate::cell::{Confidence, Metrics, PluginSpec};
 use crate::session::data::{self, LeftOut};
-use crate::session::prepare;
+use crate::session::load;
 use crate::session::score::identifiers::ByIdentifier;
 use crate::session::scores::Scores;
 
@@ -37,7 +37,7 @@ pub struct Scored {
 /// # Errors
 /// Files that cannot be read or do not belong together, with file and line.
 pub fn score(spec: &PluginSpec, gold: &Path, predictions: &Path) -> Result<Scored> {
-    let task = prepare::task(spec)?;
+    let task = load::task(spec)?;
     let layout = &task.layout;
     for path in [gold, predictions] {
         // A pipe, which can be read once.
