@@ -34,7 +34,9 @@ fn a_small_model_takes_more_rows_on_a_processor_and_no_more_memory_than_a_large_
     assert!(small > 3 * MICRO_BATCH_ROWS && (180..=192).contains(&working), "{small} rows, {working} MiB");
     let (large, working) = rows(1536, Device::Cpu);
     assert!(large == MICRO_BATCH_ROWS && working > 192, "{large} rows, {working} MiB");
-    assert_eq!(rows(192, Device::CandleCpu).0.clamp(MICRO_BATCH_ROWS, small), rows(192, Device::CandleCpu).0);
+    // Compositions take more memory.
+    let (composed, _) = rows(192, Device::CandleCpu);
+    assert!(MICRO_BATCH_ROWS <= composed && composed < small, "{composed} of {small} rows");
     for device in [Device::Cuda(0), Device::Metal] {
         assert_eq!(rows(192, device).0, device.micro_batch_rows());
     }

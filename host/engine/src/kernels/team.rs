@@ -74,7 +74,8 @@ impl Team {
 
     /// Calls `work` with each number below `parts`, in turn by the calling thread and
     /// the workers, and waits for all. A call while the workers are busy with another
-    /// does all parts itself. A panic of a part goes on here.
+    /// does all parts itself. A panic of a part ends its thread's share, and goes on here
+    /// when the other shares are done.
     pub fn run(&self, parts: usize, work: &(dyn Fn(usize) + Sync)) {
         let turn = match self.turn.try_lock() {
             Ok(turn) => turn,
@@ -216,7 +217,7 @@ mod tests {
     }
 
     #[test]
-    fn a_panic_reaches_the_caller_after_all_parts_and_the_team_goes_on() {
+    fn a_panic_reaches_the_caller_after_the_other_shares_and_the_team_goes_on() {
         for guilty in 0..4 {
             let team = Team::new(3).unwrap();
             let others = AtomicUsize::new(0);
