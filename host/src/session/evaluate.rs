@@ -1,11 +1,11 @@
 //! Evaluating a split: outputs of the model, predictions, scores, metrics.
 
-use anyhow::{Result, anyhow, bail};
+use anyhow::{Error, Result, anyhow, bail};
 use host_engine::batch::Batch;
 use host_engine::data::dataset::Noise;
 use host_engine::data::kept::Kept;
 use host_engine::data::sampler::evaluation_batches;
-use host_engine::engine::Engine;
+use host_engine::engine::{Engine, EngineError};
 use host_engine::generate::generate;
 use host_ir::task::{Outputs, Prediction};
 use serde::{Deserialize, Serialize};
@@ -79,24 +79,25 @@ impl Prepared {
         let total = split.dataset.len();
         let noise = self.noise(0)?.map(|noise| Noise { shift: 0, ..noise });
         let virtual_tokens = self.plans.method.virtual_tokens() as u32;
-        let generation = self.plans.task.generation.as_ref();
         let alone = self.plans.task.reads_examples_alone();
         let size = if alone { 1 } else { spec.training.per_device_eval_batch_size as usize };
         let (mut places, mut all) = (vec![0; total], Kept::default());
-        let mut batch = Batch::default();
-        for examples in evaluation_batches(&split.dataset, size, virtual_tokens as usize)?.iter() {
-            // Without dropout, nothing depends on the places.
-            let placed: Vec<(usize, u32)> = examples.iter().map(|&example| (example as usize, 0)).collect();
-            split.dataset.pack(&placed, virtual_tokens, noise.as_ref(), &mut batch)?;
-            let outputs = engine.evaluate(&batch)?.outputs;
-            let mut texts = vec![String::new(); examples.len()];
-            if let Some(plan) = generation {
-                for (text, tokens) in texts.iter_mut().zip(generate(engine, &batch, &plan.settings)?) {
-                    *text = self.tokenizer.decode(&tokens)?;
-                }
-            }
-            for ((&example, outputs), text) in examples.iter().zip(outputs).zip(texts) {
-                if outputs.iter().flatten().any(|value| value.is_nan()) {
+        let most_rows = spec.device.micro_batch_rows();
+        let batches = evaluation_batches(&split.dataset, size, virtual_tokens as usize, most_rows)?;
+        for examples in batches.iter() {
+            let said = halving(
+                examples,
+                &mut |examples| self.ask(engine, split, examples, noise.as_ref()),
+                &mut |half| {
+                    progress.message(&format!(
+                        "{}: memory does not suffice for {} examples at a time; {half} are evaluated",
+                        split.name,
+                        examples.len()
+                    ))
+                },
+            )?;
+            for (&example, said) in examples.iter().zip(said) {
+                if said.outputs().iter().flatten().any(|value| value.is_nan()) {
                     bail!(
                         "{}, example {}: the model's output is NaN: training has diverged, or the checkpoint is damaged; lower learning_rate or max_grad_norm",
                         split.name,
@@ -104,11 +105,34 @@ impl Prepared {
                     );
                 }
                 places[example as usize] = all.len() as u32;
-                all.add(&Said::new(outputs, text))?;
+                all.add(&said)?;
             }
             progress.evaluated(&split.name, all.len() as u64, total as u64)?;
         }
         Ok((places, all))
+    }
+
+    /// What the model says of examples, together.
+    fn ask(
+        &self,
+        engine: &mut Engine,
+        split: &Split,
+        examples: &[u32],
+        noise: Option<&Noise>,
+    ) -> Result<Vec<Said>> {
+        let virtual_tokens = self.plans.method.virtual_tokens() as u32;
+        let mut batch = Batch::default();
+        // Without dropout, nothing depends on the places.
+        let placed: Vec<(usize, u32)> = examples.iter().map(|&example| (example as usize, 0)).collect();
+        split.dataset.pack(&placed, virtual_tokens, noise, &mut batch)?;
+        let outputs = engine.evaluate(&batch)?.outputs;
+        let mut texts = vec![String::new(); examples.len()];
+        if let Some(plan) = &self.plans.task.generation {
+            for (text, tokens) in texts.iter_mut().zip(generate(engine, &batch, &plan.settings)?) {
+                *text = self.tokenizer.decode(&tokens)?;
+            }
+        }
+        Ok(outputs.into_iter().zip(texts).map(|(outputs, text)| Said::new(outputs, text)).collect())
     }
 
     /// What the task makes of what the model says.
@@ -130,5 +154,65 @@ impl Prepared {
             Ok(predicted.iter().try_for_each(|prediction| predictions.add(prediction))?)
         })?;
         Ok(predictions)
+    }
+}
+
+/// What is said of examples; where the device's memory ends, of half of them and of the
+/// other half, which is told with the number.
+fn halving<T>(
+    examples: &[u32],
+    ask: &mut dyn FnMut(&[u32]) -> Result<Vec<T>>,
+    tell: &mut dyn FnMut(usize) -> Result<()>,
+) -> Result<Vec<T>> {
+    match ask(examples) {
+        Err(error) if examples.len() > 1 && ends_memory(&error) => {
+            let (first, rest) = examples.split_at(examples.len().div_ceil(2));
+            tell(first.len())?;
+            let mut said = halving(first, ask, tell)?;
+            said.extend(halving(rest, ask, tell)?);
+            Ok(said)
+        }
+        other => other,
+    }
+}
+
+fn ends_memory(error: &Error) -> bool {
+    matches!(error.downcast_ref(), Some(EngineError::Backend(error)) if error.is_out_of_memory())
+}
+
+#[cfg(test)]
+mod tests {
+    use host_engine::backend::BackendError;
+
+    use super::*;
+
+    #[test]
+    fn where_memory_ends_fewer_examples_are_evaluated_at_a_time() {
+        let mut asked = Vec::new();
+        let mut ask = |examples: &[u32]| {
+            asked.push(examples.len());
+            match examples.len() > 2 {
+                true => Err(EngineError::Backend(BackendError::DeviceOutOfMemory).into()),
+                false => Ok(examples.iter().map(|example| example * 10).collect()),
+            }
+        };
+        let mut told = Vec::new();
+        let mut tell = |half: usize| {
+            told.push(half);
+            Ok(())
+        };
+        let said = halving(&[7, 1, 2, 5, 3], &mut ask, &mut tell).unwrap();
+        assert_eq!(said, [70, 10, 20, 50, 30]);
+        assert_eq!((asked, told), (vec![5, 3, 2, 1, 2], vec![3, 2]));
+        // One example alone, and what is wrong otherwise, is an error.
+        let mut never = |_: &[u32]| -> Result<Vec<u32>> {
+            Err(EngineError::Backend(BackendError::DeviceOutOfMemory).into())
+        };
+        assert!(ends_memory(&halving(&[1, 2], &mut never, &mut |_| Ok(())).unwrap_err()));
+        let mut wrong = |_: &[u32]| -> Result<Vec<u32>> { bail!("another error") };
+        assert_eq!(
+            halving(&[1, 2], &mut wrong, &mut |_| unreachable!()).unwrap_err().to_string(),
+            "another error"
+        );
     }
 }

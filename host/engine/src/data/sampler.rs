@@ -203,7 +203,7 @@ impl EvaluationBatches {
 }
 
 /// Batches of an evaluation: examples by length, so that batches are even, at
-/// most so many in one, and no more rows than a micro-batch has.
+/// most so many in one, and no more rows than `most_rows`.
 ///
 /// # Errors
 /// Reading the data.
@@ -211,6 +211,7 @@ pub fn evaluation_batches(
     dataset: &Dataset,
     size: usize,
     virtual_tokens: usize,
+    most_rows: usize,
 ) -> Result<EvaluationBatches, DatasetError> {
     let lengths = (0..dataset.len()).map(|example| Ok(dataset.size(example, virtual_tokens)?.1 as u32));
     let lengths = lengths.collect::<Result<Vec<u32>, DatasetError>>()?;
@@ -220,7 +221,7 @@ pub fn evaluation_batches(
     for (place, &example) in (0..).zip(&order) {
         let own = lengths[example as usize] as usize;
         match starts.last() {
-            Some(start) if ((place - start) as usize) < size.max(1) && rows + own <= MICRO_BATCH_ROWS => {
+            Some(start) if ((place - start) as usize) < size.max(1) && rows + own <= most_rows => {
                 rows += own;
             }
             _ => {
@@ -247,7 +248,7 @@ mod tests {
     }
 
     fn evaluated(dataset: &Dataset, size: usize, virtual_tokens: usize) -> Vec<Vec<u32>> {
-        let batches = evaluation_batches(dataset, size, virtual_tokens).unwrap();
+        let batches = evaluation_batches(dataset, size, virtual_tokens, MICRO_BATCH_ROWS).unwrap();
         batches.iter().map(<[u32]>::to_vec).collect()
     }
 
