@@ -12,7 +12,7 @@ use std::fmt;
 use std::path::PathBuf;
 
 use anyhow::Result;
-use host_engine::device::{Device, Precision};
+use host_engine::device::{Device, Precision, Target};
 use host_engine::train::settings::TrainingSettings;
 use host_ir::method::Counts;
 use host_ir::settings::{Description, Values};
@@ -133,6 +133,11 @@ pub struct CellSpec {
 }
 
 impl CellSpec {
+    /// What it trains on, and in what precision.
+    pub fn target(&self) -> Target {
+        Target::new(self.device, self.precision)
+    }
+
     /// How the cell is called in sentences.
     pub fn title(&self) -> String {
         format!("{} (seed {})", self.label, self.seed)

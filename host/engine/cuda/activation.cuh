@@ -2,7 +2,7 @@
 
 #pragma once
 
-#include "lanes.cuh"
+#include "numbers.cuh"
 
 // In the order of program::instruction::Activation.
 enum { GELU, GELU_TANH, RELU, SILU, TANH };
@@ -51,24 +51,58 @@ BODY float slope(int64_t activation, float x) {
     }
 }
 
+// x + bias, where there is one.
+template <int WIDTH> BODY Few<WIDTH> biased(const Arrays &arrays, int64_t start, int column) {
+    Few<WIDTH> x = few<WIDTH>(input(arrays, 0), start + column);
+    add(x, input(arrays, 1), column);
+    return x;
+}
+
+template <int WIDTH> BODY void activate_of(const Arrays &arrays, const Activate &n, int64_t row) {
+    const Numbers out = output(arrays, 0);
+    each_few<WIDTH>((int)n.columns, [&](int column) {
+        Few<WIDTH> x = biased<WIDTH>(arrays, row * n.columns, column);
+#pragma unroll
+        for (int next = 0; next < WIDTH; next++)
+            x.x[next] = activated(n.activation, x.x[next]);
+        put_few(out, row * n.columns + column, x);
+    });
+}
+
+// Whether four columns are read at once.
+BODY bool activates_together(const Arrays &arrays, const Activate &n) {
+    return together(input(arrays, 0), n.columns) && together(input(arrays, 1), n.columns) &&
+           together(input(arrays, 2), n.columns) && together(output(arrays, 0), n.columns);
+}
+
 // out0 = activation(x + bias). in0 x, in1 bias.
 BODY void activate_row(const Arrays &arrays, const Activate &n, int64_t row) {
-    const float *bias = floats(arrays, 1);
-    for (int64_t column = lane(); column < n.columns; column += LANES) {
-        const int64_t place = row * n.columns + column;
-        const float x = floats(arrays, 0)[place] + (bias ? bias[column] : 0.0f);
-        arrays.out[0][place] = activated(n.activation, x);
-    }
+    if (activates_together(arrays, n))
+        activate_of<4>(arrays, n, row);
+    else
+        activate_of<1>(arrays, n, row);
 }
 KERNEL(activate, Activate)
 
-// out0 = dout * activation'(x + bias). in0 x, in1 bias, in2 dout.
-BODY void activate_backward_row(const Arrays &arrays, const Activate &n, int64_t row) {
-    const float *bias = floats(arrays, 1);
-    for (int64_t column = lane(); column < n.columns; column += LANES) {
+template <int WIDTH> BODY void activate_backward_of(const Arrays &arrays, const Activate &n, int64_t row) {
+    const Numbers dx = output(arrays, 0), dout = arrays.in[2] ? input(arrays, 2) : dx;
+    each_few<WIDTH>((int)n.columns, [&](int column) {
         const int64_t place = row * n.columns + column;
-        const float x = floats(arrays, 0)[place] + (bias ? bias[column] : 0.0f);
-        arrays.out[0][place] = floats(arrays, 2)[place] * slope(n.activation, x);
-    }
+        const Few<WIDTH> x = biased<WIDTH>(arrays, row * n.columns, column);
+        Few<WIDTH> gradient = few<WIDTH>(dout, place);
+#pragma unroll
+        for (int next = 0; next < WIDTH; next++)
+            gradient.x[next] *= slope(n.activation, x.x[next]);
+        put_few(dx, place, gradient);
+    });
+}
+
+// out0 = dout * activation'(x + bias). in0 x, in1 bias, in2 dout, which is out0's where it is
+// left out.
+BODY void activate_backward_row(const Arrays &arrays, const Activate &n, int64_t row) {
+    if (activates_together(arrays, n))
+        activate_backward_of<4>(arrays, n, row);
+    else
+        activate_backward_of<1>(arrays, n, row);
 }
 KERNEL(activate_backward, Activate)

@@ -102,8 +102,9 @@ BODY void attention_tile(const Arrays &arrays, const Attention &n, int64_t block
     uint32_t *masks = (uint32_t *)(fade + TILE);
     const Place at = place_of(arrays, n, block);
     const int size = (int)n.size, columns = (int)n.heads * size, pitch = 3 * columns;
-    const float *qkv = floats(arrays, 0) + at.start * pitch + at.head * size;
-    load<Products, COLUMNS>(queries, qkv + (int64_t)at.first * pitch, pitch, at.rows, size);
+    const Numbers qkv = input(arrays, 0);
+    const int64_t first = at.start * pitch + at.head * size;
+    load<Products, COLUMNS>(queries, qkv, first + (int64_t)at.first * pitch, pitch, at.rows, size);
     masks_of(masks, n, at, at.first);
     Own<Share<COLUMNS>> sums;
     Own<Part> parts;
@@ -115,9 +116,9 @@ BODY void attention_tile(const Arrays &arrays, const Attention &n, int64_t block
     }
     for (int key = 0; key < at.length; key += TILE) {
         const int keys = rows_from(at.length, key);
-        const float *memory = qkv + columns + (int64_t)key * pitch;
+        const int64_t memory = first + columns + (int64_t)key * pitch;
         NEXT_PHASE();
-        load<Products, COLUMNS>(others, memory, pitch, keys, size);
+        load<Products, COLUMNS>(others, qkv, memory, pitch, keys, size);
         NEXT_PHASE();
         EACH_THREAD(thread) {
             Share<TILE> scores = product<Products, COLUMNS>(queries, others, thread);
@@ -127,7 +128,7 @@ BODY void attention_tile(const Arrays &arrays, const Attention &n, int64_t block
             keep(p, scores, thread);
         }
         NEXT_PHASE();
-        load<Products, COLUMNS>(others, memory + columns, pitch, keys, size);
+        load<Products, COLUMNS>(others, qkv, memory + columns, pitch, keys, size);
         EACH_THREAD(thread) {
             Part &own = parts.of(thread) = part_of(p, thread);
             float found = -INFINITY;
@@ -176,12 +177,13 @@ BODY void attention_tile(const Arrays &arrays, const Attention &n, int64_t block
             add_products<Products, COLUMNS, 1>({&own}, {p}, others, keys, thread);
         }
     }
-    float *context = arrays.out[0] + (at.start + at.first) * columns + at.head * size;
-    float *log_sums = arrays.out[1] + at.head * n.tokens + at.start + at.first;
+    const Numbers context = output(arrays, 0);
+    const int64_t corner = (at.start + at.first) * columns + at.head * size;
+    float *log_sums = results(arrays, 1) + at.head * n.tokens + at.start + at.first;
     EACH_THREAD(thread) {
         Share<COLUMNS> &own = sums.of(thread);
         each<COLUMNS>(thread, [&](int i, int j, int row, int) { own.x[i][j] /= total[row]; });
-        store<COLUMNS>(context, own, columns, at.rows, size, thread);
+        store<COLUMNS>(context, corner, own, columns, at.rows, size, thread);
         if (thread < at.rows)
             log_sums[thread] = logf(total[thread]) + most[thread];
     }

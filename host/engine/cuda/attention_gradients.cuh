@@ -21,8 +21,8 @@ template <int COLUMNS> constexpr int attention_queries_floats() {
     return gradient_floats<COLUMNS>() + TILE * PARTS;
 }
 
-// out0 [tokens, heads * size] the queries' gradient, out1 [heads, tokens] the sums of p dp
-// over keys, where p are the probabilities and dp their gradients behind dropout. in0 to
+// out0 [tokens, 3 * heads * size] gets the queries' gradient, out1 [heads, tokens] the sums of
+// p dp over keys, where p are the probabilities and dp their gradients behind dropout. in0 to
 // in3 as in `attention`, in4 the context's gradient, in5 log-sum-exps.
 //
 // The gradient of a score is p (dp - sum of p dp), of which the sum is known at the end:
@@ -37,11 +37,12 @@ BODY void attention_queries_tile(const Arrays &arrays, const Attention &n, int64
     float *parts = inner + 3 * TILE;
     const Place at = place_of(arrays, n, block);
     const int size = (int)n.size, columns = (int)n.heads * size, pitch = 3 * columns;
-    const float *qkv = floats(arrays, 0) + at.start * pitch + at.head * size;
+    const Numbers qkv = input(arrays, 0), dout = input(arrays, 4);
+    const int64_t first = at.start * pitch + at.head * size;
     const int64_t corner = (at.start + at.first) * columns + at.head * size;
     const int64_t row_place = at.head * n.tokens + at.start + at.first;
-    load<Products, COLUMNS>(queries, qkv + (int64_t)at.first * pitch, pitch, at.rows, size);
-    load<Products, COLUMNS>(gradients, floats(arrays, 4) + corner, columns, at.rows, size);
+    load<Products, COLUMNS>(queries, qkv, first + (int64_t)at.first * pitch, pitch, at.rows, size);
+    load<Products, COLUMNS>(gradients, dout, corner, columns, at.rows, size);
     masks_of(masks, n, at, at.first);
     Own<Share<COLUMNS>> plain, mixed;
     EACH_THREAD(thread) {
@@ -51,10 +52,10 @@ BODY void attention_queries_tile(const Arrays &arrays, const Attention &n, int64
     }
     for (int key = 0; key < at.length; key += TILE) {
         const int there = rows_from(at.length, key);
-        const float *memory = qkv + columns + (int64_t)key * pitch;
+        const int64_t memory = first + columns + (int64_t)key * pitch;
         NEXT_PHASE();
-        load<Products, COLUMNS>(keys, memory, pitch, there, size);
-        load<Products, COLUMNS>(values, memory + columns, pitch, there, size);
+        load<Products, COLUMNS>(keys, qkv, memory, pitch, there, size);
+        load<Products, COLUMNS>(values, qkv, memory + columns, pitch, there, size);
         NEXT_PHASE();
         EACH_THREAD(thread) {
             Share<TILE> own = product<Products, COLUMNS>(queries, keys, thread);
@@ -89,7 +90,7 @@ BODY void attention_queries_tile(const Arrays &arrays, const Attention &n, int64
                 sum += parts[thread * PARTS + part];
             inner[thread] = sum;
             if (thread < at.rows)
-                arrays.out[1][row_place + thread] = sum;
+                results(arrays, 1)[row_place + thread] = sum;
         }
     }
     NEXT_PHASE();
@@ -99,7 +100,7 @@ BODY void attention_queries_tile(const Arrays &arrays, const Attention &n, int64
         each<COLUMNS>(thread, [&](int i, int j, int row, int) {
             own.x[i][j] = (own.x[i][j] - inner[row] * rest.x[i][j]) * n.scale;
         });
-        store<COLUMNS>(arrays.out[0] + corner, own, columns, at.rows, size, thread);
+        store<COLUMNS>(output(arrays, 0), first + (int64_t)at.first * pitch, own, pitch, at.rows, size, thread);
     }
 }
 TILE_KERNEL(attention_queries, 32, 2, Attention)
@@ -109,8 +110,8 @@ template <int COLUMNS> constexpr int attention_keys_floats() {
     return gradient_floats<COLUMNS>();
 }
 
-// out0 [tokens, 3 * heads * size] the gradient of queries, keys and values, the first from
-// in7. in0 to in5 as in `attention_queries`, in6 the sums of p dp that it gives.
+// out0 [tokens, 3 * heads * size] gets the gradients of keys and values. in0 to in5 as in
+// `attention_queries`, in6 the sums of p dp that it gives.
 //
 // A row of the products is a key here, and a column a query.
 template <class Products, int COLUMNS>
@@ -122,18 +123,19 @@ BODY void attention_keys_tile(const Arrays &arrays, const Attention &n, int64_t 
     uint32_t *masks = (uint32_t *)(inner + TILE);
     const Place at = place_of(arrays, n, block);
     const int size = (int)n.size, columns = (int)n.heads * size, pitch = 3 * columns;
-    const float *qkv = floats(arrays, 0) + at.start * pitch + at.head * size;
-    const float *memory = qkv + columns + (int64_t)at.first * pitch;
-    load<Products, COLUMNS>(keys, memory, pitch, at.rows, size);
-    load<Products, COLUMNS>(values, memory + columns, pitch, at.rows, size);
+    const Numbers qkv = input(arrays, 0), dout = input(arrays, 4);
+    const int64_t first = at.start * pitch + at.head * size;
+    const int64_t memory = first + columns + (int64_t)at.first * pitch;
+    load<Products, COLUMNS>(keys, qkv, memory, pitch, at.rows, size);
+    load<Products, COLUMNS>(values, qkv, memory + columns, pitch, at.rows, size);
     Own<Share<COLUMNS>> of_keys, of_values;
     for (int query = 0; query < at.length; query += TILE) {
         const int there = rows_from(at.length, query);
         const int64_t row_place = at.head * n.tokens + at.start + query;
-        const float *dout = floats(arrays, 4) + (at.start + query) * columns + at.head * size;
+        const int64_t of_query = (at.start + query) * columns + at.head * size;
         NEXT_PHASE();
-        load<Products, COLUMNS>(queries, qkv + (int64_t)query * pitch, pitch, there, size);
-        load<Products, COLUMNS>(gradients, dout, columns, there, size);
+        load<Products, COLUMNS>(queries, qkv, first + (int64_t)query * pitch, pitch, there, size);
+        load<Products, COLUMNS>(gradients, dout, of_query, columns, there, size);
         masks_of(masks, n, at, query);
         EACH_THREAD(thread) {
             if (thread < TILE) {
@@ -161,17 +163,10 @@ BODY void attention_keys_tile(const Arrays &arrays, const Attention &n, int64_t 
             add_products<Products, COLUMNS, 1>({&of_values.of(thread)}, {p}, gradients, there, thread);
         }
     }
-    const int64_t corner = (at.start + at.first) * columns + at.head * size;
-    float *out = arrays.out[0] + (at.start + at.first) * pitch + at.head * size;
+    const Numbers out = output(arrays, 0);
     EACH_THREAD(thread) {
-#pragma unroll 4
-        for (int place = thread; place < at.rows * COLUMNS; place += THREADS) {
-            const int row = place / COLUMNS, column = place % COLUMNS;
-            if (column < size)
-                out[row * pitch + column] = floats(arrays, 7)[corner + row * columns + column];
-        }
-        store<COLUMNS>(out + columns, of_keys.of(thread), pitch, at.rows, size, thread);
-        store<COLUMNS>(out + 2 * columns, of_values.of(thread), pitch, at.rows, size, thread);
+        store<COLUMNS>(out, memory, of_keys.of(thread), pitch, at.rows, size, thread);
+        store<COLUMNS>(out, memory + columns, of_values.of(thread), pitch, at.rows, size, thread);
     }
 }
 TILE_KERNEL(attention_keys, 32, 2, Attention)

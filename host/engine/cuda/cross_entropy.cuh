@@ -23,8 +23,8 @@ BODY void cross_entropy_row(const Arrays &arrays, const CrossEntropy &n, int64_t
     if (lane() == 0) {
         // A label that no column has ends the training, as a loss that is no number.
         const uint32_t label = integers(arrays, 1)[row];
-        arrays.out[0][row] = label < n.columns ? log_sum - logits[label] : NAN;
-        arrays.out[1][row] = log_sum;
+        results(arrays, 0)[row] = label < n.columns ? log_sum - logits[label] : NAN;
+        results(arrays, 1)[row] = log_sum;
     }
 }
 KERNEL(cross_entropy, CrossEntropy)
@@ -37,7 +37,7 @@ BODY void cross_entropy_backward_row(const Arrays &arrays, const CrossEntropy &n
     for (int64_t column = lane(); column < n.columns; column += LANES) {
         const int64_t place = row * n.columns + column;
         const float p = expf(floats(arrays, 0)[place] - log_sum);
-        arrays.out[0][place] = (p - (column == label ? 1.0f : 0.0f)) * weight;
+        results(arrays, 0)[place] = (p - (column == label ? 1.0f : 0.0f)) * weight;
     }
 }
 KERNEL(cross_entropy_backward, CrossEntropy)

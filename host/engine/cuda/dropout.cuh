@@ -2,7 +2,7 @@
 
 #pragma once
 
-#include "lanes.cuh"
+#include "numbers.cuh"
 
 struct Mask {
     uint64_t base;
@@ -64,15 +64,42 @@ struct RowDropout {
     int64_t rows, columns;
     Mask mask;
     Packing packing;
+    int64_t has_mask;
 };
 
-// out0 = what a dropout leaves of in0 [rows, columns]. in1 starts, in2 places.
+// What a dropout leaves of numbers of a row, where there is one.
+template <int WIDTH> BODY void drop(Few<WIDTH> &x, int64_t has, const Mask &mask, RowMask row, int column) {
+    if (!has)
+        return;
+#pragma unroll
+    for (int next = 0; next < WIDTH; next++)
+        x.x[next] *= factor(mask, row, (uint32_t)(column + next));
+}
+
+// in1 starts, in2 places.
+BODY RowMask mask_of(const Arrays &arrays, const RowDropout &n, int64_t row) {
+    if (!n.has_mask)
+        return {};
+    return mask_of(n.mask, n.packing, integers(arrays, 1), integers(arrays, 2), row);
+}
+
+template <int WIDTH> BODY void row_dropout_of(const Arrays &arrays, const RowDropout &n, int64_t row) {
+    const RowMask bits = mask_of(arrays, n, row);
+    const Numbers from = input(arrays, 0), out = output(arrays, 0);
+    each_few<WIDTH>((int)n.columns, [&](int column) {
+        Few<WIDTH> x = few<WIDTH>(from, row * n.columns + column);
+        drop(x, n.has_mask, n.mask, bits, column);
+        put_few(out, row * n.columns + column, x);
+    });
+}
+
+// out0 = what a dropout, if there is one, leaves of in0 [rows, columns], in out0's type. in1,
+// in2 see mask_of.
 BODY void row_dropout_row(const Arrays &arrays, const RowDropout &n, int64_t row) {
-    const RowMask bits = mask_of(n.mask, n.packing, integers(arrays, 1), integers(arrays, 2), row);
-    for (int64_t column = lane(); column < n.columns; column += LANES) {
-        const int64_t place = row * n.columns + column;
-        arrays.out[0][place] = floats(arrays, 0)[place] * factor(n.mask, bits, (uint32_t)column);
-    }
+    if (together(input(arrays, 0), n.columns) && together(output(arrays, 0), n.columns))
+        row_dropout_of<4>(arrays, n, row);
+    else
+        row_dropout_of<1>(arrays, n, row);
 }
 KERNEL(row_dropout, RowDropout)
 
@@ -93,6 +120,6 @@ BODY void attention_factors_row(const Arrays &arrays, const AttentionFactors &n,
     const uint64_t base = mix(n.mask.base ^ (uint64_t)head);
     const RowMask bits = row_mask(base, integers(arrays, 2)[sequence], (uint32_t)query);
     for (int64_t key = lane(); key < n.keys; key += LANES)
-        arrays.out[0][row * n.keys + key] = key < keys ? factor(n.mask, bits, (uint32_t)key) : 0.0f;
+        results(arrays, 0)[row * n.keys + key] = key < keys ? factor(n.mask, bits, (uint32_t)key) : 0.0f;
 }
 KERNEL(attention_factors, AttentionFactors)

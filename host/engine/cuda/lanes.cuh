@@ -10,12 +10,19 @@
 // Inputs and outputs of a kernel; null where it has fewer, or where one is left out.
 struct Arrays {
     const void *in[8];
-    float *out[4];
+    void *out[4];
+    // Those that hold bf16 and not fp32: a bit for each, of the outputs behind the inputs.
+    uint32_t halves;
 };
 
-// Numbers that are read and written at once.
-struct alignas(16) Four {
-    float x[4];
+// Numbers side by side, which are read and written at once.
+template <int WIDTH> struct alignas(4 * WIDTH) Few {
+    float x[WIDTH];
+};
+
+// The same as bits of bf16.
+template <int WIDTH> struct alignas(2 * WIDTH) FewHalves {
+    uint16_t x[WIDTH];
 };
 
 #ifdef __CUDACC__
@@ -42,7 +49,7 @@ BODY float largest(float x) {
 }
 
 #define KERNEL(NAME, NUMBERS)                                                                     \
-    extern "C" __global__ void NAME(Arrays arrays, NUMBERS numbers) {                             \
+    extern "C" __global__ void __launch_bounds__(256) NAME(Arrays arrays, NUMBERS numbers) {      \
         const int64_t warps = (int64_t)gridDim.x * blockDim.x / LANES;                            \
         const int64_t first = ((int64_t)blockIdx.x * blockDim.x + threadIdx.x) / LANES;           \
         for (int64_t row = first; row < numbers.rows; row += warps)                               \
@@ -77,6 +84,11 @@ BODY float largest(float x) {
 
 BODY const float *floats(const Arrays &arrays, int number) {
     return (const float *)arrays.in[number];
+}
+
+// An output that is of fp32 always.
+BODY float *results(const Arrays &arrays, int number) {
+    return (float *)arrays.out[number];
 }
 
 BODY const uint32_t *integers(const Arrays &arrays, int number) {

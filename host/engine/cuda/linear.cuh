@@ -1,56 +1,8 @@
-// What stands around matrix products: operands rounded to bf16, biases, and dropout of
-// gradients.
+// What stands around matrix products: biases, dropout of gradients, and rows added to others.
 
 #pragma once
 
-#include <string.h>
-
 #include "dropout.cuh"
-
-// The nearest number of bf16, ties to even, as its bits.
-BODY uint16_t rounded(float x) {
-    uint32_t bits;
-    memcpy(&bits, &x, sizeof bits);
-    if ((bits & 0x7fffffffu) > 0x7f800000u)
-        return (uint16_t)(bits >> 16 | 0x40u);
-    return (uint16_t)((bits + 0x7fffu + (bits >> 16 & 1u)) >> 16);
-}
-
-struct Halves {
-    int64_t rows, columns;
-    Mask mask;
-    Packing packing;
-    int64_t has_mask;
-};
-
-// out0, of bf16, = what a dropout leaves of in0 [rows, columns], rounded. in1 starts, in2
-// places.
-BODY void halves_row(const Arrays &arrays, const Halves &n, int64_t row) {
-    RowMask bits = {};
-    if (n.has_mask)
-        bits = mask_of(n.mask, n.packing, integers(arrays, 1), integers(arrays, 2), row);
-    const float *x = floats(arrays, 0) + row * n.columns;
-    uint16_t *out = (uint16_t *)arrays.out[0] + row * n.columns;
-    const int columns = (int)n.columns;
-    // Four at once where they lie so that they can be read and written at once.
-    const bool fours = columns % 4 == 0 && ((uintptr_t)x % 16 | (uintptr_t)out % 8) == 0;
-    const int wide = fours ? columns : 0;
-#pragma unroll 4
-    for (int column = 4 * lane(); column < wide; column += 4 * LANES) {
-        const Four four = *(const Four *)(x + column);
-        uint16_t half[4];
-#pragma unroll
-        for (int next = 0; next < 4; next++) {
-            const float value = four.x[next];
-            half[next] = rounded(n.has_mask ? value * factor(n.mask, bits, (uint32_t)(column + next)) : value);
-        }
-        const uint64_t low = half[0] | (uint64_t)half[1] << 16, high = half[2] | (uint64_t)half[3] << 16;
-        *(uint64_t *)(out + column) = low | high << 32;
-    }
-    for (int column = wide + lane(); column < columns; column += LANES)
-        out[column] = rounded(n.has_mask ? x[column] * factor(n.mask, bits, (uint32_t)column) : x[column]);
-}
-KERNEL(halves, Halves)
 
 struct AddBias {
     int64_t rows, columns;
@@ -58,20 +10,66 @@ struct AddBias {
     int64_t first, pitch;
 };
 
+template <int WIDTH> BODY void add_bias_of(const Arrays &arrays, const AddBias &n, int64_t row) {
+    const Numbers bias = input(arrays, 0), out = output(arrays, 0);
+    const int64_t start = row * n.pitch + n.first;
+    each_few<WIDTH>((int)n.columns, [&](int column) {
+        Few<WIDTH> x = few<WIDTH>(out, start + column);
+        add(x, bias, column);
+        put_few(out, start + column, x);
+    });
+}
+
 // out0 += in0 [columns], in some columns of every row.
 BODY void add_bias_row(const Arrays &arrays, const AddBias &n, int64_t row) {
-    float *out = arrays.out[0] + row * n.pitch + n.first;
-    for (int64_t column = lane(); column < n.columns; column += LANES)
-        out[column] += floats(arrays, 0)[column];
+    const bool rows = together(output(arrays, 0), n.pitch) && n.first % 4 == 0;
+    if (rows && together(input(arrays, 0), n.columns))
+        add_bias_of<4>(arrays, n, row);
+    else
+        add_bias_of<1>(arrays, n, row);
 }
 KERNEL(add_bias, AddBias)
 
+template <int WIDTH> BODY void add_dropped_of(const Arrays &arrays, const RowDropout &n, int64_t row) {
+    const RowMask bits = mask_of(arrays, n, row);
+    const Numbers from = input(arrays, 0), out = output(arrays, 0);
+    each_few<WIDTH>((int)n.columns, [&](int column) {
+        const int64_t place = row * n.columns + column;
+        Few<WIDTH> x = few<WIDTH>(from, place);
+        drop(x, n.has_mask, n.mask, bits, column);
+        add(x, out, place);
+        put_few(out, place, x);
+    });
+}
+
 // out0 += what a dropout leaves of in0 [rows, columns]. in1 starts, in2 places.
 BODY void add_dropped_row(const Arrays &arrays, const RowDropout &n, int64_t row) {
-    const RowMask bits = mask_of(n.mask, n.packing, integers(arrays, 1), integers(arrays, 2), row);
-    for (int64_t column = lane(); column < n.columns; column += LANES) {
-        const int64_t place = row * n.columns + column;
-        arrays.out[0][place] += floats(arrays, 0)[place] * factor(n.mask, bits, (uint32_t)column);
-    }
+    if (together(input(arrays, 0), n.columns) && together(output(arrays, 0), n.columns))
+        add_dropped_of<4>(arrays, n, row);
+    else
+        add_dropped_of<1>(arrays, n, row);
 }
 KERNEL(add_dropped, RowDropout)
+
+struct AddRows {
+    int64_t rows, columns;
+};
+
+template <int WIDTH> BODY void add_rows_of(const Arrays &arrays, const AddRows &n, int64_t row) {
+    const Numbers from = input(arrays, 0), out = output(arrays, 0);
+    const int64_t target = integers(arrays, 1)[row] * n.columns;
+    each_few<WIDTH>((int)n.columns, [&](int column) {
+        Few<WIDTH> x = few<WIDTH>(from, row * n.columns + column);
+        add(x, out, target + column);
+        put_few(out, target + column, x);
+    });
+}
+
+// Adds each row of in0 [rows, columns] to that of out0 which in1 says, each to another one.
+BODY void add_rows_row(const Arrays &arrays, const AddRows &n, int64_t row) {
+    if (together(input(arrays, 0), n.columns) && together(output(arrays, 0), n.columns))
+        add_rows_of<4>(arrays, n, row);
+    else
+        add_rows_of<1>(arrays, n, row);
+}
+KERNEL(add_rows, AddRows)

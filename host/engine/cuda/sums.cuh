@@ -3,7 +3,7 @@
 
 #pragma once
 
-#include "lanes.cuh"
+#include "numbers.cuh"
 
 // Columns that a warp takes, and rows whose loads do not wait for one another.
 const int SUM_COLUMNS = 32;
@@ -28,13 +28,13 @@ struct RowSums {
 BODY void row_sums_row(const Arrays &arrays, const RowSums &n, int64_t row) {
     const int64_t piece = row / n.strips, strip = row % n.strips * SUM_COLUMNS;
     const uint32_t *order = integers(arrays, 2), *starts = integers(arrays, 3), *targets = integers(arrays, 4);
-    const float *x = floats(arrays, 0), *other = floats(arrays, 1);
+    const Numbers x = input(arrays, 0), other = input(arrays, 1);
     int64_t begin = piece * n.span, end = begin + n.span < n.total ? begin + n.span : n.total;
     if (starts) {
         begin = starts[piece];
         end = starts[piece + 1];
     }
-    float *out = arrays.out[0] + (targets ? targets[piece] : piece) * n.columns;
+    float *out = results(arrays, 0) + (targets ? targets[piece] : piece) * n.columns;
     const int64_t last = strip + SUM_COLUMNS < n.columns ? strip + SUM_COLUMNS : n.columns;
     for (int64_t column = strip + lane(); column < last; column += LANES) {
         float sums[SUM_ROWS] = {};
@@ -44,7 +44,8 @@ BODY void row_sums_row(const Arrays &arrays, const RowSums &n, int64_t row) {
                 if (next + part < end) {
                     const int64_t from = order ? order[next + part] : next + part;
                     const int64_t place = from * n.pitch + n.first + column;
-                    sums[part] += other ? x[place] * other[place] : x[place];
+                    const float number = one(x, place);
+                    sums[part] += other.at ? number * one(other, place) : number;
                 }
             }
         }
@@ -80,6 +81,6 @@ BODY void squares_row(const Arrays &arrays, const Squares &n, int64_t row) {
         total += array.elements[place] * array.elements[place];
     total = sum(total);
     if (lane() == 0)
-        arrays.out[0][row] = total;
+        results(arrays, 0)[row] = total;
 }
 KERNEL(squares, Squares)

@@ -11,7 +11,7 @@
 
 #pragma once
 
-#include "lanes.cuh"
+#include "numbers.cuh"
 
 // Threads of a block: eight warps, four down a tile and two across.
 const int THREADS = 256;
@@ -30,7 +30,7 @@ const int PITCH = TILE + 8;
 
 #ifdef __CUDACC__
 
-#define EACH_THREAD(THREAD) if (const int THREAD = (int)threadIdx.x; true)
+#define EACH_OF(COUNT, THREAD) if (const int THREAD = (int)threadIdx.x; true)
 #define NEXT_PHASE() __syncthreads()
 
 // Variables that each thread has of its own.
@@ -41,12 +41,14 @@ template <class Variables> struct Own {
     }
 };
 
-#define ONE_TILE_KERNEL(NAME, TILE_NAME, COLUMNS, PRODUCTS, BLOCKS, NUMBERS)                      \
-    extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)                                 \
+// A kernel of blocks with so many threads and floats of shared memory, which each run a
+// function.
+#define BLOCK_KERNEL(NAME, COUNT, BLOCKS, NUMBERS, FLOATS, ...)                                   \
+    extern "C" __global__ void __launch_bounds__(COUNT, BLOCKS)                                   \
         NAME(Arrays arrays, NUMBERS numbers) {                                                    \
         extern __shared__ __align__(16) float shared[];                                           \
         for (int64_t tile = blockIdx.x; tile < numbers.rows; tile += gridDim.x) {                 \
-            TILE_NAME##_tile<PRODUCTS, COLUMNS>(arrays, numbers, tile, shared);                   \
+            __VA_ARGS__(arrays, numbers, tile, shared);                                           \
             __syncthreads();                                                                      \
         }                                                                                         \
     }
@@ -59,12 +61,12 @@ extern "C" void host_take_turns(int other_way_round) {
     backwards = other_way_round != 0;
 }
 
-BODY int in_turn(int turn) {
-    return backwards ? THREADS - 1 - turn : turn;
+BODY int in_turn(int turn, int count) {
+    return backwards ? count - 1 - turn : turn;
 }
 
-#define EACH_THREAD(THREAD)                                                                       \
-    for (int turn = 0, THREAD = in_turn(0); turn < THREADS; THREAD = in_turn(++turn))
+#define EACH_OF(COUNT, THREAD)                                                                    \
+    for (int turn = 0, THREAD = in_turn(0, COUNT); turn < COUNT; THREAD = in_turn(++turn, COUNT))
 #define NEXT_PHASE() ((void)0)
 
 template <class Variables> struct Own {
@@ -74,26 +76,30 @@ template <class Variables> struct Own {
     }
 };
 
-#define ONE_TILE_KERNEL(NAME, TILE_NAME, COLUMNS, PRODUCTS, BLOCKS, NUMBERS)                      \
+#define BLOCK_KERNEL(NAME, COUNT, BLOCKS, NUMBERS, FLOATS, ...)                                   \
     extern "C" int64_t host_##NAME##_shared() {                                                   \
-        return TILE_NAME##_floats<COLUMNS>() * sizeof(float);                                     \
+        return FLOATS * sizeof(float);                                                            \
     }                                                                                             \
     extern "C" void host_##NAME(const Arrays *arrays, const NUMBERS *numbers) {                   \
-        alignas(16) float shared[TILE_NAME##_floats<COLUMNS>()];                                  \
+        alignas(16) float shared[FLOATS];                                                         \
         for (int64_t tile = 0; tile < numbers->rows; tile++) {                                    \
             for (float &number : shared)                                                          \
                 number = NAN;                                                                     \
-            TILE_NAME##_tile<PRODUCTS, COLUMNS>(*arrays, *numbers, tile, shared);                 \
+            __VA_ARGS__(*arrays, *numbers, tile, shared);                                         \
         }                                                                                         \
     }
 
 #endif
 
+#define EACH_THREAD(THREAD) EACH_OF(THREADS, THREAD)
+
 // A kernel whose products of tiles are in fp32, and one in which tensor cores make them;
 // of each, a multiprocessor is to have so many blocks at once.
 #define TILE_KERNEL(NAME, COLUMNS, BLOCKS, NUMBERS)                                               \
-    ONE_TILE_KERNEL(NAME##_##COLUMNS, NAME, COLUMNS, Fp32, BLOCKS, NUMBERS)                       \
-    ONE_TILE_KERNEL(NAME##_##COLUMNS##_tf32, NAME, COLUMNS, Tf32, BLOCKS, NUMBERS)
+    BLOCK_KERNEL(NAME##_##COLUMNS, THREADS, BLOCKS, NUMBERS, NAME##_floats<COLUMNS>(),            \
+                 NAME##_tile<Fp32, COLUMNS>)                                                      \
+    BLOCK_KERNEL(NAME##_##COLUMNS##_tf32, THREADS, BLOCKS, NUMBERS, NAME##_floats<COLUMNS>(),     \
+                 NAME##_tile<Tf32, COLUMNS>)
 
 // A thread's share of a matrix of 64 rows and so many columns: a warp has 16 rows of one
 // half of the columns, and its lanes share them as they share what tensor cores give.
@@ -166,6 +172,14 @@ template <int COUNT> struct Fragment {
     float x[COUNT];
 };
 
+BODY float fast_exponential(float x) {
+#ifdef __CUDACC__
+    return __expf(x);
+#else
+    return expf(x);
+#endif
+}
+
 // By tensor cores, of numbers that are rounded to TF32, into sums in fp32. Eight places
 // are summed at once: those beyond `inner` must be zeros on both sides.
 struct Tf32 {
@@ -184,11 +198,7 @@ struct Tf32 {
     }
 
     BODY float exponential(float x) {
-#ifdef __CUDACC__
-        return __expf(x);
-#else
-        return expf(x);
-#endif
+        return fast_exponential(x);
     }
 
     // Adds the product of 16 rows by 8 places and 8 places by 8 columns to a lane's four
@@ -250,33 +260,34 @@ struct Tf32 {
     }
 };
 
-// Puts rows of a matrix into a tile, zeros where it has fewer rows or columns.
+// Puts rows of a matrix, from a place on, into a tile, zeros where it has fewer rows or
+// columns.
 template <class Products, int COLUMNS>
-BODY void load(float *tile, const float *matrix, int pitch, int rows, int columns) {
-    const bool by_four = (uint64_t)matrix % sizeof(Four) == 0 && pitch % 4 == 0 && columns % 4 == 0;
+BODY void load(float *tile, const Numbers &matrix, int64_t corner, int pitch, int rows, int columns) {
+    const bool by_four = together(matrix, pitch) && corner % 4 == 0 && columns % 4 == 0;
     const int TURNS = TILE * COLUMNS / (4 * THREADS), FOURS = COLUMNS / 4;
     EACH_THREAD(thread) {
         const int column = thread % FOURS * 4, top = thread / FOURS;
-        const float *from = matrix + top * pitch + column;
-        Four found[TURNS] = {};
+        const int64_t from = corner + top * pitch + column;
+        Few<4> found[TURNS] = {};
 #pragma unroll
         for (int turn = 0; turn < TURNS; turn++) {
             const int below = turn * (THREADS / FOURS);
             if (top + below >= rows)
                 continue;
             if (by_four && column < columns)
-                found[turn] = *(const Four *)(from + below * pitch);
+                found[turn] = few<4>(matrix, from + below * pitch);
 #pragma unroll
             for (int k = 0; k < 4; k++)
                 if (!by_four && column + k < columns)
-                    found[turn].x[k] = from[below * pitch + k];
+                    found[turn].x[k] = one(matrix, from + below * pitch + k);
         }
 #pragma unroll
         for (int turn = 0; turn < TURNS; turn++) {
 #pragma unroll
             for (int k = 0; k < 4; k++)
                 found[turn].x[k] = Products::held(found[turn].x[k]);
-            *(Four *)(tile + (top + turn * (THREADS / FOURS)) * WIDTH<COLUMNS> + column) = found[turn];
+            *(Few<4> *)(tile + (top + turn * (THREADS / FOURS)) * WIDTH<COLUMNS> + column) = found[turn];
         }
     }
 }
@@ -306,12 +317,13 @@ BODY void keep(float *p, const Share<TILE> &share, int thread) {
     each<TILE>(thread, [&](int i, int j, int row, int column) { p[row * PITCH + column] = share.x[i][j]; });
 }
 
-// Writes a thread's share of a tile to the rows and columns that a matrix has.
+// Writes a thread's share of a tile to the rows and columns that a matrix has, from a
+// place on.
 template <int COLUMNS>
-BODY void store(float *matrix, const Share<COLUMNS> &share, int pitch, int rows, int columns,
-                int thread) {
+BODY void store(const Numbers &matrix, int64_t corner, const Share<COLUMNS> &share, int pitch, int rows,
+                int columns, int thread) {
     each<COLUMNS>(thread, [&](int i, int j, int row, int column) {
         if (row < rows && column < columns)
-            matrix[row * pitch + column] = share.x[i][j];
+            put(matrix, corner + row * pitch + column, share.x[i][j]);
     });
 }

@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use half::bf16;
 use host_ir::method::MethodPlan;
 use host_ir::model::ModelDescription;
 use host_ir::task::TaskPlan;
@@ -12,12 +13,13 @@ use crate::parameters::Parameters;
 use crate::program::absorb::absorb_projections;
 use crate::program::backward;
 use crate::program::build::{Builder, CompileError, Loss, Output, Program, Purpose};
+use crate::program::halves::halves;
 use crate::program::instruction::Instruction;
 use crate::program::layout::{Lifetimes, prune};
 use crate::program::narrow::narrow;
 use crate::program::queries::narrow_queries;
 use crate::program::slopes::keep_slopes;
-use crate::program::value::Sizes;
+use crate::program::value::{Sizes, ValueId};
 use crate::program::virtuals::narrow_to_virtual;
 
 /// All that a program is compiled from.
@@ -30,11 +32,13 @@ pub struct Plans {
     pub parameters: Arc<Parameters>,
 }
 
-/// A program with the lifetimes of its values.
+/// A program, and what is known of its values.
 #[derive(Clone, Debug)]
 pub struct Compiled {
     pub program: Program,
     pub lifetimes: Lifetimes,
+    /// By value: whether kernels that take bf16 alone touch it.
+    pub halves: Vec<bool>,
 }
 
 impl Plans {
@@ -138,12 +142,24 @@ impl Builder<'_> {
 
 fn finished(program: Program) -> Compiled {
     let lifetimes = Lifetimes::new(&program);
-    Compiled { program, lifetimes }
+    let halves = halves(&program);
+    Compiled { program, lifetimes, halves }
 }
 
 impl Compiled {
     /// Bytes of working memory for a batch of these sizes.
     pub fn working_bytes(&self, sizes: &Sizes) -> usize {
         self.lifetimes.assign(&self.program, sizes, &mut Vec::new()) * size_of::<f32>()
+    }
+
+    /// Bytes of working memory where each value has an array of its own while it lives, of
+    /// bf16 or, where `halves` does not say so, of fp32, and each instruction takes some more.
+    pub fn bytes_of_arrays(&self, sizes: &Sizes, halves: &[bool], more: &[usize]) -> usize {
+        let bytes = |value: ValueId| {
+            let size = if halves[value.0 as usize] { size_of::<bf16>() } else { size_of::<f32>() };
+            size * self.program.value(value).elements(sizes)
+        };
+        let live = self.lifetimes.live(bytes);
+        live.iter().zip(more).map(|(live, more)| live + more).max().unwrap_or(0)
     }
 }

@@ -242,7 +242,7 @@ impl Prepared {
         let (examples, words) = (self.any_sampler(spec)?.largest_batch(), dataset.most_words());
         let mut largest =
             LargestBatch { examples, rows, pieces, longest, masked, targets, words, most_rows: 0 };
-        largest.most_rows = micro_batch_rows(&self.training, &self.plans.parameters, &largest, spec.device);
+        largest.most_rows = micro_batch_rows(&self.training, &self.plans.parameters, &largest, spec.target());
         Ok(largest)
     }
 
@@ -258,10 +258,10 @@ impl Prepared {
         {
             let available = available - available / MEMORY_MARGIN;
             let parameters = &self.plans.parameters;
-            let fits = micro_batch_that_fits(&self.training, parameters, &largest, available, spec.device);
+            let fits = micro_batch_that_fits(&self.training, parameters, &largest, available, spec.target());
             micro_batch = micro_batch.min(fits);
         }
-        let memory = estimate(&self.training, &self.plans.parameters, &largest, micro_batch, spec.device);
+        let memory = estimate(&self.training, &self.plans.parameters, &largest, micro_batch, spec.target());
         Ok((micro_batch, memory))
     }
 

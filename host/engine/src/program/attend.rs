@@ -4,7 +4,7 @@
 use crate::kernels::relative::Buckets;
 use crate::program::access::Access;
 use crate::program::backward::Reverse;
-use crate::program::build::Builder;
+use crate::program::build::{Builder, Program};
 use crate::program::instruction::{Dropout, Instruction};
 use crate::program::value::{Extent, Storage, ValueId};
 
@@ -60,6 +60,15 @@ pub struct AttendRecalled {
 }
 
 impl Attend {
+    /// Whether each sequence has one query, to all of its own rows and without a bias.
+    pub fn has_one_query(&self, program: &Program) -> bool {
+        let rows = |value: ValueId| program.value(value).extents[0];
+        rows(self.queries) == Extent::Sequences
+            && self.memory.map(rows) == Some(Extent::Tokens)
+            && self.bias.is_none()
+            && !self.causal
+    }
+
     /// All values that the instruction touches.
     pub fn accesses(&self) -> Vec<(ValueId, Access)> {
         let read = [Some(self.queries), self.memory, self.bias.map(|(table, _)| table)];

@@ -1,9 +1,14 @@
 //! What a program costs: floating-point operations of its matrix products.
 
+use std::collections::BTreeMap;
+
+use half::bf16;
+
 use crate::batch::Batch;
 use crate::program::absorb::{Absorbed, AbsorbedBackward};
 use crate::program::attend::{Attend, AttendBackward};
 use crate::program::build::Program;
+use crate::program::halves::{Rounds, rounds};
 use crate::program::instruction::Instruction;
 use crate::program::value::{Extent, Sizes, Storage, ValueId};
 
@@ -14,11 +19,12 @@ const COMPOSED_SCORES: usize = 8;
 /// Arrays of an instruction's largest value that it has at one time elsewhere.
 const COMPOSED_ARRAYS: usize = 4;
 
-/// Bytes that the second backend takes beside a program's values: of the instruction
-/// that takes most. Sequences are padded there to the longest. For heads of at most
+/// Bytes that the second backend takes beside a program's values, by instruction.
+/// Sequences are padded there to the longest. For heads of at most
 /// `own_columns` columns it has kernels of attention within sequences, which make no
-/// array of scores.
-pub fn composed_bytes(program: &Program, sizes: &Sizes, own_columns: usize) -> usize {
+/// array of scores. `halves` says by value whether it is stored in bf16, as its kernels
+/// read and write it.
+pub fn composed_bytes(program: &Program, sizes: &Sizes, own_columns: usize, halves: &[bool]) -> Vec<usize> {
     let scores = |heads: usize| COMPOSED_SCORES * sizes.sequences * heads * sizes.longest * sizes.longest;
     let elements = |value: ValueId| program.value(value).elements(sizes);
     let made = |value: ValueId| !matches!(program.value(value).storage, Storage::Parameter { .. });
@@ -40,9 +46,11 @@ pub fn composed_bytes(program: &Program, sizes: &Sizes, own_columns: usize) -> u
             }
             Instruction::Attend(attend)
             | Instruction::AttendBackward(AttendBackward { forward: attend, .. }) => {
-                match one_query(program, &attend) {
-                    true => scores(attend.heads) / sizes.longest.max(1),
-                    false => scores(attend.heads),
+                let small = program.value(attend.out).columns(sizes) <= attend.heads * own_columns;
+                match (attend.has_one_query(program), one_query(program, &attend)) {
+                    (true, _) if small => 0,
+                    (_, true) => scores(attend.heads) / sizes.longest.max(1),
+                    _ => scores(attend.heads),
                 }
             }
             Instruction::Absorbed(absorbed)
@@ -51,9 +59,58 @@ pub fn composed_bytes(program: &Program, sizes: &Sizes, own_columns: usize) -> u
             }
             _ => 0,
         };
-        padded + COMPOSED_ARRAYS * largest(instruction)
+        let arrays = match rounds(program, instruction) {
+            // In the place of one, or beside it.
+            Rounds::ByKernels(values)
+                if padded == 0 && values.iter().flatten().all(|value| halves[value.0 as usize]) =>
+            {
+                size_of::<bf16>()
+            }
+            _ => size_of::<f32>() * COMPOSED_ARRAYS,
+        };
+        padded * size_of::<f32>() + arrays * largest(instruction)
     });
-    taken.max().unwrap_or(0) * size_of::<f32>()
+    taken.collect()
+}
+
+/// Bytes of parameters that do not train, as the second backend brings them to a device
+/// whose products are of bf16: those that programs read, in bf16 what products and
+/// look-ups read, and the rest in fp32.
+pub fn frozen_bytes(
+    program: &Program,
+    sizes: &Sizes,
+    halves: &[bool],
+    trains: impl Fn(usize) -> bool,
+) -> usize {
+    let mut parts = BTreeMap::new();
+    for instruction in program.instructions() {
+        let rounded: Vec<Option<ValueId>> = match *instruction {
+            Instruction::Linear { weight, .. } | Instruction::LinearInputGradient { weight, .. } => {
+                vec![Some(weight)]
+            }
+            Instruction::LowRank { a, b, .. } | Instruction::LowRankBackward { a, b, .. } => {
+                vec![Some(a), Some(b)]
+            }
+            Instruction::Absorbed(absorbed)
+            | Instruction::AbsorbedBackward(AbsorbedBackward { forward: absorbed, .. }) => {
+                vec![Some(absorbed.weight)]
+            }
+            Instruction::Embed { word, position, token_type, prompt, out, .. } if halves[out.0 as usize] => {
+                vec![Some(word), position, token_type, prompt]
+            }
+            _ => Vec::new(),
+        };
+        for (value, _) in instruction.accesses() {
+            if let Storage::Parameter { block, offset } = program.value(value).storage
+                && !trains(block)
+            {
+                let size = if rounded.contains(&Some(value)) { size_of::<bf16>() } else { size_of::<f32>() };
+                let elements = program.value(value).elements(sizes);
+                parts.insert((block, offset, elements, size), size * elements);
+            }
+        }
+    }
+    parts.values().sum()
 }
 
 /// Floating-point operations of the matrix products of a batch, a multiplication

@@ -89,21 +89,32 @@ impl Lifetimes {
     pub fn assign(&self, program: &Program, sizes: &Sizes, offsets: &mut Vec<usize>) -> usize {
         offsets.clear();
         offsets.resize(program.values.len(), usize::MAX);
+        let length = |value: ValueId| program.value(value).elements(sizes).next_multiple_of(ALIGNMENT);
         let mut free = FreeList::default();
         for (starts, ends) in self.starts.iter().zip(&self.ends) {
             for &value in starts {
-                let length = program.value(value).elements(sizes).next_multiple_of(ALIGNMENT);
-                offsets[value.0 as usize] = free.take(length);
+                offsets[value.0 as usize] = free.take(length(value));
             }
             for &value in ends {
-                let length = program.value(value).elements(sizes).next_multiple_of(ALIGNMENT);
-                free.give(offsets[value.0 as usize], length);
+                free.give(offsets[value.0 as usize], length(value));
             }
         }
         for place in 0..offsets.len() {
             offsets[place] = offsets[self.roots[place].0 as usize];
         }
         free.end
+    }
+
+    /// By instruction: the lengths of all values in working memory that live then, together.
+    pub fn live(&self, length: impl Fn(ValueId) -> usize) -> Vec<usize> {
+        let mut live = 0;
+        let sum = |values: &[ValueId]| values.iter().map(|&value| length(value)).sum::<usize>();
+        let along = self.starts.iter().zip(&self.ends).map(|(starts, ends)| {
+            let now = live + sum(starts);
+            live = now - sum(ends);
+            now
+        });
+        along.collect()
     }
 }
 

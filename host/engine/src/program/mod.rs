@@ -11,6 +11,7 @@ pub mod backward;
 pub mod build;
 mod choose;
 pub mod cost;
+pub mod halves;
 pub mod hooks;
 pub mod instruction;
 pub mod layout;

@@ -3,10 +3,10 @@
 use serde::{Deserialize, Serialize};
 
 use crate::compile::Compiled;
-use crate::device::Device;
+use crate::device::{Device, Precision, Target};
 use crate::kernels::attention::most_kept_of_row;
 use crate::parameters::Parameters;
-use crate::program::cost::composed_bytes;
+use crate::program::cost::{composed_bytes, frozen_bytes};
 use crate::program::value::Sizes;
 
 /// Rows of a micro-batch. More make the products of a processor little faster and
@@ -91,25 +91,37 @@ pub fn estimate(
     parameters: &Parameters,
     largest: &LargestBatch,
     micro_batch: usize,
-    device: Device,
+    target: Target,
 ) -> MemoryEstimate {
+    let program = &compiled.program;
     let mut sizes = largest.sizes(micro_batch);
-    if device != Device::Cpu {
+    if target.device != Device::Cpu {
         // The second backend computes them again.
         sizes.probabilities = 0;
     }
-    let composed = match device {
-        Device::Cpu => 0,
-        device => composed_bytes(&compiled.program, &sizes, device.attention_columns()),
+    let halves = match target.stores_halves() {
+        true => compiled.halves.clone(),
+        false => vec![false; program.values.len()],
+    };
+    let working = match target.device {
+        Device::Cpu => compiled.working_bytes(&sizes),
+        _ => {
+            let composed = composed_bytes(program, &sizes, target.attention_columns, &halves);
+            compiled.bytes_of_arrays(&sizes, &halves, &composed)
+        }
     };
     let bytes = |elements: usize| (elements * size_of::<f32>()) as u64;
     let blocks = parameters.blocks.iter();
-    let trained = blocks.clone().filter(|block| block.trains()).map(|block| block.elements).sum();
+    let trained = bytes(blocks.clone().filter(|block| block.trains()).map(|block| block.elements).sum());
+    let trains = |block: usize| parameters.blocks[block].trains();
     MemoryEstimate {
-        parameters: bytes(blocks.map(|block| block.elements).sum()),
-        optimizer: 3 * bytes(trained),
+        parameters: match target.precision {
+            Precision::Bf16 => trained + frozen_bytes(program, &sizes, &halves, trains) as u64,
+            Precision::Fp32 | Precision::Tf32 => bytes(blocks.map(|block| block.elements).sum()),
+        },
+        optimizer: 3 * trained,
         checkpoint: bytes(parameters.trained_elements()),
-        working: (compiled.working_bytes(&sizes) + composed) as u64,
+        working: working as u64,
     }
 }
 
@@ -119,15 +131,15 @@ pub fn micro_batch_rows(
     compiled: &Compiled,
     parameters: &Parameters,
     largest: &LargestBatch,
-    device: Device,
+    target: Target,
 ) -> usize {
-    let most_rows = device.micro_batch_rows();
-    if !matches!(device, Device::Cpu | Device::CandleCpu) {
+    let most_rows = target.device.micro_batch_rows();
+    if !matches!(target.device, Device::Cpu | Device::CandleCpu) {
         return most_rows;
     }
     let largest = LargestBatch { most_rows, ..*largest };
     let tokens = largest.sizes(largest.examples).tokens as u64;
-    let working = estimate(compiled, parameters, &largest, largest.examples, device).working;
+    let working = estimate(compiled, parameters, &largest, largest.examples, target).working;
     most_rows.max((tokens * SMALL_WORKING / working.max(1)) as usize)
 }
 
@@ -139,10 +151,10 @@ pub fn micro_batch_that_fits(
     parameters: &Parameters,
     largest: &LargestBatch,
     available: u64,
-    device: Device,
+    target: Target,
 ) -> usize {
     let mut micro_batch = largest.examples.max(1);
-    let needs = |examples| estimate(compiled, parameters, largest, examples, device).total();
+    let needs = |examples| estimate(compiled, parameters, largest, examples, target).total();
     while micro_batch > 1 && needs(micro_batch) > available {
         micro_batch = micro_batch.div_ceil(2);
     }

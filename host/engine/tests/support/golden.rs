@@ -3,10 +3,13 @@
 
 use std::path::{Path, PathBuf};
 
+use candle_core::Device;
 use host_engine::backend::Backend;
+use host_engine::backend::candle::Candle;
 use host_engine::backend::cpu::Cpu;
 use host_engine::batch::Batch;
 use host_engine::compile::Plans;
+use host_engine::device::Precision;
 use host_engine::engine::{Engine, NamedTensor};
 use host_engine::files::checkpoint::{Checkpoint, read_config};
 use host_engine::init::{Weights, initial_blocks};
@@ -14,7 +17,7 @@ use host_engine::models::config::EncoderConfig;
 use host_ir::record::Recorder;
 use host_ir::task::HeadKind;
 
-use super::{plans_present, second};
+use super::{plans_present, second, second_in};
 
 pub fn folder(family: &str) -> PathBuf {
     // The tests also run away from where they were compiled (tests/gpu).
@@ -170,7 +173,8 @@ fn check_present(
     agree(name, &plans, &weights, &start, batch, &expected);
 }
 
-/// Logits, losses and all gradients of plans on every backend.
+/// Logits, losses and all gradients of plans on every backend; and in bf16, where they
+/// are a little off.
 pub fn agree(
     name: &str,
     plans: &Plans,
@@ -222,6 +226,43 @@ pub fn agree(
                 norm(&apart) / scale
             );
         }
+    }
+    agree_rounded(name, plans, weights, start, batch, expected);
+}
+
+/// In bf16, logits and all gradients as one vector are off by no more than twice what
+/// products of rounded numbers alone make them, with numbers of eight bits.
+fn agree_rounded(
+    name: &str,
+    plans: &Plans,
+    weights: &dyn Weights,
+    start: &[NamedTensor],
+    batch: &Batch,
+    expected: &[NamedTensor],
+) {
+    let shares = |backend: Box<dyn Backend>| {
+        let mut engine = engine(plans, weights, start, backend);
+        let evaluation = engine.evaluate(batch).unwrap();
+        let logits: Vec<f32> = evaluation.outputs.iter().flat_map(|outputs| outputs[0].clone()).collect();
+        engine.accumulate(std::slice::from_ref(batch), 0).unwrap();
+        let gradients = engine.gradients().unwrap();
+        let wanted =
+            |gradient: &NamedTensor| &find(expected, &format!("gradient.{}", gradient.name)).elements;
+        let gradient = gradients.iter().flat_map(|gradient| gradient.elements.iter().zip(wanted(gradient)));
+        let logits = logits.iter().zip(&find(expected, "logits").elements);
+        let pairs: [Vec<(&f32, &f32)>; 2] = [logits.collect(), gradient.collect()];
+        pairs.map(|pairs| {
+            let (apart, wanted): (Vec<f32>, Vec<f32>) = pairs.into_iter().map(|(a, b)| (a - b, *b)).unzip();
+            norm(&apart) / norm(&wanted)
+        })
+    };
+    let products = Candle::new(Device::Cpu).in_precision(Precision::Bf16);
+    let (products, found) = (shares(Box::new(products)), shares(second_in(Precision::Bf16)));
+    for ((found, products), what) in found.into_iter().zip(products).zip(["logits", "gradients"]) {
+        assert!(
+            1e-5 < found && found < 2.0 * products,
+            "{name}: {what} are {found:e} apart, and {products:e}"
+        );
     }
 }
 

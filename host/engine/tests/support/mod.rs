@@ -34,13 +34,22 @@ pub fn second() -> Box<dyn Backend> {
 
 /// The same, and what it copies for batches, which is counted on candle's CPU device.
 pub fn counted() -> (Box<dyn Backend>, Copies) {
+    counted_in(Precision::Fp32)
+}
+
+/// The second backend in a precision.
+pub fn second_in(precision: Precision) -> Box<dyn Backend> {
+    counted_in(precision).0
+}
+
+fn counted_in(precision: Precision) -> (Box<dyn Backend>, Copies) {
     match std::env::var("HOST_TEST_DEVICE") {
         Ok(name) => {
-            let backend = name.parse::<Device>().unwrap().backend(1, Precision::Fp32).unwrap();
+            let backend = name.parse::<Device>().unwrap().backend(1, precision).unwrap();
             (backend, Copies::default())
         }
         Err(_) => {
-            let candle = Candle::with_kernels(candle_core::Device::Cpu).unwrap();
+            let candle = Candle::with_kernels(candle_core::Device::Cpu).unwrap().in_precision(precision);
             let copies = candle.copies();
             (Box::new(candle), copies)
         }

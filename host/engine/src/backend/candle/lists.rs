@@ -135,16 +135,23 @@ impl Candle {
             Instruction::Embed { word, factor, position, token_type, prompt, out, .. } => {
                 let rows = self.lookup(program, out);
                 let flags = rows.is_virtual;
-                let words = self.get(program, word)?.index_select(&self.indices(rows.words)?, 0)?;
-                let mut sum = (words * f64::from(factor))?;
+                // What becomes bf16 is looked up in such tables.
+                let rows_of = |table: ValueId, numbers: Vec<u32>| -> Result<Tensor> {
+                    let table = match self.stored(program.root(out)) {
+                        DType::BF16 => self.weight(program, table)?,
+                        _ => self.get(program, table)?,
+                    };
+                    Ok(table.index_select(&self.indices(numbers)?, 0)?.to_dtype(DType::F32)?)
+                };
+                let mut sum = (rows_of(word, rows.words)? * f64::from(factor))?;
                 if let Some(prompt) = prompt {
-                    let prompt = self.get(program, prompt)?.index_select(&self.indices(rows.prompt)?, 0)?;
+                    let prompt = rows_of(prompt, rows.prompt)?;
                     let words = sum.broadcast_mul(&self.indicator(&flags, false)?)?;
                     sum = (words + prompt.broadcast_mul(&self.indicator(&flags, true)?)?)?;
                 }
                 for (table, numbers) in [(position, rows.positions), (token_type, rows.types)] {
                     if let Some(table) = table {
-                        sum = (sum + self.get(program, table)?.index_select(&self.indices(numbers)?, 0)?)?;
+                        sum = (sum + rows_of(table, numbers)?)?;
                     }
                 }
                 self.set(program, out, sum, false)
@@ -182,7 +189,7 @@ impl Candle {
                 Ok(())
             }
             Instruction::TakeRows { x, out, choice } => {
-                let rows = self.get(program, x)?.index_select(&self.indices(self.chosen(choice))?, 0)?;
+                let rows = self.peek(program, x)?.index_select(&self.indices(self.chosen(choice))?, 0)?;
                 self.set(program, out, rows, false)
             }
             Instruction::TakeRowsBackward { dout, dx, choice, accumulate } => {

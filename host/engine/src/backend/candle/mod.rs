@@ -7,6 +7,7 @@ mod attend;
 mod attention;
 #[cfg(feature = "cuda")]
 mod beside;
+mod blocks;
 mod choices;
 mod copies;
 mod execute;
@@ -31,6 +32,7 @@ use candle_core::{DType, Device, Tensor};
 pub use crate::backend::candle::copies::Copies;
 pub use crate::backend::candle::reads::Reads;
 
+use crate::backend::candle::blocks::Blocks;
 use crate::backend::candle::copies::Lists;
 use crate::backend::candle::products::Products;
 use crate::backend::{AdamW, Backend, BackendError, CLIP_EPSILON, Number, Step};
@@ -66,18 +68,15 @@ pub struct Candle {
     /// Kernels of our own, where they are used.
     #[cfg(feature = "cuda")]
     own: Option<own::Own>,
-    /// By block: its elements, flat.
-    blocks: Vec<Tensor>,
-    /// By block: whether anything of it trains.
-    trains: Vec<bool>,
-    /// By block, first element and number: frozen weights as products take them.
-    frozen: RefCell<BTreeMap<(usize, usize, usize), Tensor>>,
+    blocks: Blocks,
     /// Gradients by block and first element, flat.
     gradients: BTreeMap<(usize, usize), Tensor>,
     /// Moments of AdamW by block and first element.
     moments: BTreeMap<(usize, usize), [Tensor; 2]>,
     /// By value that owns memory: what it holds now.
     values: Vec<Option<Tensor>>,
+    /// By value: whether its array is of bf16.
+    halves: Vec<bool>,
     /// What is known of these arrays, for kernels that write to them.
     #[cfg(feature = "cuda")]
     held: own::Held,
@@ -113,16 +112,15 @@ impl Candle {
     pub fn new(device: Device) -> Candle {
         Candle {
             lists: RefCell::new(Lists::in_turn(&device)),
+            blocks: Blocks::new(&device),
             device,
             products: Products::Fp32,
             #[cfg(feature = "cuda")]
             own: None,
-            blocks: Vec::new(),
-            trains: Vec::new(),
-            frozen: RefCell::default(),
             gradients: BTreeMap::new(),
             moments: BTreeMap::new(),
             values: Vec::new(),
+            halves: Vec::new(),
             #[cfg(feature = "cuda")]
             held: own::Held::default(),
             kept: BTreeMap::new(),
@@ -150,30 +148,24 @@ impl Candle {
 
 impl Backend for Candle {
     fn set_parameters(&mut self, parameters: &Parameters, blocks: Vec<Vec<f32>>) -> Result<(), BackendError> {
-        self.trains = parameters.blocks.iter().map(|block| block.trains()).collect();
-        self.frozen.take();
         self.gradients.clear();
         self.moments.clear();
-        let tensor = |elements: Vec<f32>| {
-            let count = elements.len();
-            Tensor::from_vec(elements, count, &self.device)
-        };
-        self.blocks = blocks.into_iter().map(tensor).collect::<Result<_, _>>()?;
-        Ok(())
+        self.blocks.set(parameters, blocks, self.products == Products::Bf16)
     }
 
     fn read_block(&self, block: usize) -> Result<Vec<f32>, BackendError> {
-        self.elements(&self.blocks[block])
+        match self.blocks.with_host(block) {
+            Some(elements) => Ok(elements.to_vec()),
+            None => self.elements(&self.blocks.part(block, 0, self.blocks.elements(block))?),
+        }
     }
 
     fn write_block(&mut self, block: usize, elements: &[f32]) -> Result<(), BackendError> {
-        self.blocks[block] = Tensor::from_slice(elements, elements.len(), &self.device)?;
-        self.frozen.borrow_mut().retain(|&(other, ..), _| other != block);
-        Ok(())
+        self.blocks.write(block, elements)
     }
 
     fn read_gradient(&self, block: usize) -> Result<Vec<f32>, BackendError> {
-        let mut elements = vec![0.0; self.blocks[block].elem_count()];
+        let mut elements = vec![0.0; self.blocks.elements(block)];
         for (&(_, start), gradient) in self.gradients.range((block, 0)..(block + 1, 0)) {
             elements[start..start + gradient.elem_count()].copy_from_slice(&self.elements(gradient)?);
         }
@@ -184,6 +176,7 @@ impl Backend for Candle {
         let program = &compiled.program;
         self.values.clear();
         self.values.resize(program.values.len(), None);
+        self.halves = self.stored_halves(compiled);
         #[cfg(feature = "cuda")]
         self.held.clear(program.values.len());
         if batch.target.recall.is_none() {
@@ -309,20 +302,37 @@ impl Candle {
         })
     }
 
-    /// The elements of a value as an array of its shape, which may be kept.
-    fn get(&self, program: &Program, value: ValueId) -> Result<Tensor, BackendError> {
+    /// By value: whether it is stored in bf16, which kernels of our own read and write.
+    fn stored_halves(&self, compiled: &Compiled) -> Vec<bool> {
         #[cfg(feature = "cuda")]
-        self.held.shared(program.root(value));
-        self.peek(program, value)
+        if self.own.is_some() && self.products == Products::Bf16 {
+            return compiled.halves.clone();
+        }
+        vec![false; compiled.halves.len()]
     }
 
-    /// As [`Self::get`], to be read and not to be kept.
+    /// What a value is stored in.
+    fn stored(&self, value: ValueId) -> DType {
+        if self.halves[value.0 as usize] { DType::BF16 } else { DType::F32 }
+    }
+
+    /// The elements of a value as an array of its shape, in fp32, which may be kept.
+    fn get(&self, program: &Program, value: ValueId) -> Result<Tensor, BackendError> {
+        let held = self.peek(program, value)?;
+        #[cfg(feature = "cuda")]
+        if held.dtype() == DType::F32 {
+            self.held.shared(program.root(value));
+        }
+        Ok(held.to_dtype(DType::F32)?)
+    }
+
+    /// The same as it is stored, to be read and not to be kept.
     fn peek(&self, program: &Program, value: ValueId) -> Result<Tensor, BackendError> {
         let root = program.root(value);
         let sizes = program.value(value).sizes(&self.sizes);
         let count: usize = sizes.iter().product();
         let flat = match program.value(root).storage {
-            Storage::Parameter { block, offset } => self.blocks[block].narrow(0, offset, count)?,
+            Storage::Parameter { block, offset } => self.blocks.part(block, offset, count)?,
             Storage::Gradient { block, offset } => self.gradient(block, offset, count)?,
             Storage::Kept { slot } => self.remembered(slot, count)?,
             Storage::Working | Storage::InPlaceOf(_) => {
@@ -363,26 +373,16 @@ impl Candle {
         Ok(())
     }
 
-    /// A weight as products take it, of its shape. What does not train is converted once.
+    /// A weight or a table, of its shape: where products are of bf16 and it does not train, in
+    /// that, and else in fp32.
     fn weight(&self, program: &Program, value: ValueId) -> Result<Tensor, BackendError> {
-        let Storage::Parameter { block, offset } = program.value(value).storage else {
-            return self.get(program, value);
-        };
-        if self.products == Products::Fp32 || self.trains[block] {
-            return self.get(program, value);
-        }
-        let sizes = program.value(value).sizes(&self.sizes);
-        let key = (block, offset, sizes.iter().product());
-        let known = self.frozen.borrow().get(&key).cloned();
-        let converted = match known {
-            Some(known) => known,
-            None => {
-                let converted = self.products.operand(&self.get(program, value)?.flatten_all()?)?;
-                self.frozen.borrow_mut().insert(key, converted.clone());
-                converted
+        if let Storage::Parameter { block, offset } = program.value(value).storage {
+            let sizes = program.value(value).sizes(&self.sizes);
+            if let Some(rounded) = self.blocks.rounded(block, offset, sizes.iter().product())? {
+                return Ok(rounded.reshape(sizes)?);
             }
-        };
-        Ok(converted.reshape(sizes)?)
+        }
+        self.get(program, value)
     }
 
     /// Puts elements at a value's place, added to what is there if so said.
@@ -410,10 +410,13 @@ impl Candle {
         }
         let held = self.values[root.0 as usize].take();
         let elements = match held {
-            Some(held) if accumulate => (held.reshape(elements.shape())? + elements)?,
+            Some(held) if accumulate => {
+                let held = held.to_dtype(DType::F32)?.reshape(elements.shape())?;
+                (held + elements.to_dtype(DType::F32)?)?
+            }
             _ => elements.contiguous()?,
         };
-        self.values[root.0 as usize] = Some(elements);
+        self.values[root.0 as usize] = Some(elements.to_dtype(self.stored(root))?);
         Ok(())
     }
 }

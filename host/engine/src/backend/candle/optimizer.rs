@@ -25,8 +25,9 @@ impl Candle {
         offset: usize,
         elements: Tensor,
     ) -> Result<(), BackendError> {
-        let (whole, end) = (&self.blocks[block], offset + elements.elem_count());
-        self.blocks[block] = match elements.elem_count() == whole.elem_count() {
+        let whole = self.blocks.part(block, 0, self.blocks.elements(block))?;
+        let end = offset + elements.elem_count();
+        let updated = match elements.elem_count() == whole.elem_count() {
             true => elements,
             false => {
                 let before = whole.narrow(0, 0, offset)?;
@@ -34,6 +35,7 @@ impl Candle {
                 Tensor::cat(&[&before, &elements, &behind], 0)?
             }
         };
+        self.blocks.replace(block, updated);
         Ok(())
     }
 
@@ -97,7 +99,7 @@ impl Candle {
         let part = &parameters.blocks[block].parts[part];
         let gradient = self.gradient(block, part.offset, part.elements)?;
         let gradient = gradient.broadcast_mul(&self.scalar(scale)?)?;
-        let parameter = self.blocks[block].narrow(0, part.offset, part.elements)?;
+        let parameter = self.blocks.part(block, part.offset, part.elements)?;
         let [first, second] = match self.moments.remove(&(block, part.offset)) {
             Some(moments) => moments,
             None => [gradient.zeros_like()?, gradient.zeros_like()?],

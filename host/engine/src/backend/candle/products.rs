@@ -49,14 +49,19 @@ impl Products {
         })
     }
 
+    /// What operands are of.
+    pub fn operands(self) -> DType {
+        match self {
+            Products::Fp32 => DType::F32,
+            Products::Bf16 => DType::BF16,
+        }
+    }
+
     /// A tensor as products take it.
     ///
     /// # Errors
     /// Memory that is not to be had.
     pub fn operand(self, x: &Tensor) -> Result<Tensor, BackendError> {
-        Ok(match self {
-            Products::Fp32 => x.clone(),
-            Products::Bf16 => x.to_dtype(DType::BF16)?,
-        })
+        Ok(x.to_dtype(self.operands())?)
     }
 }

@@ -1,13 +1,16 @@
 //! Attention within packed sequences, by kernels that work on tiles of 64 queries or
 //! keys of a sequence.
 
-use candle_core::Tensor;
+use candle_core::{DType, Tensor};
 
-use super::launch::{self, Kernel, Own};
+use super::arrays::Made;
+use super::kernels::{self, Kernel};
+use super::launch::Own;
 use super::numbers::{Attention, Mask};
 use crate::backend::BackendError;
 use crate::backend::candle::masks;
 use crate::backend::candle::{ATTENTION_COLUMNS, Candle};
+use crate::device::Precision;
 use crate::program::build::Program;
 use crate::program::instruction::Dropout;
 use crate::program::value::ValueId;
@@ -17,45 +20,58 @@ type Result<T> = std::result::Result<T, BackendError>;
 /// Rows of a tile.
 const TILE: usize = 64;
 
-/// The kernels for heads of so many columns at most, whose products of tiles are in fp32
-/// or made by tensor cores: of the forward pass, and for the gradients of queries and of
-/// keys and values.
+/// The kernels for heads of so many columns at most, whose products of tiles are in a
+/// precision: of the forward pass, and for the gradients of queries and of keys and values.
 struct Kernels {
     columns: usize,
-    tensor_cores: bool,
+    precision: Precision,
     forward: Kernel<Attention>,
     queries: Kernel<Attention>,
     keys: Kernel<Attention>,
 }
 
-const KERNELS: [Kernels; 4] = [
+const KERNELS: [Kernels; 6] = [
     Kernels {
         columns: 32,
-        tensor_cores: false,
-        forward: launch::ATTENTION_32,
-        queries: launch::ATTENTION_QUERIES_32,
-        keys: launch::ATTENTION_KEYS_32,
+        precision: Precision::Fp32,
+        forward: kernels::ATTENTION_32,
+        queries: kernels::ATTENTION_QUERIES_32,
+        keys: kernels::ATTENTION_KEYS_32,
     },
     Kernels {
         columns: 32,
-        tensor_cores: true,
-        forward: launch::ATTENTION_32_TF32,
-        queries: launch::ATTENTION_QUERIES_32_TF32,
-        keys: launch::ATTENTION_KEYS_32_TF32,
+        precision: Precision::Tf32,
+        forward: kernels::ATTENTION_32_TF32,
+        queries: kernels::ATTENTION_QUERIES_32_TF32,
+        keys: kernels::ATTENTION_KEYS_32_TF32,
+    },
+    Kernels {
+        columns: 32,
+        precision: Precision::Bf16,
+        forward: kernels::ATTENTION_32_BF16,
+        queries: kernels::ATTENTION_QUERIES_32_BF16,
+        keys: kernels::ATTENTION_KEYS_32_BF16,
     },
     Kernels {
         columns: ATTENTION_COLUMNS,
-        tensor_cores: false,
-        forward: launch::ATTENTION_64,
-        queries: launch::ATTENTION_QUERIES_64,
-        keys: launch::ATTENTION_KEYS_64,
+        precision: Precision::Fp32,
+        forward: kernels::ATTENTION_64,
+        queries: kernels::ATTENTION_QUERIES_64,
+        keys: kernels::ATTENTION_KEYS_64,
     },
     Kernels {
         columns: ATTENTION_COLUMNS,
-        tensor_cores: true,
-        forward: launch::ATTENTION_64_TF32,
-        queries: launch::ATTENTION_QUERIES_64_TF32,
-        keys: launch::ATTENTION_KEYS_64_TF32,
+        precision: Precision::Tf32,
+        forward: kernels::ATTENTION_64_TF32,
+        queries: kernels::ATTENTION_QUERIES_64_TF32,
+        keys: kernels::ATTENTION_KEYS_64_TF32,
+    },
+    Kernels {
+        columns: ATTENTION_COLUMNS,
+        precision: Precision::Bf16,
+        forward: kernels::ATTENTION_64_BF16,
+        queries: kernels::ATTENTION_QUERIES_64_BF16,
+        keys: kernels::ATTENTION_KEYS_64_BF16,
     },
 ];
 
@@ -107,17 +123,17 @@ impl Packed {
         Ok(Packed { numbers, tiles: list(tiles)?, starts: starts?, places: places? })
     }
 
-    /// Elements of the context, and of a number for each row and head.
-    fn elements(&self) -> [usize; 2] {
+    /// The context, of a type, and a number for each row and head.
+    fn made(&self, dtype: DType) -> [Made; 2] {
         let Attention { heads, size, tokens, .. } = self.numbers;
-        [(tokens * heads * size) as usize, (tokens * heads) as usize]
+        [Made { count: (tokens * heads * size) as usize, dtype }, ((tokens * heads) as usize).into()]
     }
 }
 
 impl Own {
     /// The kernels for heads of a size; none where it is too large for them.
     fn kernels(&self, size: usize) -> Option<&'static Kernels> {
-        let fits = |kernels: &&Kernels| size <= kernels.columns && kernels.tensor_cores == self.tensor_cores;
+        let fits = |kernels: &&Kernels| size <= kernels.columns && kernels.precision == self.precision;
         KERNELS.iter().find(fits)
     }
 
@@ -145,18 +161,18 @@ impl Own {
     }
 
     /// The context, [rows, heads * size], and the scores' log-sum-exp, [heads, rows], both
-    /// flat, of queries, keys and values side by side.
+    /// flat, of queries, keys and values side by side. The context is of the type `of`.
     ///
     /// # Errors
     /// Heads that are too large; as [`Own::run`].
-    pub fn attention(&self, packed: &Packed, qkv: &Tensor) -> Result<[Tensor; 2]> {
+    pub fn attention(&self, packed: &Packed, qkv: &Tensor, of: DType) -> Result<[Tensor; 2]> {
         let kernels = self.known(packed)?;
         let inputs = [qkv, &packed.tiles, &packed.starts, &packed.places].map(Some);
-        self.run(&kernels.forward, packed.numbers, &inputs, packed.elements())
+        self.run(&kernels.forward, packed.numbers, &inputs, packed.made(of))
     }
 
-    /// The gradient of queries, keys and values, flat. `log_sums` are those that
-    /// [`Self::attention`] gives.
+    /// The gradient of queries, keys and values, flat, of their type. `log_sums` are those
+    /// that [`Self::attention`] gives.
     ///
     /// # Errors
     /// As [`Self::attention`].
@@ -169,9 +185,12 @@ impl Own {
     ) -> Result<Tensor> {
         let kernels = self.known(packed)?;
         let inputs = [qkv, &packed.tiles, &packed.starts, &packed.places, dout, log_sums].map(Some);
-        let [dq, inner] = self.run(&kernels.queries, packed.numbers, &inputs, packed.elements())?;
-        let inputs = [&inputs[..], &[Some(&inner), Some(&dq)]].concat();
-        let [dqkv] = self.run(&kernels.keys, packed.numbers, &inputs, [3 * packed.elements()[0]])?;
+        let [context, of_rows] = packed.made(qkv.dtype());
+        // Each kernel writes its columns.
+        let all = Made { count: 3 * context.count, ..context };
+        let [dqkv, inner] = self.run(&kernels.queries, packed.numbers, &inputs, [all, of_rows])?;
+        let inputs = [&inputs[..], &[Some(&inner)]].concat();
+        self.run_into(&kernels.keys, packed.numbers, &inputs, &dqkv)?;
         Ok(dqkv)
     }
 }
@@ -205,7 +224,7 @@ impl Candle {
         dropout: Option<Dropout>,
     ) -> Result<bool> {
         let Some((own, packed)) = self.packed(program, out, heads, dropout)? else { return Ok(false) };
-        let [context, sums] = own.attention(&packed, &self.get(program, qkv)?)?;
+        let [context, sums] = own.attention(&packed, &self.peek(program, qkv)?, self.stored(out))?;
         self.set(program, log_sums, sums, false)?;
         self.set(program, out, context, false)?;
         Ok(true)
@@ -220,8 +239,8 @@ impl Candle {
         dropout: Option<Dropout>,
     ) -> Result<bool> {
         let Some((own, packed)) = self.packed(program, dout, heads, dropout)? else { return Ok(false) };
-        let (gradient, values) = (self.get(program, dout)?, self.get(program, qkv)?);
-        let log_sums = self.get(program, log_sums)?;
+        let (gradient, values) = (self.peek(program, dout)?, self.peek(program, qkv)?);
+        let log_sums = self.peek(program, log_sums)?;
         let gradient = own.attention_backward(&packed, &gradient, &values, &log_sums)?;
         self.set_wanted_rows(program, dqkv, gradient.reshape(values.shape())?)?;
         Ok(true)
@@ -236,7 +255,6 @@ mod tests {
     use crate::backend::candle::attention::Padding;
     use crate::backend::candle::products::Products;
     use crate::backend::{Step, candle::masks::attention as factors};
-    use crate::device::Precision;
 
     unsafe extern "C" {
         fn host_take_turns(other_way_round: i32);
@@ -257,7 +275,8 @@ mod tests {
     }
 
     fn apart(found: &Tensor, expected: &Tensor) -> f64 {
-        let [found, expected] = [found, expected].map(|x| x.flatten_all().unwrap().to_vec1::<f32>().unwrap());
+        let [found, expected] = [found, expected]
+            .map(|x| x.flatten_all().unwrap().to_dtype(DType::F32).unwrap().to_vec1::<f32>().unwrap());
         assert_eq!(found.len(), expected.len());
         let norm =
             |list: &mut dyn Iterator<Item = f32>| list.map(|x| f64::from(x).powi(2)).sum::<f64>().sqrt();
@@ -275,7 +294,7 @@ mod tests {
     ) -> [Tensor; 3] {
         // SAFETY: the order is this thread's own.
         unsafe { host_take_turns(i32::from(other_way_round)) };
-        let [context, sums] = own.attention(packed, qkv).unwrap();
+        let [context, sums] = own.attention(packed, qkv, qkv.dtype()).unwrap();
         let gradient = own.attention_backward(packed, dout, qkv, &sums).unwrap();
         // SAFETY: as above.
         unsafe { host_take_turns(0) };
@@ -302,10 +321,16 @@ mod tests {
                 });
                 let (context, sums) = padding.forward(&qkv, mask.as_ref()).unwrap();
                 let (gradient, _) = padding.backward(&dout, &qkv, mask.as_ref()).unwrap();
-                // Numbers rounded to TF32 have eleven bits.
-                for (precision, bound) in [(Precision::Fp32, 1e-5), (Precision::Tf32, 1e-3)] {
+                // Numbers rounded to TF32 have eleven bits, and those of bf16 eight.
+                for (precision, dtype, bound) in [
+                    (Precision::Fp32, DType::F32, 1e-5),
+                    (Precision::Tf32, DType::F32, 1e-3),
+                    (Precision::Bf16, DType::F32, 4e-3),
+                    (Precision::Bf16, DType::BF16, 5e-3),
+                ] {
+                    let [qkv, dout] = [&qkv, &dout].map(|x| x.to_dtype(dtype).unwrap());
                     let own = Own::new(&Device::Cpu).unwrap().in_precision(precision);
-                    let case = format!("{heads} heads of {size}, {dropout:?}, {precision:?}");
+                    let case = format!("{heads} heads of {size}, {dropout:?}, {precision:?} of {dtype:?}");
                     let found = by_kernels(&own, &packed, [&qkv, &dout], false);
                     for (name, found, expected) in [
                         ("context", &found[0], &context),
@@ -317,7 +342,8 @@ mod tests {
                     }
                     let other = by_kernels(&own, &packed, [&qkv, &dout], true);
                     for (one, other) in found.iter().zip(&other) {
-                        let [one, other] = [one, other].map(|x| x.to_vec1::<f32>().unwrap());
+                        let [one, other] =
+                            [one, other].map(|x| x.to_dtype(DType::F32).unwrap().to_vec1::<f32>().unwrap());
                         let same = one.iter().zip(&other).all(|(a, b)| a.to_bits() == b.to_bits());
                         assert!(same, "{case}: what the threads do depends on their order");
                     }
@@ -331,7 +357,7 @@ mod tests {
         let own = Own::new(&Device::Cpu).unwrap();
         assert!(own.attends(64).unwrap() && !own.attends(65).unwrap());
         let packed = Packed::new((&[0, 2], &[0]), [1, 65], None, list).unwrap();
-        let wrong = own.attention(&packed, &values(2 * 3 * 65, 1)).unwrap_err();
+        let wrong = own.attention(&packed, &values(2 * 3 * 65, 1), DType::F32).unwrap_err();
         assert!(wrong.to_string().contains("no kernel takes heads of 65 columns"), "{wrong}");
     }
 }

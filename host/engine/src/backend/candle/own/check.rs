@@ -1,12 +1,16 @@
 //! The kernels on a GPU against the same text on the processor, at shapes that fill
 //! no warp and no block, before a training relies on them.
 
-use candle_core::{Device, Tensor};
+use candle_core::{DType, Device, Tensor};
 
+use super::arrays::Made;
 use super::attention::Packed;
 use super::check_linear::linear;
-use super::launch::{self, Kernel, Own};
-use super::numbers::{Activate, AttentionFactors, CrossEntropy, Mask, Norm, Numbers, Packing, RowDropout};
+use super::kernels::{self, Kernel};
+use super::launch::Own;
+use super::numbers::{
+    Activate, AttentionFactors, CrossEntropy, Mask, Norm, Numbers, OneQuery, Packing, RowDropout,
+};
 use super::optimizer::Trained;
 use crate::backend::candle::masks::Rows;
 use crate::backend::{AdamW, BackendError};
@@ -25,6 +29,9 @@ pub(super) const PLACES: [u32; 4] = [3, 0, 9, 1];
 pub(super) const BOUND: f32 = 1e-5;
 /// The same for products of numbers that are rounded to TF32, against products in fp32.
 pub(super) const ROUNDED_BOUND: f32 = 5e-3;
+/// And for what is rounded to bf16, where the next number is up to 2^-7 of it away, and
+/// products of such numbers.
+pub(super) const HALVES_BOUND: f32 = 2e-2;
 
 /// Numbers of both signs, some of them large, another lot for each `salt`.
 pub(super) fn values(count: usize, salt: usize) -> candle_core::Result<Tensor> {
@@ -49,8 +56,9 @@ impl Pair<'_> {
         kernel: &Kernel<N>,
         numbers: N,
         inputs: &[Option<&Tensor>],
-        outputs: [usize; OUTPUTS],
+        outputs: [impl Into<Made>; OUTPUTS],
     ) -> Result<()> {
+        let outputs = outputs.map(Into::into);
         let moved = inputs.iter().map(|input| input.map(|input| input.to_device(self.device)).transpose());
         let moved: Vec<Option<Tensor>> = moved.collect::<candle_core::Result<_>>()?;
         let moved: Vec<Option<&Tensor>> = moved.iter().map(Option::as_ref).collect();
@@ -61,11 +69,13 @@ impl Pair<'_> {
 }
 
 pub(super) fn equal(kernel: &str, found: &Tensor, expected: &Tensor) -> Result<()> {
-    within(BOUND, kernel, found, expected)
+    let bound = if expected.dtype() == DType::BF16 { HALVES_BOUND } else { BOUND };
+    within(bound, kernel, found, expected)
 }
 
 pub(super) fn within(bound: f32, kernel: &str, found: &Tensor, expected: &Tensor) -> Result<()> {
-    let (found, expected) = (found.to_vec1::<f32>()?, expected.to_vec1::<f32>()?);
+    let [found, expected] = [found, expected].map(|x| x.to_dtype(DType::F32)?.to_vec1::<f32>());
+    let (found, expected) = (found?, expected?);
     // Sums cancel, so that what is rounded is as large as the array and not the element.
     let most = |list: &mut dyn Iterator<Item = f32>| {
         list.fold(0.0, |most: f32, next| if next.is_nan() { f32::INFINITY } else { most.max(next.abs()) })
@@ -95,52 +105,64 @@ pub fn checked(device: &Device) -> Result<Own> {
         Packing::from(&Rows::Packed(STARTS.to_vec())),
         Packing::from(&Rows::Table { count: ROWS, first: 6 }),
     ];
-    let [x, y, z] = [values(elements, 1)?, values(elements, 2)?, values(elements, 3)?];
-    for packing in packings {
-        let numbers = RowDropout { rows, columns, mask, packing };
-        pair.agree(&launch::ROW_DROPOUT, numbers, &[&x, &starts, &places].map(Some), [elements])?;
-    }
     let (heads, longest) = (3, 22);
     let numbers =
         AttentionFactors { rows: 4 * heads * longest, heads, queries: longest, keys: longest, mask };
     let inputs = [&starts, &starts, &places].map(Some);
-    pair.agree(&launch::ATTENTION_FACTORS, numbers, &inputs, [(4 * heads * longest * longest) as usize])?;
+    pair.agree(&kernels::ATTENTION_FACTORS, numbers, &inputs, [(4 * heads * longest * longest) as usize])?;
 
-    let [bias, gain, shift] = [values(COLUMNS, 4)?, values(COLUMNS, 5)?, values(COLUMNS, 6)?];
     let scale = values(ROWS, 7)?.abs()?;
-    for has in [0, 1] {
-        let numbers = Norm {
-            rows,
-            columns,
-            packing: packings[0],
-            before: mask,
-            after: mask,
-            has_before: has,
-            has_after: has,
-            epsilon: 1e-12,
-            unused: 0,
-        };
-        let wanted = has == 1;
-        let inputs = [Some(&x), wanted.then_some(&bias), wanted.then_some(&y), Some(&gain), Some(&shift)];
-        let inputs = [&inputs[..], &[Some(&starts), Some(&places)]].concat();
-        pair.agree(&launch::LAYER_NORM, numbers, &inputs, [elements, elements, ROWS])?;
-        let inputs = [Some(&x), Some(&z), Some(&scale), Some(&gain), None, Some(&starts), Some(&places)];
-        let more = if wanted { elements } else { 0 };
-        pair.agree(&launch::LAYER_NORM_BACKWARD, numbers, &inputs, [elements, more, more])?;
+    // Rows that are read four at once, and rows that are not, of each type.
+    for (dtype, columns) in [DType::F32, DType::BF16]
+        .into_iter()
+        .flat_map(|dtype| [COLUMNS, 2 * COLUMNS].map(|columns| (dtype, columns)))
+    {
+        let elements = ROWS * columns;
+        let made = Made { count: elements, dtype };
+        let [x, y, z] = [1, 2, 3].map(|salt| values(elements, salt)?.to_dtype(dtype));
+        let (x, y, z) = (x?, y?, z?);
+        for packing in packings {
+            let numbers = RowDropout { rows, columns: columns as i64, mask, packing, has_mask: 1 };
+            pair.agree(&kernels::ROW_DROPOUT, numbers, &[&x, &starts, &places].map(Some), [made])?;
+        }
+        let [bias, gain, shift] = [values(columns, 4)?, values(columns, 5)?, values(columns, 6)?];
+        for has in [0, 1] {
+            let numbers = Norm {
+                rows,
+                columns: columns as i64,
+                packing: packings[0],
+                before: mask,
+                after: mask,
+                has_before: has,
+                has_after: has,
+                epsilon: 1e-12,
+                unused: 0,
+            };
+            let wanted = has == 1;
+            let inputs = [Some(&x), wanted.then_some(&bias), wanted.then_some(&y), Some(&gain), Some(&shift)];
+            let inputs = [&inputs[..], &[Some(&starts), Some(&places)]].concat();
+            pair.agree(&kernels::LAYER_NORM, numbers, &inputs, [made, made, ROWS.into()])?;
+            pair.agree(&kernels::RECOVER, numbers, &inputs, [made])?;
+            let inputs = [Some(&x), Some(&z), Some(&scale), Some(&gain), None, Some(&starts), Some(&places)];
+            let more = Made { count: if wanted { elements } else { 0 }, ..made };
+            pair.agree(&kernels::LAYER_NORM_BACKWARD, numbers, &inputs, [made, more, more])?;
+        }
+        for activation in 0..5 {
+            let numbers = Activate { rows, columns: columns as i64, activation };
+            pair.agree(&kernels::ACTIVATE, numbers, &[Some(&x), Some(&bias)], [made])?;
+            pair.agree(&kernels::ACTIVATE_BACKWARD, numbers, &[Some(&x), None, Some(&y)], [made])?;
+        }
     }
-    for activation in 0..5 {
-        let numbers = Activate { rows, columns, activation };
-        pair.agree(&launch::ACTIVATE, numbers, &[Some(&x), Some(&bias)], [elements])?;
-        pair.agree(&launch::ACTIVATE_BACKWARD, numbers, &[Some(&x), None, Some(&y)], [elements])?;
-    }
+    let x = values(elements, 1)?;
     let labels: Vec<u32> = (0..ROWS as u32).map(|row| row * 17 % COLUMNS as u32).collect();
     let labels = integers(&labels)?;
     let numbers = CrossEntropy { rows, columns };
-    pair.agree(&launch::CROSS_ENTROPY, numbers, &[Some(&x), Some(&labels)], [ROWS, ROWS])?;
+    pair.agree(&kernels::CROSS_ENTROPY, numbers, &[Some(&x), Some(&labels)], [ROWS, ROWS])?;
     let log_sums = values(ROWS, 8)?.affine(0.0, 9.0)?;
     let inputs = [&x, &labels, &log_sums, &scale].map(Some);
-    pair.agree(&launch::CROSS_ENTROPY_BACKWARD, numbers, &inputs, [elements])?;
+    pair.agree(&kernels::CROSS_ENTROPY_BACKWARD, numbers, &inputs, [elements])?;
     attends(&pair, mask)?;
+    attends_from_one_query(&pair, mask)?;
     linear(&pair, mask)?;
     updates(&pair)?;
     Ok(pair.here)
@@ -159,11 +181,12 @@ fn attends(pair: &Pair<'_>, mask: Mask) -> Result<()> {
         let qkv = (values(rows * 3 * heads * size, 30)? * 0.25)?;
         let dout = values(rows * heads * size, 31)?;
         for mask in [None, Some(mask)] {
-            let results = |own: &Own, device: &Device| -> Result<[Tensor; 4]> {
+            let results = |own: &Own, device: &Device, dtype: DType| -> Result<[Tensor; 4]> {
                 let list = |numbers: Vec<u32>| Ok(integers(&numbers)?.to_device(device)?);
                 let packed = Packed::new((&STARTS, &PLACES[..3]), [heads, size], mask, list)?;
-                let (qkv, dout) = (qkv.to_device(device)?, dout.to_device(device)?);
-                let [context, sums] = own.attention(&packed, &qkv)?;
+                let [qkv, dout] = [&qkv, &dout].map(|x| x.to_dtype(dtype)?.to_device(device));
+                let (qkv, dout) = (qkv?, dout?);
+                let [context, sums] = own.attention(&packed, &qkv, dtype)?;
                 let gradient = own.attention_backward(&packed, &dout, &qkv, &sums)?;
                 let gradient = gradient.reshape((rows, 3 * heads * size))?;
                 let part = |first: usize, parts: usize| {
@@ -171,16 +194,51 @@ fn attends(pair: &Pair<'_>, mask: Mask) -> Result<()> {
                 };
                 Ok([context, sums, part(0, 1)?, part(1, 2)?])
             };
-            let expected = results(&pair.reference, &Device::Cpu)?;
-            for (precision, bound) in [(Precision::Fp32, BOUND), (Precision::Tf32, ROUNDED_BOUND)] {
+            let expected = results(&pair.reference, &Device::Cpu, DType::F32)?;
+            for (precision, dtype, bound) in [
+                (Precision::Fp32, DType::F32, BOUND),
+                (Precision::Tf32, DType::F32, ROUNDED_BOUND),
+                (Precision::Bf16, DType::F32, HALVES_BOUND),
+                (Precision::Bf16, DType::BF16, HALVES_BOUND),
+            ] {
                 let own = pair.here.clone().in_precision(precision);
-                let found = results(&own, pair.device)?;
+                let found = results(&own, pair.device, dtype)?;
                 let [forward, queries, keys] = own.attention_names(size).unwrap_or_default();
                 let names = [forward, forward, queries, keys];
                 for (name, (found, expected)) in names.into_iter().zip(found.iter().zip(&expected)) {
                     within(bound, name, found, expected)?;
                 }
             }
+        }
+    }
+    Ok(())
+}
+
+/// Attention of one query a sequence, with heads that fill no warp and ones that do.
+fn attends_from_one_query(pair: &Pair<'_>, mask: Mask) -> Result<()> {
+    let (starts, places) = (integers(&STARTS)?, integers(&PLACES)?);
+    for (heads, size) in [(3, 20), (1, 64)] {
+        for (dtype, has_mask) in [(DType::F32, 0), (DType::F32, 1), (DType::BF16, 1)] {
+            let rows = PLACES.len() * heads;
+            let numbers = OneQuery {
+                rows: rows as i64,
+                heads: heads as i64,
+                size: size as i64,
+                mask,
+                scale: 0.05,
+                has_mask,
+            };
+            let [queries, dout] = [values(rows * size, 50)?, values(rows * size, 51)?];
+            let memory = values(ROWS * 2 * heads * size, 52)?.to_dtype(dtype)?;
+            let inputs = [&queries, &memory, &starts, &places];
+            let outputs = [Made::from(rows * size), Made::from(rows)];
+            pair.agree(&kernels::ONE_QUERY, numbers, &inputs.map(Some), outputs)?;
+            let [_, log_sums] =
+                pair.reference.run(&kernels::ONE_QUERY, numbers, &inputs.map(Some), outputs)?;
+            let inputs = [&inputs[..], &[&dout, &log_sums]].concat();
+            let inputs: Vec<Option<&Tensor>> = inputs.into_iter().map(Some).collect();
+            let outputs = [Made::from(rows * size), Made { count: memory.elem_count(), dtype }];
+            pair.agree(&kernels::ONE_QUERY_BACKWARD, numbers, &inputs, outputs)?;
         }
     }
     Ok(())

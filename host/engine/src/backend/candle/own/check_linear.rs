@@ -4,10 +4,11 @@ use candle_core::cuda::gemm_reduced_precision_f32;
 use candle_core::{DType, Device, Tensor};
 
 use super::check::{
-    BOUND, COLUMNS, PLACES, Pair, ROUNDED_BOUND, ROWS, STARTS, equal, integers, values, within,
+    BOUND, COLUMNS, HALVES_BOUND, PLACES, Pair, ROUNDED_BOUND, ROWS, STARTS, equal, integers, values, within,
 };
-use super::launch::{ADD_BIAS, ADD_DROPPED, HALVES, Kernel, Own, RECOVER};
-use super::numbers::{AddBias, Halves, Mask, Norm, Numbers, Packing, RowDropout};
+use super::kernels::{ADD_BIAS, ADD_DROPPED, ADD_ROWS, Kernel, ROW_DROPOUT};
+use super::launch::Own;
+use super::numbers::{AddBias, AddRows, Mask, Numbers, Packing, RowDropout};
 use super::products::{Product, Side};
 use super::sums::{Groups, Summands};
 use crate::backend::BackendError;
@@ -30,7 +31,7 @@ impl Pair<'_> {
             let inputs: Vec<Option<&Tensor>> = inputs.iter().map(Option::as_ref).collect();
             let into = into.copy()?.to_device(device)?;
             own.run_into(kernel, numbers, &inputs, &into)?;
-            Ok(into.to_dtype(DType::F32)?)
+            Ok(into)
         };
         equal(kernel.name, &on(&self.here, self.device)?, &on(&self.reference, &Device::Cpu)?)
     }
@@ -47,37 +48,30 @@ impl Pair<'_> {
 /// # Errors
 /// What gives something else on the device.
 pub fn linear(pair: &Pair<'_>, mask: Mask) -> Result<()> {
-    let (rows, columns, elements) = (ROWS as i64, COLUMNS as i64, ROWS * COLUMNS);
+    let elements = ROWS * COLUMNS;
     let (starts, places) = (integers(&STARTS)?, integers(&PLACES)?);
     let packing = Packing::from(&Rows::Packed(STARTS.to_vec()));
     let [x, y] = [values(elements, 40)?, values(elements, 41)?];
     let halves = x.to_dtype(DType::BF16)?;
-    // Rows that are read four at once, and rows that are not.
+    // Rows that are read four at once, and rows that are not, of each type.
     for (rows, columns) in [(ROWS, COLUMNS), (ROWS / 2, 2 * COLUMNS)] {
-        let (rows, columns) = (rows as i64, columns as i64);
-        for has_mask in [0, 1] {
-            let numbers = Halves { rows, columns, mask, packing, has_mask };
-            pair.agree_into(&HALVES, numbers, &[&x, &starts, &places].map(Some), &halves)?;
+        let list = integers(&(0..rows as u32).rev().collect::<Vec<_>>())?;
+        for (from, into) in [(&y, &x), (&y, &halves), (&halves, &x)] {
+            let numbers = AddRows { rows: rows as i64, columns: columns as i64 };
+            pair.agree_into(&ADD_ROWS, numbers, &[Some(from), Some(&list)], into)?;
+            let (rows, columns) = (rows as i64, columns as i64);
+            let numbers = RowDropout { rows, columns, mask, packing, has_mask: 1 };
+            pair.agree_into(&ADD_DROPPED, numbers, &[from, &starts, &places].map(Some), into)?;
+            for has_mask in [0, 1] {
+                let numbers = RowDropout { has_mask, ..numbers };
+                pair.agree_into(&ROW_DROPOUT, numbers, &[from, &starts, &places].map(Some), into)?;
+            }
+            for first in [7, 8] {
+                let numbers = AddBias { rows, columns: 20, first, pitch: columns };
+                pair.agree_into(&ADD_BIAS, numbers, &[Some(&values(20, 42)?)], into)?;
+            }
         }
     }
-    let numbers = AddBias { rows, columns: 20, first: 7, pitch: columns };
-    pair.agree_into(&ADD_BIAS, numbers, &[Some(&values(20, 42)?)], &x)?;
-    let numbers = RowDropout { rows, columns, mask, packing };
-    pair.agree_into(&ADD_DROPPED, numbers, &[&y, &starts, &places].map(Some), &x)?;
-    let numbers = Norm {
-        rows,
-        columns,
-        packing,
-        before: mask,
-        after: mask,
-        has_before: 0,
-        has_after: 1,
-        epsilon: 0.0,
-        unused: 0,
-    };
-    let (gain, shift) = (values(COLUMNS, 43)?, values(COLUMNS, 44)?);
-    let inputs = [Some(&x), None, None, Some(&gain), Some(&shift), Some(&starts), Some(&places)];
-    pair.agree(&RECOVER, numbers, &inputs, [elements])?;
     sums(pair)?;
     products(pair, &[x, y])
 }
@@ -87,9 +81,14 @@ fn sums(pair: &Pair<'_>) -> Result<()> {
     let (x, y) = (values(ROWS * COLUMNS, 45)?, values(ROWS * COLUMNS, 46)?);
     let numbers: Vec<u32> = (0..ROWS as u32).map(|row| if row % 2 == 0 { 4 } else { row % 9 }).collect();
     let left_out: Vec<bool> = (0..ROWS).map(|row| row % 7 == 0).collect();
-    for factors in [None, Some(&y)] {
+    let halves = [&x, &y].map(|array| array.to_dtype(DType::BF16));
+    let [x_halves, y_halves] = halves;
+    let (x_halves, y_halves) = (x_halves?, y_halves?);
+    for (array, factors) in
+        [(&x, None), (&x, Some(&y)), (&x_halves, None), (&x_halves, Some(&y_halves)), (&x, Some(&y_halves))]
+    {
         pair.agree_on("row_sums", |own, device| {
-            let array = x.to_device(device)?;
+            let array = array.to_device(device)?;
             let factors = factors.map(|factors| factors.to_device(device)).transpose()?;
             let factors = factors.as_ref();
             own.column_sums(Summands {
@@ -120,10 +119,15 @@ fn sums(pair: &Pair<'_>) -> Result<()> {
 /// Products of matrices in some columns, read across or not, alone and added.
 fn products(pair: &Pair<'_>, [x, y]: &[Tensor; 2]) -> Result<()> {
     let (rows, inner, columns) = (ROWS, 50, 21);
-    for dtype in [DType::F32, DType::BF16] {
+    for (dtype, of_result) in
+        [(DType::F32, DType::F32), (DType::BF16, DType::F32), (DType::BF16, DType::BF16)]
+    {
         // Numbers of bf16 are multiplied exactly; those of fp32 are rounded in tf32.
-        let rounded = dtype == DType::F32 && gemm_reduced_precision_f32() && pair.here.on_gpu();
-        let bound = if rounded { ROUNDED_BOUND } else { BOUND };
+        let bound = match dtype {
+            DType::F32 if gemm_reduced_precision_f32() && pair.here.on_gpu() => ROUNDED_BOUND,
+            _ if of_result == DType::BF16 => HALVES_BOUND,
+            _ => BOUND,
+        };
         for (left_across, right_across, accumulate) in
             [(false, true, false), (false, false, true), (true, false, false), (true, true, true)]
         {
@@ -139,7 +143,7 @@ fn products(pair: &Pair<'_>, [x, y]: &[Tensor; 2]) -> Result<()> {
                     true => Side::new(&y, inner + 2).from(1).across(),
                     false => Side::new(&y, columns + 1).from(1),
                 };
-                let result = values(rows * 30, 47)?.to_device(device)?;
+                let result = values(rows * 30, 47)?.to_dtype(of_result)?.to_device(device)?;
                 let product = Product {
                     rows,
                     columns,

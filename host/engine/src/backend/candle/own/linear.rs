@@ -3,8 +3,10 @@
 
 use candle_core::{DType, Tensor};
 
-use super::launch::{ADD_BIAS, ADD_DROPPED, HALVES, Own};
-use super::numbers::{AddBias, Halves, Mask, Packing, RowDropout};
+use super::arrays::Made;
+use super::kernels::{ADD_BIAS, ADD_DROPPED, ROW_DROPOUT};
+use super::launch::Own;
+use super::numbers::{AddBias, Mask, Packing, RowDropout};
 use super::products::{Product, Side};
 use super::sums::Summands;
 use crate::backend::BackendError;
@@ -104,7 +106,7 @@ impl Candle {
                     first: 0,
                     accumulate: false,
                 };
-                self.set(program, hidden, product.made()?, false)?;
+                product.write_to(&self.writable(program, hidden, true)?)?;
                 let (low, b) = (self.operand(own, program, hidden)?, self.operand(own, program, b)?);
                 let product = Product {
                     rows,
@@ -149,7 +151,7 @@ impl Candle {
                     first: 0,
                     accumulate: false,
                 };
-                let low = self.as_operand(own, &low.made()?, rank, None)?;
+                let low = low.made_of(self.products.operands())?;
                 if let Some(db) = db {
                     let hidden = self.operand(own, program, hidden)?;
                     let hidden = Side::new(&hidden, rank);
@@ -199,7 +201,8 @@ impl Candle {
         };
         let rows = self.rows_of(program, dx);
         if !product.accumulate {
-            let dropped = self.own_dropout(&product.made()?, dropout, &rows, product.columns)?;
+            let gradient = product.made_of(self.products.operands())?;
+            let dropped = self.own_dropout(&gradient, dropout, &rows, product.columns)?;
             let dropped = dropped.ok_or_else(|| BackendError::Wrong("a dropout without its mask".into()))?;
             return self.set(program, dx, dropped, false);
         }
@@ -208,9 +211,10 @@ impl Candle {
             columns: product.columns as i64,
             mask: mask.into(),
             packing: Packing::from(&rows),
+            has_mask: 1,
         };
         let [starts, places] = self.packing_arrays(&rows)?;
-        let gradient = product.made()?;
+        let gradient = product.made_of(self.products.operands())?;
         let inputs = [&gradient, &starts, &places].map(Some);
         own.run_into(&ADD_DROPPED, numbers, &inputs, &self.writable(program, dx, false)?)
     }
@@ -224,11 +228,9 @@ impl Candle {
     /// A value as products read it, contiguous. Working values that several products read
     /// one after the other are converted once.
     fn operand(&self, own: &Own, program: &Program, value: ValueId) -> Result<Tensor> {
-        if let Storage::Parameter { block, .. } = program.value(value).storage {
-            return match self.products == Products::Fp32 || !self.trains[block] {
-                true => Ok(self.weight(program, value)?.contiguous()?),
-                false => self.as_operand(own, &self.get(program, value)?, self.shape(program, value).1, None),
-            };
+        if let Storage::Parameter { .. } = program.value(value).storage {
+            let weight = self.weight(program, value)?;
+            return self.as_operand(own, &weight, self.shape(program, value).1, None);
         }
         let root = program.root(value);
         if let Some(known) = self.held.operand(root) {
@@ -236,7 +238,7 @@ impl Candle {
         }
         let operand =
             self.as_operand(own, &self.peek(program, value)?, self.shape(program, value).1, None)?;
-        if self.products == Products::Bf16 {
+        if self.products == Products::Bf16 && self.stored(root) != DType::BF16 {
             self.held.keep_operand(root, operand.clone());
         }
         Ok(operand)
@@ -269,16 +271,15 @@ impl Candle {
         columns: usize,
         dropout: Option<(ValueId, Dropout, &Program)>,
     ) -> Result<Tensor> {
-        let rows = dropout.map(|(value, dropout, program)| (self.rows_of(program, value), dropout));
-        if self.products == Products::Fp32 {
-            let dropped = match &rows {
-                Some((rows, dropout)) => self.own_dropout(x, *dropout, rows, columns)?,
-                None => None,
-            };
-            return Ok(dropped.unwrap_or(x.contiguous()?));
+        let dtype = self.products.operands();
+        let mask = dropout.and_then(|(value, dropout, program)| {
+            Some((self.rows_of(program, value), masks::mask(&self.step, dropout)?))
+        });
+        if mask.is_none() && x.dtype() == dtype {
+            return Ok(x.contiguous()?);
         }
         let count = x.elem_count();
-        let mut numbers = Halves {
+        let mut numbers = RowDropout {
             rows: (count / columns.max(1)) as i64,
             columns: columns as i64,
             mask: Mask::default(),
@@ -286,27 +287,24 @@ impl Candle {
             has_mask: 0,
         };
         let mut lists = None;
-        if let Some((rows, dropout)) = &rows
-            && let Some(mask) = masks::mask(&self.step, *dropout)
-        {
-            (numbers.mask, numbers.packing, numbers.has_mask) = (mask.into(), Packing::from(rows), 1);
+        if let Some((rows, mask)) = &mask {
+            (numbers.mask, numbers.packing, numbers.has_mask) = ((*mask).into(), Packing::from(rows), 1);
             lists = Some(self.packing_arrays(rows)?);
         }
         let [starts, places] = lists.as_ref().map_or([None, None], |lists| lists.each_ref().map(Some));
-        // SAFETY: the kernel writes all elements.
-        let halves = unsafe { Tensor::empty(count, DType::BF16, x.device()) }?;
-        own.run_into(&HALVES, numbers, &[Some(x), starts, places], &halves)?;
-        Ok(halves)
+        let [operand] =
+            own.run(&ROW_DROPOUT, numbers, &[Some(x), starts, places], [Made { count, dtype }])?;
+        Ok(operand)
     }
 
     /// The array of a value that is no parameter's and no gradient, to be written to: as it
     /// is, or whatever it is where all of it is written.
-    fn writable(&mut self, program: &Program, value: ValueId, whole: bool) -> Result<Tensor> {
+    pub(super) fn writable(&mut self, program: &Program, value: ValueId, whole: bool) -> Result<Tensor> {
         let root = program.root(value);
         let place = root.0 as usize;
-        let count = program.value(value).elements(&self.sizes);
+        let (count, dtype) = (program.value(value).elements(&self.sizes), self.stored(root));
         // SAFETY: all of it is written.
-        let unwritten = || unsafe { Tensor::empty(count, DType::F32, &self.device) };
+        let unwritten = || unsafe { Tensor::empty(count, dtype, &self.device) };
         self.held.changed(root);
         match program.value(root).storage {
             Storage::Working | Storage::InPlaceOf(_) => {}
@@ -328,7 +326,7 @@ impl Candle {
         let array = match &self.values[place] {
             _ if whole => unwritten()?,
             Some(held) => held.contiguous()?.copy()?,
-            None => Tensor::zeros(count, DType::F32, &self.device)?,
+            None => Tensor::zeros(count, dtype, &self.device)?,
         };
         self.values[place] = Some(array.clone());
         self.held.made(root);

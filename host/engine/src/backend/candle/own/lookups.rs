@@ -56,7 +56,7 @@ impl Candle {
         instruction: &Instruction,
         gradient: ValueId,
     ) -> Result<()> {
-        let array = self.get(program, gradient)?;
+        let array = self.peek(program, gradient)?;
         let (rows, columns) = self.shape(program, gradient);
         let summands = Summands { array: &array, factors: None, rows, pitch: columns, first: 0, columns };
         for Destination { table, groups, scale } in self.destinations(program, instruction) {

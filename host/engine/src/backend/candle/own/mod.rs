@@ -6,14 +6,17 @@
 //! compiled for the processor; `cargo test --features cuda` holds that against the
 //! composition. On candle's CPU device the latter runs too, for the tests.
 
+mod arrays;
 mod attention;
 mod check;
 mod check_linear;
 mod held;
+mod kernels;
 mod launch;
 mod linear;
 mod lookups;
 mod numbers;
+mod one_query;
 mod optimizer;
 mod products;
 mod run;

@@ -54,6 +54,7 @@ pub struct RowDropout {
     pub columns: i64,
     pub mask: Mask,
     pub packing: Packing,
+    pub has_mask: i64,
 }
 
 #[repr(C)]
@@ -121,12 +122,20 @@ pub struct Attention {
 
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
-pub struct Halves {
+pub struct OneQuery {
+    pub rows: i64,
+    pub heads: i64,
+    pub size: i64,
+    pub mask: Mask,
+    pub scale: f32,
+    pub has_mask: i32,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct AddRows {
     pub rows: i64,
     pub columns: i64,
-    pub mask: Mask,
-    pub packing: Packing,
-    pub has_mask: i64,
 }
 
 #[repr(C)]
@@ -183,4 +192,4 @@ macro_rules! numbers {
     )* };
 }
 
-numbers! { RowDropout AttentionFactors Norm Activate CrossEntropy Attention Halves AddBias RowSums Squares AdamW }
+numbers! { RowDropout AttentionFactors Norm Activate CrossEntropy Attention OneQuery AddRows AddBias RowSums Squares AdamW }

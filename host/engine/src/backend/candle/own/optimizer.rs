@@ -2,7 +2,8 @@
 
 use candle_core::{Device, Tensor};
 
-use super::launch::{ADAMW, Own};
+use super::kernels::ADAMW;
+use super::launch::Own;
 use super::numbers::AdamW as Numbers;
 use crate::backend::candle::Candle;
 use crate::backend::{AdamW, BackendError, Number};
@@ -130,7 +131,7 @@ impl Candle {
                 Some(moments) => moments.clone(),
                 None => [gradient.zeros_like()?, gradient.zeros_like()?],
             };
-            let parameter = self.blocks[block].narrow(0, part.offset, part.elements)?;
+            let parameter = self.blocks.part(block, part.offset, part.elements)?;
             trained.push(Trained { parameter, gradient, moments, rule });
         }
         own.update(&mut trained, &self.scalar(scale)?, &self.device)?;

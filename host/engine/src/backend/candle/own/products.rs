@@ -1,14 +1,15 @@
 //! Matrix products by cuBLAS itself, where candle's own makes a new array of the
 //! operands' type each time: operands lie in some columns of wider matrices or are read
-//! across, they are fp32 or bf16, and the result is fp32, at its place in some columns of a
-//! matrix, alone or added to what is there.
+//! across, they are fp32 or bf16, and the result, fp32 or, of operands of bf16, that too, is
+//! at its place in some columns of a matrix, alone or added to what is there.
 
 use candle_core::cuda::cudarc::cublas::{result::gemm_ex, sys};
 use candle_core::cuda::gemm_reduced_precision_f32;
 use candle_core::{CpuStorage, CudaStorage, DType, InplaceOp1, Layout, Tensor};
 use gemm::{Parallelism, gemm};
+use half::bf16;
 
-use super::launch::{address, place};
+use super::arrays::{address, place};
 use crate::backend::BackendError;
 
 /// A matrix in some columns of a row-major one, or what it is when read across.
@@ -55,8 +56,8 @@ pub struct Product<'a> {
 }
 
 impl Product<'_> {
-    /// Computes it into a contiguous array of fp32, which no other tensor has that is read
-    /// later.
+    /// Computes it into a contiguous array of fp32, or of bf16 where the operands are, which
+    /// no other tensor has that is read later. Sums are in fp32, rounded at the end.
     ///
     /// # Errors
     /// Operands of two types; what cuBLAS says.
@@ -64,20 +65,30 @@ impl Product<'_> {
         if self.rows == 0 || self.columns == 0 {
             return Ok(());
         }
-        if self.left.array.dtype() != self.right.array.dtype() {
-            return Err(BackendError::Wrong("a product of operands of two types".into()));
+        let (left, right) = (self.left.array.dtype(), self.right.array.dtype());
+        if left != right || (result.dtype() != DType::F32 && result.dtype() != left) {
+            let sentence = format!("a product of {left:?} and {right:?} to {:?}", result.dtype());
+            return Err(BackendError::Wrong(sentence));
         }
         Ok(result.inplace_op1(self)?)
     }
 
-    /// It as a new array, flat.
+    /// It as a new array of fp32, flat.
     ///
     /// # Errors
     /// As [`Self::write_to`]; memory that is not to be had.
     pub fn made(&self) -> Result<Tensor, BackendError> {
+        self.made_of(DType::F32)
+    }
+
+    /// It as a new array of a type, flat.
+    ///
+    /// # Errors
+    /// As [`Self::made`].
+    pub fn made_of(&self, dtype: DType) -> Result<Tensor, BackendError> {
+        let count = self.rows * self.columns;
         // SAFETY: a product that adds nothing to what is there writes all of its result.
-        let result =
-            unsafe { Tensor::empty(self.rows * self.columns, DType::F32, self.left.array.device()) }?;
+        let result = unsafe { Tensor::empty(count, dtype, self.left.array.device()) }?;
         let alone = Product { pitch: self.columns, first: 0, accumulate: false, ..*self };
         alone.write_to(&result)?;
         Ok(result)
@@ -90,7 +101,15 @@ impl InplaceOp1 for Product<'_> {
     }
 
     fn cpu_fwd(&self, storage: &mut CpuStorage, layout: &Layout) -> candle_core::Result<()> {
-        let CpuStorage::F32(result) = storage else { candle_core::bail!("a product's result is fp32") };
+        if let CpuStorage::BF16(halves) = storage {
+            let widened = halves.iter().map(|half| half.to_f32()).collect();
+            let mut wide = CpuStorage::F32(widened);
+            self.cpu_fwd(&mut wide, layout)?;
+            let rounded = wide.as_slice::<f32>()?.iter().map(|&number| bf16::from_f32(number));
+            halves.iter_mut().zip(rounded).for_each(|(half, number)| *half = number);
+            return Ok(());
+        }
+        let CpuStorage::F32(result) = storage else { candle_core::bail!("a product of no numbers") };
         let result = &mut result[layout.start_offset() + self.first..];
         let values = |side: Side<'_>| -> candle_core::Result<Vec<f32>> {
             side.array.to_dtype(DType::F32)?.flatten_all()?.to_vec1()
@@ -151,7 +170,12 @@ impl InplaceOp1 for Product<'_> {
             }
             _ => (sys::cudaDataType_t::CUDA_R_32F, sys::cublasComputeType_t::CUBLAS_COMPUTE_32F),
         };
-        let result = place(storage, layout, &stream)? + (self.first * size_of::<f32>()) as u64;
+        let (dtype, first) = (storage.dtype(), self.first * storage.dtype().size_in_bytes());
+        let result = place(storage, layout, &stream)? + first as u64;
+        let result_kind = match dtype {
+            DType::BF16 => sys::cudaDataType_t::CUDA_R_16BF,
+            _ => sys::cudaDataType_t::CUDA_R_32F,
+        };
         let beta = if self.accumulate { 1.0f32 } else { 0.0 };
         let (left, right) = (place_of(self.left)?, place_of(self.right)?);
         // SAFETY: the matrices lie in arrays that live as long as the work of the one
@@ -173,7 +197,7 @@ impl InplaceOp1 for Product<'_> {
                 number(self.left.pitch)?,
                 (&raw const beta).cast(),
                 result as *mut _,
-                sys::cudaDataType_t::CUDA_R_32F,
+                result_kind,
                 number(self.pitch)?,
                 compute,
                 sys::cublasGemmAlgo_t::CUBLAS_GEMM_DEFAULT_TENSOR_OP,

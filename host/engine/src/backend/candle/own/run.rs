@@ -2,12 +2,13 @@
 
 use candle_core::Tensor;
 
+use super::arrays::Made;
 use super::attention::tiles;
-use super::launch::{
-    ACTIVATE, ACTIVATE_BACKWARD, ATTENTION_FACTORS, CROSS_ENTROPY, CROSS_ENTROPY_BACKWARD, LAYER_NORM,
-    LAYER_NORM_BACKWARD, RECOVER, ROW_DROPOUT,
+use super::kernels::{
+    ACTIVATE, ACTIVATE_BACKWARD, ADD_ROWS, ATTENTION_FACTORS, CROSS_ENTROPY, CROSS_ENTROPY_BACKWARD,
+    LAYER_NORM, LAYER_NORM_BACKWARD, RECOVER, ROW_DROPOUT,
 };
-use super::numbers::{Activate, AttentionFactors, CrossEntropy, Mask, Norm, Packing, RowDropout};
+use super::numbers::{Activate, AddRows, AttentionFactors, CrossEntropy, Mask, Norm, Packing, RowDropout};
 use super::sums::Summands;
 use crate::backend::BackendError;
 use crate::backend::candle::Candle;
@@ -36,10 +37,12 @@ impl Candle {
             columns: columns as i64,
             mask: mask.into(),
             packing: Packing::from(rows),
+            has_mask: 1,
         };
         let [starts, places] = self.packing_arrays(rows)?;
         let inputs = [x, &starts, &places].map(Some);
-        let [dropped] = own.run(&ROW_DROPOUT, numbers, &inputs, [count * columns])?;
+        let made = Made { count: count * columns, dtype: x.dtype() };
+        let [dropped] = own.run(&ROW_DROPOUT, numbers, &inputs, [made])?;
         Ok(Some(dropped.reshape(x.shape())?))
     }
 
@@ -109,6 +112,10 @@ impl Candle {
             }
             Instruction::Attend(ref attend)
             | Instruction::AttendBackward(AttendBackward { forward: ref attend, .. }) => {
+                if self.one_query(program, attend).is_some() {
+                    lists.extend([batch.starts.clone(), batch.places.clone()]);
+                    return Ok(true);
+                }
                 let (queries, keys) = self.attend_starts(program, attend);
                 lists.extend([queries.to_vec(), keys.to_vec(), batch.places.clone()]);
             }
@@ -144,7 +151,8 @@ impl Candle {
         if self.run_linear(&own, program, instruction)? {
             return Ok(true);
         }
-        let get = |value: Option<ValueId>| value.map(|value| self.get(program, value)).transpose();
+        let get = |value: Option<ValueId>| value.map(|value| self.peek(program, value)).transpose();
+        let made = |value: ValueId, count: usize| Made { count, dtype: self.stored(value) };
         match *instruction {
             Instruction::Norm {
                 y,
@@ -167,8 +175,8 @@ impl Candle {
                 let arrays = [&y, &bias, &residual, &gain, &shift].map(Option::as_ref);
                 let inputs = [&arrays[..], &[Some(&starts), Some(&places)]].concat();
                 let (rows, elements) = (numbers.rows as usize, (numbers.rows * numbers.columns) as usize);
-                let [x, result, deviations] =
-                    own.run(&LAYER_NORM, numbers, &inputs, [elements, elements, rows])?;
+                let outputs = [made(normalized, elements), made(out, elements), rows.into()];
+                let [x, result, deviations] = own.run(&LAYER_NORM, numbers, &inputs, outputs)?;
                 self.set(program, scale, deviations, false)?;
                 self.set(program, normalized, x, false)?;
                 self.set(program, out, result, false)?;
@@ -176,10 +184,10 @@ impl Candle {
             Instruction::Recover { normalized, gain, shift, out, after } => {
                 let numbers = self.norm(program, out, [None, after], 0.0);
                 let [starts, places] = self.packing_arrays(&self.rows_of(program, out))?;
-                let [x, gain, shift] = [normalized, gain, shift].map(|value| self.get(program, value));
+                let [x, gain, shift] = [normalized, gain, shift].map(|value| self.peek(program, value));
                 let (x, gain, shift) = (x?, gain?, shift?);
                 let inputs = [Some(&x), None, None, Some(&gain), Some(&shift), Some(&starts), Some(&places)];
-                let [result] = own.run(&RECOVER, numbers, &inputs, [x.elem_count()])?;
+                let [result] = own.run(&RECOVER, numbers, &inputs, [made(out, x.elem_count())])?;
                 self.set(program, out, result, false)?;
             }
             Instruction::EmbedBackward { gradient, .. } => {
@@ -200,9 +208,9 @@ impl Candle {
             } => {
                 let numbers = self.norm(program, dout, [dropout, after], 0.0);
                 let [starts, places] = self.packing_arrays(&self.rows_of(program, dout))?;
-                let gradient = self.get(program, dout)?;
-                let x = self.get(program, normalized)?;
-                let (scale, gain) = (self.get(program, scale)?, self.get(program, gain)?);
+                let gradient = self.peek(program, dout)?;
+                let x = self.peek(program, normalized)?;
+                let (scale, gain) = (self.peek(program, scale)?, self.peek(program, gain)?);
                 let inputs = [&gradient, &x, &scale, &gain].map(Some);
                 let inputs = [&inputs[..], &[None, Some(&starts), Some(&places)]].concat();
                 let shape = (numbers.rows as usize, numbers.columns as usize);
@@ -211,9 +219,9 @@ impl Candle {
                 let before_wanted = numbers.has_before != 0 && (dy.is_some() || dbias.is_some());
                 let after_wanted = numbers.has_after != 0 && (dgain.is_some() || dshift.is_some());
                 let outputs = [
-                    elements,
-                    [0, elements][usize::from(before_wanted)],
-                    [0, elements][usize::from(after_wanted)],
+                    made(dv, elements),
+                    made(dy.unwrap_or(dv), [0, elements][usize::from(before_wanted)]),
+                    made(dout, [0, elements][usize::from(after_wanted)]),
                 ];
                 let [v, before, undropped] = own.run(&LAYER_NORM_BACKWARD, numbers, &inputs, outputs)?;
                 let v = v.reshape(shape)?;
@@ -242,23 +250,53 @@ impl Candle {
                 }
             }
             Instruction::Activate { x, bias, out, activation, .. } => {
-                let (x, bias) = (self.get(program, x)?, get(bias)?);
+                let (x, bias) = (self.peek(program, x)?, get(bias)?);
                 let numbers = activate(&x, Activate::number(activation))?;
-                let [result] = own.run(&ACTIVATE, numbers, &[Some(&x), bias.as_ref()], [x.elem_count()])?;
+                let outputs = [made(out, x.elem_count())];
+                let [result] = own.run(&ACTIVATE, numbers, &[Some(&x), bias.as_ref()], outputs)?;
                 self.set(program, out, result.reshape(x.shape())?, false)?;
             }
             Instruction::ActivateBackward { dout, x, bias, dx, activation, .. } => {
-                let (x, bias, dout) = (self.get(program, x)?, get(bias)?, self.get(program, dout)?);
-                let numbers = activate(&x, Activate::number(activation))?;
-                let inputs = [Some(&x), bias.as_ref(), Some(&dout)];
-                let [result] = own.run(&ACTIVATE_BACKWARD, numbers, &inputs, [x.elem_count()])?;
-                self.set(program, dx, result.reshape(x.shape())?, false)?;
+                let (values, bias) = (self.peek(program, x)?, get(bias)?);
+                let numbers = activate(&values, Activate::number(activation))?;
+                let (root, inputs) = (program.root(dx), [Some(&values), bias.as_ref()]);
+                if root == program.root(dout) && self.held.alone(root) {
+                    let gradient = self.writable(program, dx, false)?;
+                    own.run_into(&ACTIVATE_BACKWARD, numbers, &inputs, &gradient)?;
+                    return Ok(true);
+                }
+                let gradient = self.peek(program, dout)?;
+                let inputs = [&inputs[..], &[Some(&gradient)]].concat();
+                let outputs = [made(dx, values.elem_count())];
+                let [result] = own.run(&ACTIVATE_BACKWARD, numbers, &inputs, outputs)?;
+                self.set(program, dx, result.reshape(values.shape())?, false)?;
             }
             Instruction::Attention { qkv, heads, out, log_sums, dropout, .. } => {
                 return self.own_attention(program, [qkv, out, log_sums], heads, dropout);
             }
             Instruction::AttentionBackward { dout, qkv, log_sums, heads, dqkv, dropout, .. } => {
                 return self.own_attention_backward(program, [dout, qkv, log_sums, dqkv], heads, dropout);
+            }
+            Instruction::Attend(ref attend) => return self.own_attend(&own, program, attend),
+            Instruction::AttendBackward(ref backward) => {
+                return self.own_attend_backward(&own, program, backward);
+            }
+            Instruction::TakeRowsBackward { dout, dx, choice, accumulate } => {
+                let chosen = self.chosen(choice);
+                if !chosen.is_sorted_by(|one, next| one < next) {
+                    // A row that is chosen twice would be added to by two warps at once.
+                    return Ok(false);
+                }
+                if !accumulate {
+                    let sizes = program.value(dx).sizes(&self.sizes);
+                    self.set(program, dx, Tensor::zeros(sizes, self.stored(dx), &self.device)?, false)?;
+                    self.held.made(program.root(dx));
+                }
+                let (rows, columns) = self.shape(program, dout);
+                let numbers = AddRows { rows: rows as i64, columns: columns as i64 };
+                let (gradient, list) = (self.peek(program, dout)?, self.indices(chosen)?);
+                let into = self.writable(program, dx, false)?;
+                own.run_into(&ADD_ROWS, numbers, &[Some(&gradient), Some(&list)], &into)?;
             }
             Instruction::CrossEntropy { logits, ref labels, losses, log_sums } => {
                 let (logits, labels) = (self.get(program, logits)?, self.integers(labels)?);

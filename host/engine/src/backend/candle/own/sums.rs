@@ -3,7 +3,8 @@
 
 use candle_core::{DType, Device, Tensor};
 
-use super::launch::{Own, ROW_SUMS, SQUARES};
+use super::kernels::{ROW_SUMS, SQUARES};
+use super::launch::Own;
 use super::numbers::{RowSums, Squares};
 use crate::backend::BackendError;
 
