@@ -7,9 +7,12 @@
 #include <stdint.h>
 #include <string.h>
 
+// Inputs of a kernel at most.
+const int INPUTS = 8;
+
 // Inputs and outputs of a kernel; null where it has fewer, or where one is left out.
 struct Arrays {
-    const void *in[8];
+    const void *in[INPUTS];
     void *out[4];
     // Those that hold bf16 and not fp32: a bit for each, of the outputs behind the inputs.
     uint32_t halves;

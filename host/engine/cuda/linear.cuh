@@ -1,4 +1,4 @@
-// What stands around matrix products: biases, dropout of gradients, and rows added to others.
+// What stands around matrix products: biases, and rows added to others.
 
 #pragma once
 
@@ -30,46 +30,26 @@ BODY void add_bias_row(const Arrays &arrays, const AddBias &n, int64_t row) {
 }
 KERNEL(add_bias, AddBias)
 
-template <int WIDTH> BODY void add_dropped_of(const Arrays &arrays, const RowDropout &n, int64_t row) {
+template <int WIDTH> BODY void add_rows_of(const Arrays &arrays, const RowDropout &n, int64_t row) {
     const RowMask bits = mask_of(arrays, n, row);
     const Numbers from = input(arrays, 0), out = output(arrays, 0);
+    const uint32_t *rows = integers(arrays, 3);
+    const int64_t target = rows ? rows[row] : row;
     each_few<WIDTH>((int)n.columns, [&](int column) {
-        const int64_t place = row * n.columns + column;
-        Few<WIDTH> x = few<WIDTH>(from, place);
+        const int64_t place = target * n.columns + column;
+        Few<WIDTH> x = few<WIDTH>(from, row * n.columns + column);
         drop(x, n.has_mask, n.mask, bits, column);
         add(x, out, place);
         put_few(out, place, x);
     });
 }
 
-// out0 += what a dropout leaves of in0 [rows, columns]. in1 starts, in2 places.
-BODY void add_dropped_row(const Arrays &arrays, const RowDropout &n, int64_t row) {
-    if (together(input(arrays, 0), n.columns) && together(output(arrays, 0), n.columns))
-        add_dropped_of<4>(arrays, n, row);
-    else
-        add_dropped_of<1>(arrays, n, row);
-}
-KERNEL(add_dropped, RowDropout)
-
-struct AddRows {
-    int64_t rows, columns;
-};
-
-template <int WIDTH> BODY void add_rows_of(const Arrays &arrays, const AddRows &n, int64_t row) {
-    const Numbers from = input(arrays, 0), out = output(arrays, 0);
-    const int64_t target = integers(arrays, 1)[row] * n.columns;
-    each_few<WIDTH>((int)n.columns, [&](int column) {
-        Few<WIDTH> x = few<WIDTH>(from, row * n.columns + column);
-        add(x, out, target + column);
-        put_few(out, target + column, x);
-    });
-}
-
-// Adds each row of in0 [rows, columns] to that of out0 which in1 says, each to another one.
-BODY void add_rows_row(const Arrays &arrays, const AddRows &n, int64_t row) {
+// Adds what a dropout, if there is one, leaves of each row of in0 [rows, columns] to that row
+// of out0 which in3 says, each to another one, or to the same. in1, in2 see mask_of.
+BODY void add_rows_row(const Arrays &arrays, const RowDropout &n, int64_t row) {
     if (together(input(arrays, 0), n.columns) && together(output(arrays, 0), n.columns))
         add_rows_of<4>(arrays, n, row);
     else
         add_rows_of<1>(arrays, n, row);
 }
-KERNEL(add_rows, AddRows)
+KERNEL(add_rows, RowDropout)

@@ -87,14 +87,14 @@ template <int WIDTH> BODY void layer_norm_of(const Arrays &arrays, const Norm &n
         results(arrays, 2)[row] = scale;
 }
 
-// Whether vectors of parameters are read as rows are.
-BODY bool vectors_together(const Arrays &arrays, const Norm &n) {
+// Whether four columns of each array are read and written at once.
+BODY bool all_together(const Arrays &arrays, const Norm &n) {
     bool all = true;
 #pragma unroll
     for (int number = 0; number < 5; number++)
         all = all && together(input(arrays, number), n.columns);
 #pragma unroll
-    for (int number = 0; number < 2; number++)
+    for (int number = 0; number < 3; number++)
         all = all && together(output(arrays, number), n.columns);
     return all;
 }
@@ -103,7 +103,7 @@ BODY bool vectors_together(const Arrays &arrays, const Norm &n) {
 // gain + shift), out2 [rows] = one by the deviation. in0 y, in1 bias, in2 residual,
 // in3 gain, in4 shift, in5 starts, in6 places.
 BODY void layer_norm_row(const Arrays &arrays, const Norm &n, int64_t row) {
-    if (vectors_together(arrays, n))
+    if (all_together(arrays, n))
         layer_norm_of<4>(arrays, n, row);
     else
         layer_norm_of<1>(arrays, n, row);
@@ -122,7 +122,7 @@ template <int WIDTH> BODY void recover_of(const Arrays &arrays, const Norm &n, i
 
 // out0 = after(in0 * gain + shift), of what `layer_norm` has normalized. in3 to in6 as there.
 BODY void recover_row(const Arrays &arrays, const Norm &n, int64_t row) {
-    if (vectors_together(arrays, n))
+    if (all_together(arrays, n))
         recover_of<4>(arrays, n, row);
     else
         recover_of<1>(arrays, n, row);
@@ -172,10 +172,7 @@ template <int WIDTH> BODY void layer_norm_backward_of(const Arrays &arrays, cons
 // of the result before its own dropout, the last two where they are wanted. in0 the
 // result's gradient, in1 normalized, in2 scale, in3 gain, in5 starts, in6 places.
 BODY void layer_norm_backward_row(const Arrays &arrays, const Norm &n, int64_t row) {
-    const bool rows = together(input(arrays, 0), n.columns) && together(input(arrays, 1), n.columns) &&
-                      together(input(arrays, 3), n.columns) && together(output(arrays, 0), n.columns) &&
-                      together(output(arrays, 1), n.columns) && together(output(arrays, 2), n.columns);
-    if (rows)
+    if (all_together(arrays, n))
         layer_norm_backward_of<4>(arrays, n, row);
     else
         layer_norm_backward_of<1>(arrays, n, row);

@@ -42,7 +42,7 @@ BODY Numbers input(const Arrays &arrays, int number) {
 }
 
 BODY Numbers output(const Arrays &arrays, int number) {
-    return {arrays.out[number], (arrays.halves >> (8 + number) & 1u) != 0};
+    return {arrays.out[number], (arrays.halves >> (INPUTS + number) & 1u) != 0};
 }
 
 BODY float one(const Numbers &numbers, int64_t place) {

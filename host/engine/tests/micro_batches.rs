@@ -5,8 +5,9 @@ mod support;
 use host_engine::device::{Device, Precision, Target};
 use host_engine::models::config::EncoderConfig;
 use host_engine::train::memory::{LargestBatch, MICRO_BATCH_ROWS, estimate, micro_batch_rows};
+use host_ir::record::Recorder;
 use host_ir::task::HeadKind;
-use support::{CLASSES, methods, plans_of};
+use support::{CLASSES, low_rank_of, methods, plans_of};
 
 /// Rows of a micro-batch of an encoder so wide, on a device, and the working memory that
 /// they take on a processor, in MiB.
@@ -55,8 +56,11 @@ fn in_bf16_a_step_is_planned_with_half_of_what_the_peer_takes() {
         "type_vocab_size": 2, "hidden_dropout_prob": 0.1, "attention_probs_dropout_prob": 0.1,
     });
     let config = EncoderConfig::read(json.as_object().unwrap()).unwrap();
-    let (_, method) = methods().into_iter().find(|(name, _)| *name == "low rank with dropout").unwrap();
-    let plans = plans_of(config, HeadKind::Classification { classes: CLASSES }, method);
+    // As `tests/reference/peer_speed.py` says it to peft.
+    let lora: fn(&mut Recorder) = |recorder| {
+        low_rank_of(recorder, &["query", "value"], 16, 0.1, 2.0, ("lora_A", "lora_B"));
+    };
+    let plans = plans_of(config, HeadKind::Classification { classes: CLASSES }, lora);
     let training = plans.training().unwrap();
     let most_rows = Device::Cuda(0).micro_batch_rows();
     let largest = LargestBatch {

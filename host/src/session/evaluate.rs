@@ -37,6 +37,10 @@ impl Said {
         Said { outputs: outputs.into_iter().map(bits).collect(), text }
     }
 
+    fn has_nan(&self) -> bool {
+        self.outputs.iter().flatten().any(|&bits| f32::from_bits(bits).is_nan())
+    }
+
     fn outputs(&self) -> Outputs {
         let values = |bits: &Vec<u32>| bits.iter().copied().map(f32::from_bits).collect();
         self.outputs.iter().map(values).collect()
@@ -81,13 +85,13 @@ impl Prepared {
         let virtual_tokens = self.plans.method.virtual_tokens() as u32;
         let alone = self.plans.task.reads_examples_alone();
         let size = if alone { 1 } else { spec.training.per_device_eval_batch_size as usize };
-        let (mut places, mut all) = (vec![0; total], Kept::default());
+        let (mut places, mut all, mut batch) = (vec![0; total], Kept::default(), Batch::default());
         let most_rows = spec.device.micro_batch_rows();
         let batches = evaluation_batches(&split.dataset, size, virtual_tokens as usize, most_rows)?;
         for examples in batches.iter() {
             let said = halving(
                 examples,
-                &mut |examples| self.ask(engine, split, examples, noise.as_ref()),
+                &mut |examples| self.ask(engine, (split, examples), noise.as_ref(), &mut batch),
                 &mut |half| {
                     progress.message(&format!(
                         "{}: memory does not suffice for {} examples at a time; {half} are evaluated",
@@ -97,7 +101,7 @@ impl Prepared {
                 },
             )?;
             for (&example, said) in examples.iter().zip(said) {
-                if said.outputs().iter().flatten().any(|value| value.is_nan()) {
+                if said.has_nan() {
                     bail!(
                         "{}, example {}: the model's output is NaN: training has diverged, or the checkpoint is damaged; lower learning_rate or max_grad_norm",
                         split.name,
@@ -112,23 +116,22 @@ impl Prepared {
         Ok((places, all))
     }
 
-    /// What the model says of examples, together.
+    /// What the model says of examples of a split, packed into a batch.
     fn ask(
         &self,
         engine: &mut Engine,
-        split: &Split,
-        examples: &[u32],
+        (split, examples): (&Split, &[u32]),
         noise: Option<&Noise>,
+        batch: &mut Batch,
     ) -> Result<Vec<Said>> {
         let virtual_tokens = self.plans.method.virtual_tokens() as u32;
-        let mut batch = Batch::default();
         // Without dropout, nothing depends on the places.
         let placed: Vec<(usize, u32)> = examples.iter().map(|&example| (example as usize, 0)).collect();
-        split.dataset.pack(&placed, virtual_tokens, noise, &mut batch)?;
-        let outputs = engine.evaluate(&batch)?.outputs;
+        split.dataset.pack(&placed, virtual_tokens, noise, batch)?;
+        let outputs = engine.evaluate(batch)?.outputs;
         let mut texts = vec![String::new(); examples.len()];
         if let Some(plan) = &self.plans.task.generation {
-            for (text, tokens) in texts.iter_mut().zip(generate(engine, &batch, &plan.settings)?) {
+            for (text, tokens) in texts.iter_mut().zip(generate(engine, batch, &plan.settings)?) {
                 *text = self.tokenizer.decode(&tokens)?;
             }
         }

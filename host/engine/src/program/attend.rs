@@ -60,13 +60,16 @@ pub struct AttendRecalled {
 }
 
 impl Attend {
-    /// Whether each sequence has one query, to all of its own rows and without a bias.
+    /// Whether each sequence has one query.
     pub fn has_one_query(&self, program: &Program) -> bool {
-        let rows = |value: ValueId| program.value(value).extents[0];
-        rows(self.queries) == Extent::Sequences
-            && self.memory.map(rows) == Some(Extent::Tokens)
-            && self.bias.is_none()
-            && !self.causal
+        program.value(self.queries).extents[0] == Extent::Sequences
+    }
+
+    /// The keys and values of the encoder's rows that one query a sequence sees all of,
+    /// without a bias; none of any other attention.
+    pub fn memory_of_one_query(&self, program: &Program) -> Option<ValueId> {
+        let plain = self.has_one_query(program) && self.bias.is_none() && !self.causal;
+        self.memory.filter(|&memory| plain && program.value(memory).extents[0] == Extent::Tokens)
     }
 
     /// All values that the instruction touches.

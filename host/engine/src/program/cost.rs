@@ -1,4 +1,5 @@
-//! What a program costs: floating-point operations of its matrix products.
+//! What a program costs: floating-point operations of its matrix products, and what the second
+//! backend takes beside its values.
 
 use std::collections::BTreeMap;
 
@@ -47,8 +48,8 @@ pub fn composed_bytes(program: &Program, sizes: &Sizes, own_columns: usize, halv
             Instruction::Attend(attend)
             | Instruction::AttendBackward(AttendBackward { forward: attend, .. }) => {
                 let small = program.value(attend.out).columns(sizes) <= attend.heads * own_columns;
-                match (attend.has_one_query(program), one_query(program, &attend)) {
-                    (true, _) if small => 0,
+                match (attend.memory_of_one_query(program), attend.has_one_query(program)) {
+                    (Some(_), _) if small => 0,
                     (_, true) => scores(attend.heads) / sizes.longest.max(1),
                     _ => scores(attend.heads),
                 }
@@ -192,17 +193,12 @@ fn pairs(program: &Program, batch: &Batch, attend: &Attend) -> u64 {
         Some(Extent::Targets) => &batch.target.starts,
         _ => &batch.starts,
     };
-    if one_query(program, attend) {
+    if attend.has_one_query(program) {
         return batch.rows() as u64;
     }
     let lengths = |value: ValueId| starts(value).windows(2).map(|bounds| u64::from(bounds[1] - bounds[0]));
     let all = lengths(attend.queries).zip(lengths(attend.memory.unwrap_or(attend.queries)));
     all.map(|(queries, keys)| if attend.causal { queries * (queries + 1) / 2 } else { queries * keys }).sum()
-}
-
-/// Whether each sequence has one query.
-fn one_query(program: &Program, attend: &Attend) -> bool {
-    program.value(attend.queries).extents[0] == Extent::Sequences
 }
 
 fn rows(elements: u64, columns: u64) -> u64 {

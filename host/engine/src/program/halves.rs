@@ -70,8 +70,10 @@ pub fn rounds(program: &Program, instruction: &Instruction) -> Rounds {
         I::Embed { out, .. } => ByCopies(vec![Some(out)]),
         I::TakeRows { x, .. } => ByKernels(vec![Some(x)]),
         I::TakeRowsBackward { dx, .. } => ByKernels(vec![Some(dx)]),
-        I::Attend(attend) if attend.has_one_query(program) => ByKernels(vec![attend.memory]),
-        I::AttendBackward(AttendBackward { forward, dmemory, .. }) if forward.has_one_query(program) => {
+        I::Attend(attend) if attend.memory_of_one_query(program).is_some() => ByKernels(vec![attend.memory]),
+        I::AttendBackward(AttendBackward { forward, dmemory, .. })
+            if forward.memory_of_one_query(program).is_some() =>
+        {
             ByKernels(vec![forward.memory, dmemory])
         }
         I::Attend(Attend { queries, memory, out, .. }) => ByCopies(vec![Some(queries), memory, Some(out)]),

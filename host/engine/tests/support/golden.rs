@@ -15,7 +15,7 @@ use host_engine::files::checkpoint::{Checkpoint, read_config};
 use host_engine::init::{Weights, initial_blocks};
 use host_engine::models::config::EncoderConfig;
 use host_ir::record::Recorder;
-use host_ir::task::HeadKind;
+use host_ir::task::{HeadKind, Outputs};
 
 use super::{plans_present, second, second_in};
 
@@ -173,6 +173,12 @@ fn check_present(
     agree(name, &plans, &weights, &start, batch, &expected);
 }
 
+/// Logits and losses of a batch.
+fn evaluated(engine: &mut Engine, batch: &Batch) -> [Vec<f32>; 2] {
+    let outputs = engine.evaluate(batch).unwrap().outputs;
+    [0, 1].map(|place| outputs.iter().flat_map(|outputs: &Outputs| outputs[place].clone()).collect())
+}
+
 /// Logits, losses and all gradients of plans on every backend; and in bf16, where they
 /// are a little off.
 pub fn agree(
@@ -185,9 +191,7 @@ pub fn agree(
 ) {
     for backend in backends() {
         let mut engine = engine(plans, weights, start, backend);
-        let evaluation = engine.evaluate(batch).unwrap();
-        let logits: Vec<f32> = evaluation.outputs.iter().flat_map(|outputs| outputs[0].clone()).collect();
-        let losses: Vec<f32> = evaluation.outputs.iter().flat_map(|outputs| outputs[1].clone()).collect();
+        let [logits, losses] = evaluated(&mut engine, batch);
         for (found, key) in [(logits, "logits"), (losses, "losses")] {
             let wanted = &find(expected, key).elements;
             assert_eq!(found.len(), wanted.len(), "{name}: {key}");
@@ -242,8 +246,7 @@ fn agree_rounded(
 ) {
     let shares = |backend: Box<dyn Backend>| {
         let mut engine = engine(plans, weights, start, backend);
-        let evaluation = engine.evaluate(batch).unwrap();
-        let logits: Vec<f32> = evaluation.outputs.iter().flat_map(|outputs| outputs[0].clone()).collect();
+        let [logits, _] = evaluated(&mut engine, batch);
         engine.accumulate(std::slice::from_ref(batch), 0).unwrap();
         let gradients = engine.gradients().unwrap();
         let wanted =

@@ -326,13 +326,25 @@ pub fn low_rank_named(
     names: &[&str],
     dropout: f64,
     scale: f64,
+    parameters: (&str, &str),
+) {
+    low_rank_of(recorder, names, 4, dropout, scale, parameters);
+}
+
+/// The same of a rank.
+pub fn low_rank_of(
+    recorder: &mut Recorder,
+    names: &[&str],
+    rank: u32,
+    dropout: f64,
+    scale: f64,
     (name_a, name_b): (&str, &str),
 ) {
     for site in select(recorder, names) {
         let (inputs, outputs) = (recorder.site_inputs(site).unwrap(), recorder.site_outputs(site).unwrap());
-        let a = recorder.full(&[4, inputs], 0.0).unwrap();
+        let a = recorder.full(&[rank, inputs], 0.0).unwrap();
         let a = recorder.parameter(Some(site), name_a, a, true).unwrap();
-        let b = recorder.full(&[outputs, 4], 0.0).unwrap();
+        let b = recorder.full(&[outputs, rank], 0.0).unwrap();
         let b = recorder.parameter(Some(site), name_b, b, true).unwrap();
         let x = recorder.site_input(site).unwrap();
         let x = recorder.dropout(x, dropout).unwrap();

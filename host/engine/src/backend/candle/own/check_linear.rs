@@ -6,9 +6,9 @@ use candle_core::{DType, Device, Tensor};
 use super::check::{
     BOUND, COLUMNS, HALVES_BOUND, PLACES, Pair, ROUNDED_BOUND, ROWS, STARTS, equal, integers, values, within,
 };
-use super::kernels::{ADD_BIAS, ADD_DROPPED, ADD_ROWS, Kernel, ROW_DROPOUT};
+use super::kernels::{ADD_BIAS, ADD_ROWS, Kernel, ROW_DROPOUT};
 use super::launch::Own;
-use super::numbers::{AddBias, AddRows, Mask, Numbers, Packing, RowDropout};
+use super::numbers::{AddBias, Mask, Numbers, Packing, RowDropout};
 use super::products::{Product, Side};
 use super::sums::{Groups, Summands};
 use crate::backend::BackendError;
@@ -57,15 +57,14 @@ pub fn linear(pair: &Pair<'_>, mask: Mask) -> Result<()> {
     for (rows, columns) in [(ROWS, COLUMNS), (ROWS / 2, 2 * COLUMNS)] {
         let list = integers(&(0..rows as u32).rev().collect::<Vec<_>>())?;
         for (from, into) in [(&y, &x), (&y, &halves), (&halves, &x)] {
-            let numbers = AddRows { rows: rows as i64, columns: columns as i64 };
-            pair.agree_into(&ADD_ROWS, numbers, &[Some(from), Some(&list)], into)?;
-            let (rows, columns) = (rows as i64, columns as i64);
-            let numbers = RowDropout { rows, columns, mask, packing, has_mask: 1 };
-            pair.agree_into(&ADD_DROPPED, numbers, &[from, &starts, &places].map(Some), into)?;
             for has_mask in [0, 1] {
-                let numbers = RowDropout { has_mask, ..numbers };
-                pair.agree_into(&ROW_DROPOUT, numbers, &[from, &starts, &places].map(Some), into)?;
+                let numbers = RowDropout { mask, packing, has_mask, ..RowDropout::without(rows, columns) };
+                let inputs = [from, &starts, &places].map(Some);
+                pair.agree_into(&ROW_DROPOUT, numbers, &inputs, into)?;
+                pair.agree_into(&ADD_ROWS, numbers, &inputs, into)?;
+                pair.agree_into(&ADD_ROWS, numbers, &[&inputs[..], &[Some(&list)]].concat(), into)?;
             }
+            let (rows, columns) = (rows as i64, columns as i64);
             for first in [7, 8] {
                 let numbers = AddBias { rows, columns: 20, first, pitch: columns };
                 pair.agree_into(&ADD_BIAS, numbers, &[Some(&values(20, 42)?)], into)?;

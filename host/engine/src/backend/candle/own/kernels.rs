@@ -57,8 +57,7 @@ kernels! {
     LAYER_NORM_BACKWARD layer_norm_backward host_layer_norm_backward Norm
     RECOVER recover host_recover Norm
     ADD_BIAS add_bias host_add_bias AddBias
-    ADD_DROPPED add_dropped host_add_dropped RowDropout
-    ADD_ROWS add_rows host_add_rows AddRows
+    ADD_ROWS add_rows host_add_rows RowDropout
     ONE_QUERY one_query host_one_query OneQuery
     ONE_QUERY_BACKWARD one_query_backward host_one_query_backward OneQuery
     ROW_SUMS row_sums host_row_sums RowSums

@@ -41,7 +41,7 @@ pub struct Own {
     cuda: Option<Arc<Cuda>>,
     /// What the products of attention's tiles are of: with `Tf32` and `Bf16` tensor cores
     /// make them, of numbers rounded to that.
-    pub precision: Precision,
+    pub(super) precision: Precision,
 }
 
 impl Own {

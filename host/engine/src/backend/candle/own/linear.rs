@@ -4,9 +4,9 @@
 use candle_core::{DType, Tensor};
 
 use super::arrays::Made;
-use super::kernels::{ADD_BIAS, ADD_DROPPED, ROW_DROPOUT};
+use super::kernels::{ADD_BIAS, ADD_ROWS, ROW_DROPOUT};
 use super::launch::Own;
-use super::numbers::{AddBias, Mask, Packing, RowDropout};
+use super::numbers::{AddBias, RowDropout};
 use super::products::{Product, Side};
 use super::sums::Summands;
 use crate::backend::BackendError;
@@ -206,17 +206,11 @@ impl Candle {
             let dropped = dropped.ok_or_else(|| BackendError::Wrong("a dropout without its mask".into()))?;
             return self.set(program, dx, dropped, false);
         }
-        let numbers = RowDropout {
-            rows: product.rows as i64,
-            columns: product.columns as i64,
-            mask: mask.into(),
-            packing: Packing::from(&rows),
-            has_mask: 1,
-        };
+        let numbers = RowDropout::with(product.rows, product.columns, mask, &rows);
         let [starts, places] = self.packing_arrays(&rows)?;
         let gradient = product.made_of(self.products.operands())?;
         let inputs = [&gradient, &starts, &places].map(Some);
-        own.run_into(&ADD_DROPPED, numbers, &inputs, &self.writable(program, dx, false)?)
+        own.run_into(&ADD_ROWS, numbers, &inputs, &self.writable(program, dx, false)?)
     }
 
     /// Rows and columns of a value.
@@ -279,18 +273,11 @@ impl Candle {
             return Ok(x.contiguous()?);
         }
         let count = x.elem_count();
-        let mut numbers = RowDropout {
-            rows: (count / columns.max(1)) as i64,
-            columns: columns as i64,
-            mask: Mask::default(),
-            packing: Packing::default(),
-            has_mask: 0,
+        let rows = count / columns.max(1);
+        let (numbers, lists) = match &mask {
+            Some((of, mask)) => (RowDropout::with(rows, columns, *mask, of), Some(self.packing_arrays(of)?)),
+            None => (RowDropout::without(rows, columns), None),
         };
-        let mut lists = None;
-        if let Some((rows, mask)) = &mask {
-            (numbers.mask, numbers.packing, numbers.has_mask) = ((*mask).into(), Packing::from(rows), 1);
-            lists = Some(self.packing_arrays(rows)?);
-        }
         let [starts, places] = lists.as_ref().map_or([None, None], |lists| lists.each_ref().map(Some));
         let [operand] =
             own.run(&ROW_DROPOUT, numbers, &[Some(x), starts, places], [Made { count, dtype }])?;

@@ -57,6 +57,20 @@ pub struct RowDropout {
     pub has_mask: i64,
 }
 
+impl RowDropout {
+    /// Of so many rows and columns, without a mask.
+    pub fn without(rows: usize, columns: usize) -> RowDropout {
+        let (mask, packing) = (Mask::default(), Packing::default());
+        RowDropout { rows: rows as i64, columns: columns as i64, mask, packing, has_mask: 0 }
+    }
+
+    /// Of so many rows and columns, by the packing of rows.
+    pub fn with(rows: usize, columns: usize, mask: DropoutMask, of: &Rows) -> RowDropout {
+        let without = RowDropout::without(rows, columns);
+        RowDropout { mask: mask.into(), packing: Packing::from(of), has_mask: 1, ..without }
+    }
+}
+
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct AttentionFactors {
@@ -133,13 +147,6 @@ pub struct OneQuery {
 
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
-pub struct AddRows {
-    pub rows: i64,
-    pub columns: i64,
-}
-
-#[repr(C)]
-#[derive(Clone, Copy, Debug)]
 pub struct AddBias {
     pub rows: i64,
     pub columns: i64,
@@ -192,4 +199,4 @@ macro_rules! numbers {
     )* };
 }
 
-numbers! { RowDropout AttentionFactors Norm Activate CrossEntropy Attention OneQuery AddRows AddBias RowSums Squares AdamW }
+numbers! { RowDropout AttentionFactors Norm Activate CrossEntropy Attention OneQuery AddBias RowSums Squares AdamW }

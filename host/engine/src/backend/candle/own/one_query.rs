@@ -15,29 +15,30 @@ use crate::program::value::ValueId;
 type Result<T> = std::result::Result<T, BackendError>;
 
 impl Candle {
-    /// The numbers of an attention of one query a sequence; none where there is no kernel
-    /// for it.
-    pub(super) fn one_query(&self, program: &Program, attend: &Attend) -> Option<OneQuery> {
+    /// The numbers of an attention of one query a sequence, and its keys and values; none
+    /// where there is no kernel for it.
+    pub(super) fn one_query(&self, program: &Program, attend: &Attend) -> Option<(OneQuery, ValueId)> {
+        let memory = attend.memory_of_one_query(program)?;
         let size = program.value(attend.out).columns(&self.sizes) / attend.heads;
-        if !attend.has_one_query(program) || size > ATTENTION_COLUMNS {
+        if size > ATTENTION_COLUMNS {
             return None;
         }
         let mask = attend.dropout.and_then(|dropout| masks::mask(&self.step, dropout)).map(Mask::from);
-        Some(OneQuery {
+        let numbers = OneQuery {
             rows: (self.sizes.sequences * attend.heads) as i64,
             heads: attend.heads as i64,
             size: size as i64,
             mask: mask.unwrap_or_default(),
             scale: attend.scale,
             has_mask: i32::from(mask.is_some()),
-        })
+        };
+        Some((numbers, memory))
     }
 
     /// Queries, keys and values, first rows of sequences and their places.
-    fn one_query_inputs(&self, program: &Program, attend: &Attend) -> Result<[Tensor; 4]> {
-        let memory = attend.memory.unwrap_or(attend.queries);
+    fn one_query_inputs(&self, program: &Program, [queries, memory]: [ValueId; 2]) -> Result<[Tensor; 4]> {
         Ok([
-            self.peek(program, attend.queries)?,
+            self.peek(program, queries)?,
             self.peek(program, memory)?,
             self.indices(self.batch.starts.clone())?,
             self.indices(self.batch.places.clone())?,
@@ -51,8 +52,8 @@ impl Candle {
 
     /// The attention by its kernel; answers whether there is one.
     pub(super) fn own_attend(&mut self, own: &Own, program: &Program, attend: &Attend) -> Result<bool> {
-        let Some(numbers) = self.one_query(program, attend) else { return Ok(false) };
-        let inputs = self.one_query_inputs(program, attend)?;
+        let Some((numbers, memory)) = self.one_query(program, attend) else { return Ok(false) };
+        let inputs = self.one_query_inputs(program, [attend.queries, memory])?;
         let outputs = [attend.out, attend.log_sums].map(|value| self.made_for(program, Some(value), value));
         let [context, sums] = own.run(&ONE_QUERY, numbers, &inputs.each_ref().map(Some), outputs)?;
         self.set(program, attend.log_sums, sums, false)?;
@@ -68,8 +69,8 @@ impl Candle {
         backward: &AttendBackward,
     ) -> Result<bool> {
         let attend = &backward.forward;
-        let Some(numbers) = self.one_query(program, attend) else { return Ok(false) };
-        let inputs = self.one_query_inputs(program, attend)?;
+        let Some((numbers, memory)) = self.one_query(program, attend) else { return Ok(false) };
+        let inputs = self.one_query_inputs(program, [attend.queries, memory])?;
         let (dout, log_sums) = (self.peek(program, backward.dout)?, self.peek(program, attend.log_sums)?);
         let inputs = [&inputs.each_ref()[..], &[&dout, &log_sums]].concat();
         let inputs: Vec<Option<&Tensor>> = inputs.into_iter().map(Some).collect();

@@ -8,7 +8,7 @@ use super::kernels::{
     ACTIVATE, ACTIVATE_BACKWARD, ADD_ROWS, ATTENTION_FACTORS, CROSS_ENTROPY, CROSS_ENTROPY_BACKWARD,
     LAYER_NORM, LAYER_NORM_BACKWARD, RECOVER, ROW_DROPOUT,
 };
-use super::numbers::{Activate, AddRows, AttentionFactors, CrossEntropy, Mask, Norm, Packing, RowDropout};
+use super::numbers::{Activate, AttentionFactors, CrossEntropy, Mask, Norm, Packing, RowDropout};
 use super::sums::Summands;
 use crate::backend::BackendError;
 use crate::backend::candle::Candle;
@@ -32,13 +32,7 @@ impl Candle {
     ) -> Result<Option<Tensor>> {
         let (Some(own), Some(mask)) = (&self.own, masks::mask(&self.step, dropout)) else { return Ok(None) };
         let count = x.elem_count() / columns.max(1);
-        let numbers = RowDropout {
-            rows: count as i64,
-            columns: columns as i64,
-            mask: mask.into(),
-            packing: Packing::from(rows),
-            has_mask: 1,
-        };
+        let numbers = RowDropout::with(count, columns, mask, rows);
         let [starts, places] = self.packing_arrays(rows)?;
         let inputs = [x, &starts, &places].map(Some);
         let made = Made { count: count * columns, dtype: x.dtype() };
@@ -293,10 +287,10 @@ impl Candle {
                     self.held.made(program.root(dx));
                 }
                 let (rows, columns) = self.shape(program, dout);
-                let numbers = AddRows { rows: rows as i64, columns: columns as i64 };
                 let (gradient, list) = (self.peek(program, dout)?, self.indices(chosen)?);
-                let into = self.writable(program, dx, false)?;
-                own.run_into(&ADD_ROWS, numbers, &[Some(&gradient), Some(&list)], &into)?;
+                let (numbers, inputs) =
+                    (RowDropout::without(rows, columns), [Some(&gradient), None, None, Some(&list)]);
+                own.run_into(&ADD_ROWS, numbers, &inputs, &self.writable(program, dx, false)?)?;
             }
             Instruction::CrossEntropy { logits, ref labels, losses, log_sums } => {
                 let (logits, labels) = (self.get(program, logits)?, self.integers(labels)?);
