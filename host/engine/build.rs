@@ -11,6 +11,8 @@ use std::process::Command;
 const LIBRARIES: [&str; 6] = ["cuda", "cublas", "cublasLt", "curand", "nvrtc", "cudart"];
 
 const KERNELS: &str = "cuda/kernels.cu";
+/// The GPU that is simulated on the processor.
+const SIMULATED: &str = "cuda/simulated.cpp";
 
 /// What kernels are compiled for: code for compute capabilities 8.0 and 9.0, and PTX,
 /// of which a driver makes code for later ones.
@@ -42,24 +44,31 @@ fn run() -> Result<(), String> {
     println!("cargo::rerun-if-changed=cuda");
     let generated = ARCHITECTURES.iter().flat_map(|architecture| ["-gencode", architecture]);
     let arguments: Vec<&str> = ["-fatbin", "-std=c++17", "-O3"].into_iter().chain(generated).collect();
-    nvcc(&arguments, &out.join("kernels.fatbin"))?;
-    // The same text for the processor, for tests and for the look at a GPU's results.
+    nvcc(&[KERNELS], &arguments, &out.join("kernels.fatbin"))?;
+    // The same text for the processor, for tests and for the look at a GPU's results; and what
+    // a GPU runs, on one that is simulated, for tests alone.
     let arguments = ["-lib", "-x", "c++", "-std=c++17", "-O2", "-Xcompiler", "-fPIC,-ffp-contract=off"];
-    nvcc(&arguments, &out.join("libhost_kernels.a"))?;
-    println!("cargo::rustc-link-lib=static=host_kernels");
+    nvcc(&[KERNELS], &arguments, &out.join("libhost_kernels.a"))?;
+    let arguments = [&arguments[..], &["-DSIMULATED"]].concat();
+    nvcc(&[KERNELS, SIMULATED], &arguments, &out.join("libsimulated_kernels.a"))?;
+    for library in ["static=host_kernels", "static=simulated_kernels", "stdc++"] {
+        println!("cargo::rustc-link-lib={library}");
+    }
     println!("cargo::rustc-link-search=native={}", out.display());
     Ok(())
 }
 
 /// Compiles the kernels with the toolkit's compiler, which cudarc looks for in the
 /// path as well.
-fn nvcc(arguments: &[&str], to: &Path) -> Result<(), String> {
-    let output = Command::new("nvcc").args(arguments).arg(KERNELS).arg("-o").arg(to).output();
+fn nvcc(texts: &[&str], arguments: &[&str], to: &Path) -> Result<(), String> {
+    let output = Command::new("nvcc").args(arguments).args(texts).arg("-o").arg(to).output();
     let output = output.map_err(|error| {
         format!("nvcc cannot be started ({error}); the feature cuda is built with a CUDA toolkit in PATH")
     })?;
     match output.status.success() {
         true => Ok(()),
-        false => Err(format!("{KERNELS} does not compile: {}", String::from_utf8_lossy(&output.stderr))),
+        false => {
+            Err(format!("{} does not compile: {}", texts.join(", "), String::from_utf8_lossy(&output.stderr)))
+        }
     }
 }

@@ -6,11 +6,7 @@
 #include "attention.cuh"
 #include "fragments.cuh"
 
-// A warp's place in a tile: a thread's lane, and the first row of its warp.
-BODY int lane_of(int thread) {
-    return thread % WARP;
-}
-
+// The first row of a thread's warp in a tile.
 BODY int top_of(int thread) {
     return thread / WARP * WARP_ROWS;
 }

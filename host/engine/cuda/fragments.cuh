@@ -12,6 +12,11 @@ const int WARP_ROWS = 16;
 
 #define EACH_HALF(THREAD) EACH_OF(HALF_THREADS, THREAD)
 
+// A thread's lane in its warp.
+BODY int lane_of(int thread) {
+    return thread % WARP;
+}
+
 // A kernel of such blocks for heads of so many columns.
 #define HALVES_KERNEL(NAME, COLUMNS, BLOCKS, NUMBERS)                                             \
     BLOCK_KERNEL(NAME##_##COLUMNS##_bf16, HALF_THREADS, BLOCKS, NUMBERS,                          \
@@ -127,15 +132,9 @@ template <int COLUMNS> BODY Right right_across(const uint16_t *tile, int place, 
 
 // The right factor that lies in a tile as it is.
 template <int COLUMNS> BODY Right right_of(const uint16_t *tile, int place, int column, int lane) {
-#ifdef __CUDACC__
-    // Lanes name the rows of two matrices of eight by eight, and get what these hold across.
-    const uint16_t *row = tile + (place + lane % 16) * HALF_WIDTH<COLUMNS> + column;
-    const uint32_t address = (uint32_t)__cvta_generic_to_shared(row);
+#ifdef ON_GPU
     Right found;
-    asm volatile("ldmatrix.sync.aligned.m8n8.x2.trans.shared.b16 {%0, %1}, [%2];"
-                 : "=r"(found.pairs[0]), "=r"(found.pairs[1])
-                 : "r"(address)
-                 : "memory");
+    load_across(found.pairs, tile + (place + lane % 16) * HALF_WIDTH<COLUMNS> + column);
     return found;
 #else
     const uint16_t *at = tile + (place + lane % 4 * 2) * HALF_WIDTH<COLUMNS> + column + lane / 4;
@@ -150,14 +149,10 @@ template <int COLUMNS> BODY Right right_of(const uint16_t *tile, int place, int 
 // Adds the product of 16 rows by 16 places and 16 places by eight columns to what a lane
 // holds of it, where `rows` and `columns` give what a lane holds of the factors.
 template <class Rows, class Columns> BODY void multiply(float (&sums)[4], int lane, Rows rows, Columns columns) {
-#ifdef __CUDACC__
+#ifdef ON_GPU
     const Left a = rows(lane);
     const Right b = columns(lane);
-    asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 "
-                 "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
-                 : "+f"(sums[0]), "+f"(sums[1]), "+f"(sums[2]), "+f"(sums[3])
-                 : "r"(a.pairs[0]), "r"(a.pairs[1]), "r"(a.pairs[2]), "r"(a.pairs[3]), "r"(b.pairs[0]),
-                   "r"(b.pairs[1]));
+    multiply_halves(sums, a.pairs, b.pairs);
 #else
     // What the instruction is said to do, of what each lane would hold.
     for (int quarter = 0; quarter < 4; quarter++) {
@@ -207,10 +202,10 @@ BODY void add_product(Sums<COLUMNS> &sums, Held pairs, const uint16_t *m, int in
 // Of the four lanes that hold a row: the sum, or the largest, of what `value` gives for
 // each.
 template <class Value> BODY float sum_of_row(int thread, Value value) {
-#ifdef __CUDACC__
+#ifdef ON_GPU
     float x = value(thread);
-    x += __shfl_xor_sync(0xffffffffu, x, 1);
-    return x + __shfl_xor_sync(0xffffffffu, x, 2);
+    x += of_other_lane(x, 1);
+    return x + of_other_lane(x, 2);
 #else
     const int first = thread / 4 * 4;
     return (value(first) + value(first + 1)) + (value(first + 2) + value(first + 3));
@@ -218,10 +213,10 @@ template <class Value> BODY float sum_of_row(int thread, Value value) {
 }
 
 template <class Value> BODY float largest_of_row(int thread, Value value) {
-#ifdef __CUDACC__
+#ifdef ON_GPU
     float x = value(thread);
-    x = fmaxf(x, __shfl_xor_sync(0xffffffffu, x, 1));
-    return fmaxf(x, __shfl_xor_sync(0xffffffffu, x, 2));
+    x = fmaxf(x, of_other_lane(x, 1));
+    return fmaxf(x, of_other_lane(x, 2));
 #else
     const int first = thread / 4 * 4;
     return fmaxf(fmaxf(value(first), value(first + 1)), fmaxf(value(first + 2), value(first + 3)));

@@ -3,9 +3,7 @@
 
 #pragma once
 
-#include <math.h>
-#include <stdint.h>
-#include <string.h>
+#include "instructions.cuh"
 
 // Inputs of a kernel at most.
 const int INPUTS = 8;
@@ -30,7 +28,41 @@ template <int WIDTH> struct alignas(2 * WIDTH) FewHalves {
 
 #ifdef __CUDACC__
 
-#define BODY static __device__ __forceinline__
+#define KNOWN(NAME, NUMBERS, SHARED_BYTES)
+
+#else
+
+// A kernel by its name, of a list of all of them.
+struct Known {
+    const char *name;
+    int64_t shared_bytes;
+    // Of the arrays and the numbers.
+    void (*run)(const void *, const void *);
+    const Known *next;
+
+    static inline const Known *first = nullptr;
+
+    Known(const char *name, int64_t shared_bytes, void (*run)(const void *, const void *))
+        : name(name), shared_bytes(shared_bytes), run(run), next(first) {
+        first = this;
+    }
+
+    static const Known *of(const char *name, size_t length) {
+        for (const Known *known = first; known; known = known->next)
+            if (strlen(known->name) == length && memcmp(known->name, name, length) == 0)
+                return known;
+        return nullptr;
+    }
+};
+
+#define KNOWN(NAME, NUMBERS, SHARED_BYTES)                                                        \
+    static const Known known_##NAME(#NAME, SHARED_BYTES, [](const void *arrays, const void *numbers) { \
+        NAME(*(const Arrays *)arrays, *(const NUMBERS *)numbers);                                 \
+    });
+
+#endif
+
+#ifdef ON_GPU
 
 const int LANES = 32;
 
@@ -41,27 +73,26 @@ BODY int lane() {
 // The sum over the lanes, known to each of them.
 BODY float sum(float x) {
     for (int distance = LANES / 2; distance > 0; distance /= 2)
-        x += __shfl_xor_sync(0xffffffffu, x, distance);
+        x += of_other_lane(x, distance);
     return x;
 }
 
 BODY float largest(float x) {
     for (int distance = LANES / 2; distance > 0; distance /= 2)
-        x = fmaxf(x, __shfl_xor_sync(0xffffffffu, x, distance));
+        x = fmaxf(x, of_other_lane(x, distance));
     return x;
 }
 
 #define KERNEL(NAME, NUMBERS)                                                                     \
-    extern "C" __global__ void __launch_bounds__(256) NAME(Arrays arrays, NUMBERS numbers) {      \
+    ENTRY(256) NAME(Arrays arrays, NUMBERS numbers) {                                             \
         const int64_t warps = (int64_t)gridDim.x * blockDim.x / LANES;                            \
         const int64_t first = ((int64_t)blockIdx.x * blockDim.x + threadIdx.x) / LANES;           \
         for (int64_t row = first; row < numbers.rows; row += warps)                               \
             NAME##_row(arrays, numbers, row);                                                     \
-    }
+    }                                                                                             \
+    KNOWN(NAME, NUMBERS, 0)
 
 #else
-
-#define BODY static inline
 
 const int LANES = 1;
 
@@ -78,10 +109,11 @@ BODY float largest(float x) {
 }
 
 #define KERNEL(NAME, NUMBERS)                                                                     \
-    extern "C" void host_##NAME(const Arrays *arrays, const NUMBERS *numbers) {                   \
-        for (int64_t row = 0; row < numbers->rows; row++)                                         \
-            NAME##_row(*arrays, *numbers, row);                                                   \
-    }
+    static void NAME(const Arrays &arrays, const NUMBERS &numbers) {                              \
+        for (int64_t row = 0; row < numbers.rows; row++)                                          \
+            NAME##_row(arrays, numbers, row);                                                     \
+    }                                                                                             \
+    KNOWN(NAME, NUMBERS, 0)
 
 #endif
 

@@ -16,10 +16,8 @@ BODY uint16_t rounded(float x) {
 
 // Two numbers of bf16 side by side, the first in the lower bits.
 BODY uint32_t pair_of(float first, float second) {
-#ifdef __CUDACC__
-    uint32_t pair;
-    asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(second), "f"(first));
-    return pair;
+#ifdef ON_GPU
+    return rounded_pair(first, second);
 #else
     return rounded(first) | (uint32_t)rounded(second) << 16;
 #endif

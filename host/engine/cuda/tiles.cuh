@@ -28,7 +28,7 @@ const int PARTS = THREADS / TILE;
 template <int COLUMNS> constexpr int WIDTH = COLUMNS + 4;
 const int PITCH = TILE + 8;
 
-#ifdef __CUDACC__
+#ifdef ON_GPU
 
 #define EACH_OF(COUNT, THREAD) if (const int THREAD = (int)threadIdx.x; true)
 #define NEXT_PHASE() __syncthreads()
@@ -36,7 +36,7 @@ const int PITCH = TILE + 8;
 // Variables that each thread has of its own.
 template <class Variables> struct Own {
     Variables values;
-    __device__ __forceinline__ Variables &of(int) {
+    OF_THREAD Variables &of(int) {
         return values;
     }
 };
@@ -44,14 +44,14 @@ template <class Variables> struct Own {
 // A kernel of blocks with so many threads and floats of shared memory, which each run a
 // function.
 #define BLOCK_KERNEL(NAME, COUNT, BLOCKS, NUMBERS, FLOATS, ...)                                   \
-    extern "C" __global__ void __launch_bounds__(COUNT, BLOCKS)                                   \
-        NAME(Arrays arrays, NUMBERS numbers) {                                                    \
-        extern __shared__ __align__(16) float shared[];                                           \
+    ENTRY(COUNT, BLOCKS) NAME(Arrays arrays, NUMBERS numbers) {                                   \
+        SHARED(shared);                                                                           \
         for (int64_t tile = blockIdx.x; tile < numbers.rows; tile += gridDim.x) {                 \
             __VA_ARGS__(arrays, numbers, tile, shared);                                           \
-            __syncthreads();                                                                      \
+            NEXT_PHASE();                                                                         \
         }                                                                                         \
-    }
+    }                                                                                             \
+    KNOWN(NAME, NUMBERS, FLOATS * sizeof(float))
 
 #else
 
@@ -77,17 +77,15 @@ template <class Variables> struct Own {
 };
 
 #define BLOCK_KERNEL(NAME, COUNT, BLOCKS, NUMBERS, FLOATS, ...)                                   \
-    extern "C" int64_t host_##NAME##_shared() {                                                   \
-        return FLOATS * sizeof(float);                                                            \
-    }                                                                                             \
-    extern "C" void host_##NAME(const Arrays *arrays, const NUMBERS *numbers) {                   \
+    static void NAME(const Arrays &arrays, const NUMBERS &numbers) {                              \
         alignas(16) float shared[FLOATS];                                                         \
-        for (int64_t tile = 0; tile < numbers->rows; tile++) {                                    \
+        for (int64_t tile = 0; tile < numbers.rows; tile++) {                                     \
             for (float &number : shared)                                                          \
                 number = NAN;                                                                     \
-            __VA_ARGS__(*arrays, *numbers, tile, shared);                                         \
+            __VA_ARGS__(arrays, numbers, tile, shared);                                           \
         }                                                                                         \
-    }
+    }                                                                                             \
+    KNOWN(NAME, NUMBERS, FLOATS * sizeof(float))
 
 #endif
 
@@ -172,22 +170,12 @@ template <int COUNT> struct Fragment {
     float x[COUNT];
 };
 
-BODY float fast_exponential(float x) {
-#ifdef __CUDACC__
-    return __expf(x);
-#else
-    return expf(x);
-#endif
-}
-
 // By tensor cores, of numbers that are rounded to TF32, into sums in fp32. Eight places
 // are summed at once: those beyond `inner` must be zeros on both sides.
 struct Tf32 {
     BODY float held(float x) {
-#ifdef __CUDACC__
-        uint32_t bits;
-        asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(bits) : "f"(x));
-        return __uint_as_float(bits);
+#ifdef ON_GPU
+        return rounded_to_tf32(x);
 #else
         uint32_t bits;
         memcpy(&bits, &x, sizeof bits);
@@ -205,15 +193,10 @@ struct Tf32 {
     // elements of it, where `rows` and `columns` give what a lane holds of them.
     template <class Rows, class Columns>
     BODY void multiply(float *top, float *bottom, int lane, Rows rows, Columns columns) {
-#ifdef __CUDACC__
+#ifdef ON_GPU
         const Fragment<4> a = rows(lane);
         const Fragment<2> b = columns(lane);
-        asm volatile("mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 "
-                     "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
-                     : "+f"(top[0]), "+f"(top[1]), "+f"(bottom[0]), "+f"(bottom[1])
-                     : "r"(__float_as_uint(a.x[0])), "r"(__float_as_uint(a.x[1])),
-                       "r"(__float_as_uint(a.x[2])), "r"(__float_as_uint(a.x[3])),
-                       "r"(__float_as_uint(b.x[0])), "r"(__float_as_uint(b.x[1])));
+        multiply_tf32(top, bottom, a.x, b.x);
 #else
         // What the instruction is said to do, of what each lane would hold.
 #pragma GCC unroll 2

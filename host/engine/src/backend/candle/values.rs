@@ -91,7 +91,9 @@ impl Candle {
     ) -> Result<(), BackendError> {
         for (value, access) in instruction.accesses() {
             if access != Access::Read {
-                let zeros = Tensor::zeros(program.value(value).sizes(&self.sizes), DType::F32, &self.device)?;
+                let (sizes, dtype) =
+                    (program.value(value).sizes(&self.sizes), self.stored(program.root(value)));
+                let zeros = Tensor::zeros(sizes, dtype, &self.device)?;
                 self.set(program, value, zeros, access == Access::Update)?;
             }
         }

@@ -251,6 +251,7 @@ impl Candle {
 mod tests {
     use candle_core::Device;
 
+    use super::super::simulated::Simulated;
     use super::*;
     use crate::backend::candle::attention::Padding;
     use crate::backend::candle::products::Products;
@@ -329,23 +330,32 @@ mod tests {
                     (Precision::Bf16, DType::BF16, 5e-3),
                 ] {
                     let [qkv, dout] = [&qkv, &dout].map(|x| x.to_dtype(dtype).unwrap());
-                    let own = Own::new(&Device::Cpu).unwrap().in_precision(precision);
                     let case = format!("{heads} heads of {size}, {dropout:?}, {precision:?} of {dtype:?}");
-                    let found = by_kernels(&own, &packed, [&qkv, &dout], false);
-                    for (name, found, expected) in [
-                        ("context", &found[0], &context),
-                        ("log-sum-exps", &found[1], &sums),
-                        ("gradient", &found[2], &gradient),
+                    let here = Own::new(&Device::Cpu).unwrap();
+                    let simulated = |order, blocks| Own::simulated(Simulated { order, blocks }).unwrap();
+                    // The text for the processor, and a GPU that is simulated.
+                    for [(own, other_way_round), (other, yet)] in [
+                        [(here.clone(), false), (here, true)],
+                        [(simulated(0, 65_536), false), (simulated(7, 2), false)],
                     ] {
-                        let apart = apart(found, expected);
-                        assert!(apart < bound, "{name} of {case}: {apart:e}");
-                    }
-                    let other = by_kernels(&own, &packed, [&qkv, &dout], true);
-                    for (one, other) in found.iter().zip(&other) {
-                        let [one, other] =
-                            [one, other].map(|x| x.to_dtype(DType::F32).unwrap().to_vec1::<f32>().unwrap());
-                        let same = one.iter().zip(&other).all(|(a, b)| a.to_bits() == b.to_bits());
-                        assert!(same, "{case}: what the threads do depends on their order");
+                        let by = |own: Own, turned: bool| {
+                            by_kernels(&own.in_precision(precision), &packed, [&qkv, &dout], turned)
+                        };
+                        let found = by(own, other_way_round);
+                        for (name, found, expected) in [
+                            ("context", &found[0], &context),
+                            ("log-sum-exps", &found[1], &sums),
+                            ("gradient", &found[2], &gradient),
+                        ] {
+                            let apart = apart(found, expected);
+                            assert!(apart < bound, "{name} of {case}: {apart:e}");
+                        }
+                        for (one, other) in found.iter().zip(&by(other, yet)) {
+                            let [one, other] = [one, other]
+                                .map(|x| x.to_dtype(DType::F32).unwrap().to_vec1::<f32>().unwrap());
+                            let same = one.iter().zip(&other).all(|(a, b)| a.to_bits() == b.to_bits());
+                            assert!(same, "{case}: what the threads do depends on their order");
+                        }
                     }
                 }
             }

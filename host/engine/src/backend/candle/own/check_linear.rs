@@ -8,6 +8,7 @@ use super::check::{
 };
 use super::kernels::{ADD_BIAS, ADD_ROWS, Kernel, ROW_DROPOUT};
 use super::launch::Own;
+use super::low_rank::{Dropped, Factor, Wide};
 use super::numbers::{AddBias, Mask, Numbers, Packing, RowDropout};
 use super::products::{Product, Side};
 use super::sums::{Groups, Summands};
@@ -72,7 +73,44 @@ pub fn linear(pair: &Pair<'_>, mask: Mask) -> Result<()> {
         }
     }
     sums(pair)?;
+    low_ranks(pair, mask)?;
     products(pair, &[x, y])
+}
+
+/// Low-rank updates, of both kernels for ranks, of columns that are read eight at once and of
+/// others.
+fn low_ranks(pair: &Pair<'_>, mask: Mask) -> Result<()> {
+    let rows = Rows::Packed(STARTS.to_vec());
+    let packing = Packing::from(&rows);
+    for (dtype, wide) in [
+        (DType::F32, Wide { rows: ROWS, columns: 61, first: 5, pitch: COLUMNS, rank: 7 }),
+        (DType::BF16, Wide { rows: ROWS, columns: 72, first: 8, pitch: 96, rank: 16 }),
+        (DType::BF16, Wide { rows: ROWS, columns: 300, first: 0, pitch: 300, rank: 40 }),
+    ] {
+        for across in [false, true] {
+            let on = |own: &Own, device: &Device| -> Result<[Tensor; 3]> {
+                let array = |count: usize, salt: usize, dtype: DType| {
+                    values(count, salt)?.to_dtype(dtype)?.to_device(device)
+                };
+                let lists = [integers(&STARTS)?.to_device(device)?, integers(&PLACES)?.to_device(device)?];
+                let dropped = Dropped { mask, packing, lists };
+                let (x, out) = (array(ROWS * wide.pitch, 60, dtype)?, array(ROWS * wide.pitch, 61, dtype)?);
+                let factor = array(wide.rank * wide.columns, 62, DType::F32)?;
+                let factor = Factor { array: &factor, across, scale: 0.5 };
+                let down = array(ROWS * wide.rank, 63, dtype)?;
+                own.low_rank_down(wide, &x, Some(&dropped), factor, &down)?;
+                let low = array(ROWS * wide.rank, 64, DType::BF16)?;
+                own.low_rank_up(wide, &low, Some(&dropped), factor, (&out, across))?;
+                Ok([down, out, own.low_rank_gradient(wide, &x, Some(&dropped), &low)?])
+            };
+            let (found, expected) = (on(&pair.here, pair.device)?, on(&pair.reference, &Device::Cpu)?);
+            let names = ["low_rank_down", "low_rank_up", "low_rank_gradient"];
+            for (name, (found, expected)) in names.into_iter().zip(found.iter().zip(&expected)) {
+                equal(name, found, expected)?;
+            }
+        }
+    }
+    Ok(())
 }
 
 fn sums(pair: &Pair<'_>) -> Result<()> {

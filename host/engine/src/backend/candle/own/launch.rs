@@ -15,6 +15,8 @@ use half::bf16;
 use super::arrays::{Arrays, INPUTS, Made, address, place, place_here, place_to_write, read};
 use super::kernels::Kernel;
 use super::numbers::Numbers;
+#[cfg(test)]
+use super::simulated::Simulated;
 use crate::backend::BackendError;
 use crate::device::Precision;
 
@@ -31,7 +33,15 @@ struct Cuda {
     module: Arc<CudaModule>,
     stream: Arc<CudaStream>,
     /// Those that have run, by name: the driver looks them up once.
-    functions: Mutex<BTreeMap<&'static str, CudaFunction>>,
+    ready: Mutex<BTreeMap<&'static str, Ready>>,
+}
+
+/// A kernel as the driver knows it, and its blocks.
+#[derive(Clone)]
+struct Ready {
+    function: CudaFunction,
+    shared_bytes: usize,
+    rows_of_block: usize,
 }
 
 /// The kernels on a device.
@@ -39,6 +49,9 @@ struct Cuda {
 pub struct Own {
     /// None on candle's CPU device.
     cuda: Option<Arc<Cuda>>,
+    /// Whether a GPU is simulated on candle's CPU device.
+    #[cfg(test)]
+    simulated: Option<Simulated>,
     /// What the products of attention's tiles are of: with `Tf32` and `Bf16` tensor cores
     /// make them, of numbers rounded to that.
     pub(super) precision: Precision,
@@ -56,11 +69,22 @@ impl Own {
                 let stream = device.cuda_stream();
                 let module = stream.context().load_module(Ptx::from_binary(IMAGE.to_vec()));
                 let module = module.map_err(|error| wrong("the kernels do not load", error))?;
-                Some(Arc::new(Cuda { module, stream, functions: Mutex::default() }))
+                Some(Arc::new(Cuda { module, stream, ready: Mutex::default() }))
             }
             Device::Metal(_) => return Err(BackendError::Wrong("Metal takes no kernels of CUDA".into())),
         };
-        Ok(Own { cuda, precision: Precision::Fp32 })
+        Ok(Own {
+            cuda,
+            #[cfg(test)]
+            simulated: None,
+            precision: Precision::Fp32,
+        })
+    }
+
+    /// The kernels on candle's CPU device as a GPU runs them, threads in an order.
+    #[cfg(test)]
+    pub fn simulated(order: Simulated) -> Result<Own> {
+        Ok(Own { simulated: Some(order), ..Own::new(&Device::Cpu)? })
     }
 
     /// The same kernels, which compute in another precision.
@@ -86,7 +110,7 @@ impl Own {
         let read: Vec<Option<&Tensor>> = inputs.iter().map(Option::as_ref).collect();
         let outputs = outputs.map(Into::into);
         let made = match &self.cuda {
-            None => on_cpu(kernel, numbers, &read, &outputs)?,
+            None => self.on_cpu(kernel, numbers, &read, &outputs)?,
             Some(cuda) => {
                 let device = inputs.iter().flatten().next().map(Tensor::device);
                 let device = device.ok_or_else(|| BackendError::Wrong("a kernel without input".into()))?;
@@ -114,7 +138,7 @@ impl Own {
     ) -> Result<()> {
         let inputs: Vec<_> = inputs.iter().copied().map(Some).collect();
         match &self.cuda {
-            None => on_cpu(kernel, numbers, &inputs, &[]).map(|_| ()),
+            None => self.on_cpu(kernel, numbers, &inputs, &[]).map(|_| ()),
             Some(cuda) => launch(cuda, kernel, numbers, &inputs, &[]),
         }
     }
@@ -145,7 +169,7 @@ impl Own {
         let Some(cuda) = &self.cuda else { return Ok(true) };
         let attribute = sys::CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN;
         let most = cuda.stream.context().attribute(attribute).map_err(|error| wrong(kernel.name, error))?;
-        Ok(kernel.shared_bytes() <= most as usize)
+        Ok(kernel.known()?.shared_bytes() <= most as usize)
     }
 
     /// Whether this is a GPU, in whose memory arrays have addresses of their own.
@@ -182,7 +206,7 @@ impl<N: Numbers + DeviceRepr> InplaceOp1 for InPlace<'_, N> {
         let mut arrays = Arrays::default();
         arrays.outputs[0] = place_to_write(storage, layout.start_offset())?;
         arrays.note(INPUTS, storage.dtype());
-        call(self.kernel, self.numbers, &self.inputs, arrays).map_err(candle_core::Error::msg)
+        self.own.call(self.kernel, self.numbers, &self.inputs, arrays).map_err(candle_core::Error::msg)
     }
 
     fn cuda_fwd(&self, storage: &mut CudaStorage, layout: &Layout) -> candle_core::Result<()> {
@@ -194,26 +218,33 @@ impl<N: Numbers + DeviceRepr> InplaceOp1 for InPlace<'_, N> {
     }
 }
 
+/// What the driver says, by which memory that has ended is known.
 fn wrong(what: &str, error: impl std::fmt::Display) -> BackendError {
-    BackendError::Wrong(format!("{what}: {error}"))
+    candle_core::Error::msg(format!("{what}: {error}")).into()
 }
 
 impl Cuda {
     /// A kernel as the driver knows it, which gets the shared memory that it asks for.
-    fn function<N>(&self, kernel: &Kernel<N>) -> std::result::Result<CudaFunction, DriverError> {
-        let mut functions = self.functions.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(function) = functions.get(kernel.name) {
-            return Ok(function.clone());
+    fn ready<N>(&self, kernel: &Kernel<N>) -> Result<Ready> {
+        let mut all = self.ready.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(ready) = all.get(kernel.name) {
+            return Ok(ready.clone());
         }
-        let function = self.module.load_function(kernel.name)?;
-        let shared = kernel.shared_bytes();
-        if shared > 0 {
-            // It may be more than 48 KiB.
-            let attribute = sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
-            function.set_attribute(attribute, shared as i32)?;
-        }
-        functions.insert(kernel.name, function.clone());
-        Ok(function)
+        let known = kernel.known()?;
+        let shared_bytes = known.shared_bytes();
+        let found = || -> std::result::Result<CudaFunction, DriverError> {
+            let function = self.module.load_function(kernel.name)?;
+            if shared_bytes > 0 {
+                // It may be more than 48 KiB.
+                let attribute = sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
+                function.set_attribute(attribute, shared_bytes as i32)?;
+            }
+            Ok(function)
+        };
+        let function = found().map_err(|error| wrong(kernel.name, error))?;
+        let ready = Ready { function, shared_bytes, rows_of_block: known.rows_of_block(kernel.threads) };
+        all.insert(kernel.name, ready.clone());
+        Ok(ready)
     }
 }
 
@@ -240,69 +271,74 @@ fn start<N: Numbers + DeviceRepr>(
     numbers: N,
     arrays: &Arrays,
 ) -> Result<()> {
-    let blocks = numbers.rows().div_ceil(kernel.rows_of_block()).min(BLOCKS) as u32;
+    let Ready { function, shared_bytes, rows_of_block } = cuda.ready(kernel)?;
+    let blocks = numbers.rows().div_ceil(rows_of_block).min(BLOCKS) as u32;
     if blocks == 0 {
         return Ok(());
     }
-    let launched = || -> std::result::Result<(), DriverError> {
-        let function = cuda.function(kernel)?;
-        let config = LaunchConfig {
-            grid_dim: (blocks, 1, 1),
-            block_dim: (kernel.threads, 1, 1),
-            shared_mem_bytes: kernel.shared_bytes() as u32,
-        };
-        // SAFETY: the kernel takes these two structures; the arrays are as long as the
-        // numbers say, and freed on the same stream.
-        unsafe { cuda.stream.launch_builder(&function).arg(arrays).arg(&numbers).launch(config) }.map(|_| ())
+    let config = LaunchConfig {
+        grid_dim: (blocks, 1, 1),
+        block_dim: (kernel.threads, 1, 1),
+        shared_mem_bytes: shared_bytes as u32,
     };
-    launched().map_err(|error| wrong(kernel.name, error))
-}
-
-fn on_cpu<N: Numbers>(
-    kernel: &Kernel<N>,
-    numbers: N,
-    inputs: &[Option<&Tensor>],
-    outputs: &[Made],
-) -> Result<Vec<Tensor>> {
-    let zeros = |made: &Made| match made.dtype {
-        DType::BF16 => CpuStorage::BF16(vec![bf16::ZERO; made.count]),
-        _ => CpuStorage::F32(vec![0.0; made.count]),
-    };
-    let mut storages: Vec<CpuStorage> = outputs.iter().map(zeros).collect();
-    let mut arrays = Arrays::default();
-    for (number, (storage, made)) in storages.iter_mut().zip(outputs).enumerate() {
-        if made.count > 0 {
-            arrays.outputs[number] = place_to_write(storage, 0)?;
-            arrays.note(INPUTS + number, made.dtype);
-        }
-    }
-    call(kernel, numbers, inputs, arrays)?;
-    let tensors = storages.into_iter().zip(outputs).map(|(storage, made)| match storage {
-        CpuStorage::F32(elements) => Tensor::from_vec(elements, made.count, &Device::Cpu),
-        CpuStorage::BF16(elements) => Tensor::from_vec(elements, made.count, &Device::Cpu),
-        _ => candle_core::bail!("a kernel makes no array of this kind"),
-    });
-    Ok(tensors.collect::<candle_core::Result<_>>()?)
-}
-
-/// Calls the text for the processor; outputs are known.
-fn call<N: Numbers>(
-    kernel: &Kernel<N>,
-    numbers: N,
-    inputs: &[Option<&Tensor>],
-    mut arrays: Arrays,
-) -> Result<()> {
-    let guards: Vec<_> = inputs.iter().map(|input| input.map(Tensor::storage_and_layout)).collect();
-    for (number, guard) in guards.iter().enumerate() {
-        let Some((storage, layout)) = guard else { continue };
-        let Storage::Cpu(storage) = &**storage else {
-            return Err(BackendError::Wrong(format!("{}: an array elsewhere", kernel.name)));
-        };
-        arrays.inputs[number] = place_here(storage, layout)?;
-        arrays.note(number, storage.dtype());
-    }
     // SAFETY: the kernel takes these two structures; the arrays are as long as the
-    // numbers say.
-    unsafe { (kernel.host)(&raw const arrays, &raw const numbers) };
-    Ok(())
+    // numbers say, and freed on the same stream.
+    let launched = unsafe { cuda.stream.launch_builder(&function).arg(arrays).arg(&numbers).launch(config) };
+    launched.map(|_| ()).map_err(|error| wrong(kernel.name, error))
+}
+
+impl Own {
+    fn on_cpu<N: Numbers>(
+        &self,
+        kernel: &Kernel<N>,
+        numbers: N,
+        inputs: &[Option<&Tensor>],
+        outputs: &[Made],
+    ) -> Result<Vec<Tensor>> {
+        let zeros = |made: &Made| match made.dtype {
+            DType::BF16 => CpuStorage::BF16(vec![bf16::ZERO; made.count]),
+            _ => CpuStorage::F32(vec![0.0; made.count]),
+        };
+        let mut storages: Vec<CpuStorage> = outputs.iter().map(zeros).collect();
+        let mut arrays = Arrays::default();
+        for (number, (storage, made)) in storages.iter_mut().zip(outputs).enumerate() {
+            if made.count > 0 {
+                arrays.outputs[number] = place_to_write(storage, 0)?;
+                arrays.note(INPUTS + number, made.dtype);
+            }
+        }
+        self.call(kernel, numbers, inputs, arrays)?;
+        let tensors = storages.into_iter().zip(outputs).map(|(storage, made)| match storage {
+            CpuStorage::F32(elements) => Tensor::from_vec(elements, made.count, &Device::Cpu),
+            CpuStorage::BF16(elements) => Tensor::from_vec(elements, made.count, &Device::Cpu),
+            _ => candle_core::bail!("a kernel makes no array of this kind"),
+        });
+        Ok(tensors.collect::<candle_core::Result<_>>()?)
+    }
+
+    /// Calls the text for the processor; outputs are known.
+    fn call<N: Numbers>(
+        &self,
+        kernel: &Kernel<N>,
+        numbers: N,
+        inputs: &[Option<&Tensor>],
+        mut arrays: Arrays,
+    ) -> Result<()> {
+        let guards: Vec<_> = inputs.iter().map(|input| input.map(Tensor::storage_and_layout)).collect();
+        for (number, guard) in guards.iter().enumerate() {
+            let Some((storage, layout)) = guard else { continue };
+            let Storage::Cpu(storage) = &**storage else {
+                return Err(BackendError::Wrong(format!("{}: an array elsewhere", kernel.name)));
+            };
+            arrays.inputs[number] = place_here(storage, layout)?;
+            arrays.note(number, storage.dtype());
+        }
+        #[cfg(test)]
+        if let Some(order) = self.simulated {
+            return order.run(kernel, &numbers, &arrays);
+        }
+        // SAFETY: the arrays are as long as the numbers say.
+        unsafe { kernel.known()?.run(&arrays, &numbers) };
+        Ok(())
+    }
 }

@@ -1,10 +1,10 @@
-//! Linear layers, their biases and low-rank updates, by products that write where the
+//! Linear layers and their biases, by products that write where the
 //! result belongs.
 
 use candle_core::{DType, Tensor};
 
 use super::arrays::Made;
-use super::kernels::{ADD_BIAS, ADD_ROWS, ROW_DROPOUT};
+use super::kernels::{ADD_BIAS, ROW_DROPOUT};
 use super::launch::Own;
 use super::numbers::{AddBias, RowDropout};
 use super::products::{Product, Side};
@@ -90,127 +90,9 @@ impl Candle {
                     Summands { array: &array, factors: None, rows, pitch, first: first_column, columns };
                 self.set(program, dbias, own.column_sums(summands)?, accumulate)?;
             }
-            Instruction::LowRank { x, a, b, hidden, y, first_column, scale, dropout } => {
-                let ((rank, inputs), (outputs, _)) = (self.shape(program, a), self.shape(program, b));
-                let (rows, pitch) = self.shape(program, y);
-                let input = self.dropped_operand(own, program, x, dropout)?;
-                let a = self.operand(own, program, a)?;
-                let product = Product {
-                    rows,
-                    columns: rank,
-                    inner: inputs,
-                    left: Side::new(&input, inputs),
-                    right: Side::new(&a, inputs).across(),
-                    factor: 1.0,
-                    pitch: rank,
-                    first: 0,
-                    accumulate: false,
-                };
-                product.write_to(&self.writable(program, hidden, true)?)?;
-                let (low, b) = (self.operand(own, program, hidden)?, self.operand(own, program, b)?);
-                let product = Product {
-                    rows,
-                    columns: outputs,
-                    inner: rank,
-                    left: Side::new(&low, rank),
-                    right: Side::new(&b, rank).across(),
-                    factor: scale,
-                    pitch,
-                    first: first_column,
-                    accumulate: true,
-                };
-                product.write_to(&self.writable(program, y, false)?)?;
-            }
-            Instruction::LowRankBackward {
-                dy,
-                x,
-                a,
-                b,
-                hidden,
-                da,
-                db,
-                dx,
-                first_column,
-                scale,
-                dropout,
-                ..
-            } => {
-                let ((rank, inputs), (outputs, _)) = (self.shape(program, a), self.shape(program, b));
-                let (rows, pitch) = self.shape(program, dy);
-                let gradient = self.operand(own, program, dy)?;
-                let gradient = Side::new(&gradient, pitch).from(first_column);
-                let b = self.operand(own, program, b)?;
-                let low = Product {
-                    rows,
-                    columns: rank,
-                    inner: outputs,
-                    left: gradient,
-                    right: Side::new(&b, rank),
-                    factor: scale,
-                    pitch: rank,
-                    first: 0,
-                    accumulate: false,
-                };
-                let low = low.made_of(self.products.operands())?;
-                if let Some(db) = db {
-                    let hidden = self.operand(own, program, hidden)?;
-                    let hidden = Side::new(&hidden, rank);
-                    let product = weight_gradient([outputs, rank, rows], gradient.across(), hidden, scale);
-                    self.set(program, db, product.made()?, true)?;
-                }
-                let low = Side::new(&low, rank);
-                if let (Some(da), Some(x)) = (da, x) {
-                    let input = self.dropped_operand(own, program, x, dropout)?;
-                    let input = Side::new(&input, inputs);
-                    let product = weight_gradient([rank, inputs, rows], low.across(), input, 1.0);
-                    self.set(program, da, product.made()?, true)?;
-                }
-                if let Some((dx, accumulate)) = dx {
-                    let a = self.operand(own, program, a)?;
-                    let product = Product {
-                        rows,
-                        columns: inputs,
-                        inner: rank,
-                        left: low,
-                        right: Side::new(&a, inputs),
-                        factor: 1.0,
-                        pitch: inputs,
-                        first: 0,
-                        accumulate,
-                    };
-                    self.add_low_rank_gradient(own, program, &product, dx, dropout)?;
-                }
-            }
             _ => return Ok(false),
         }
         Ok(true)
-    }
-
-    /// Puts the gradient of a low-rank update's input at its place, behind its dropout.
-    fn add_low_rank_gradient(
-        &mut self,
-        own: &Own,
-        program: &Program,
-        product: &Product<'_>,
-        dx: ValueId,
-        dropout: Option<Dropout>,
-    ) -> Result<()> {
-        let mask = dropout.and_then(|dropout| masks::mask(&self.step, dropout));
-        let (Some(mask), Some(dropout)) = (mask, dropout) else {
-            return product.write_to(&self.writable(program, dx, !product.accumulate)?);
-        };
-        let rows = self.rows_of(program, dx);
-        if !product.accumulate {
-            let gradient = product.made_of(self.products.operands())?;
-            let dropped = self.own_dropout(&gradient, dropout, &rows, product.columns)?;
-            let dropped = dropped.ok_or_else(|| BackendError::Wrong("a dropout without its mask".into()))?;
-            return self.set(program, dx, dropped, false);
-        }
-        let numbers = RowDropout::with(product.rows, product.columns, mask, &rows);
-        let [starts, places] = self.packing_arrays(&rows)?;
-        let gradient = product.made_of(self.products.operands())?;
-        let inputs = [&gradient, &starts, &places].map(Some);
-        own.run_into(&ADD_ROWS, numbers, &inputs, &self.writable(program, dx, false)?)
     }
 
     /// Rows and columns of a value.
@@ -221,7 +103,7 @@ impl Candle {
 
     /// A value as products read it, contiguous. Working values that several products read
     /// one after the other are converted once.
-    fn operand(&self, own: &Own, program: &Program, value: ValueId) -> Result<Tensor> {
+    pub(super) fn operand(&self, own: &Own, program: &Program, value: ValueId) -> Result<Tensor> {
         if let Storage::Parameter { .. } = program.value(value).storage {
             let weight = self.weight(program, value)?;
             return self.as_operand(own, &weight, self.shape(program, value).1, None);
@@ -239,7 +121,7 @@ impl Candle {
     }
 
     /// What a dropout of rows leaves of a value, as products read it.
-    fn dropped_operand(
+    pub(super) fn dropped_operand(
         &self,
         own: &Own,
         program: &Program,
@@ -323,7 +205,7 @@ impl Candle {
 
 /// The product over rows that a weight's gradient is: sizes are its rows, its columns and
 /// the rows.
-fn weight_gradient<'a>(
+pub(super) fn weight_gradient<'a>(
     [rows, columns, inner]: [usize; 3],
     left: Side<'a>,
     right: Side<'a>,

@@ -15,11 +15,14 @@ mod kernels;
 mod launch;
 mod linear;
 mod lookups;
+mod low_rank;
 mod numbers;
 mod one_query;
 mod optimizer;
 mod products;
 mod run;
+#[cfg(test)]
+mod simulated;
 mod sums;
 
 pub use check::checked;

@@ -156,6 +156,24 @@ pub struct AddBias {
 
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
+pub struct LowRank {
+    /// Blocks.
+    pub rows: i64,
+    pub tokens: i64,
+    pub columns: i64,
+    pub first: i64,
+    pub pitch: i64,
+    pub rank: i64,
+    pub mask: Mask,
+    pub packing: Packing,
+    pub scale: f32,
+    pub has_mask: i32,
+    pub across: i32,
+    pub adds: i32,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
 pub struct RowSums {
     pub rows: i64,
     pub strips: i64,
@@ -199,4 +217,4 @@ macro_rules! numbers {
     )* };
 }
 
-numbers! { RowDropout AttentionFactors Norm Activate CrossEntropy Attention OneQuery AddBias RowSums Squares AdamW }
+numbers! { RowDropout AttentionFactors Norm Activate CrossEntropy Attention OneQuery AddBias LowRank RowSums Squares AdamW }

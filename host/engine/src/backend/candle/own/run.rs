@@ -142,7 +142,7 @@ impl Candle {
         instruction: &Instruction,
     ) -> Result<bool> {
         let Some(own) = self.own.clone() else { return Ok(false) };
-        if self.run_linear(&own, program, instruction)? {
+        if self.run_linear(&own, program, instruction)? || self.run_low_rank(&own, program, instruction)? {
             return Ok(true);
         }
         let get = |value: Option<ValueId>| value.map(|value| self.peek(program, value)).transpose();

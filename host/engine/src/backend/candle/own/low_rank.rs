@@ -1,0 +1,396 @@
+//! Low-rank updates of linear layers, and their gradients: where products are of bf16, by
+//! kernels that read an input once and drop in registers, elsewhere by products.
+
+use candle_core::{DType, Tensor};
+
+use super::kernels::{self, ADD_ROWS, Kernel};
+use super::launch::Own;
+use super::linear::weight_gradient;
+use super::numbers::{self, Mask, Packing, RowDropout};
+use super::products::{Product, Side};
+use super::sums::Summands;
+use crate::backend::BackendError;
+use crate::backend::candle::Candle;
+use crate::backend::candle::masks;
+use crate::backend::candle::products::Products;
+use crate::program::build::Program;
+use crate::program::instruction::{Dropout, Instruction};
+use crate::program::value::ValueId;
+
+type Result<T> = std::result::Result<T, BackendError>;
+
+/// The highest rank that the kernels take, and for which those for few are.
+const RANKS: usize = 64;
+const FEW_RANKS: usize = 16;
+/// Rows of a block of `low_rank_down` and `low_rank_up`, and of a piece of a gradient;
+/// columns of a block of `low_rank_up`, and of a gradient; as in `cuda/low_rank.cuh`.
+const DOWN_ROWS: usize = 32;
+const UP_ROWS: usize = 64;
+const GRADIENT_ROWS: usize = 256;
+const UP_COLUMNS: usize = 256;
+const GRADIENT_COLUMNS: usize = 64;
+
+/// Some columns of a matrix of rows, and a rank.
+#[derive(Clone, Copy)]
+pub struct Wide {
+    pub rows: usize,
+    pub columns: usize,
+    /// The first of them, and all columns of the matrix.
+    pub first: usize,
+    pub pitch: usize,
+    pub rank: usize,
+}
+
+/// By what rows of a wide matrix are dropped, if they are: the mask, to what the rows belong,
+/// and the lists of that (`Candle::packing_arrays`).
+pub struct Dropped {
+    pub mask: Mask,
+    pub packing: Packing,
+    pub lists: [Tensor; 2],
+}
+
+/// A factor: [columns, rank] where it is read across, or else [rank, columns].
+#[derive(Clone, Copy)]
+pub struct Factor<'a> {
+    pub array: &'a Tensor,
+    pub across: bool,
+    /// What products with it are multiplied by.
+    pub scale: f32,
+}
+
+impl Wide {
+    fn numbers(&self, rows: usize, dropped: Option<&Dropped>) -> numbers::LowRank {
+        numbers::LowRank {
+            rows: rows as i64,
+            tokens: self.rows as i64,
+            columns: self.columns as i64,
+            first: self.first as i64,
+            pitch: self.pitch as i64,
+            rank: self.rank as i64,
+            mask: dropped.map(|dropped| dropped.mask).unwrap_or_default(),
+            packing: dropped.map(|dropped| dropped.packing).unwrap_or_default(),
+            scale: 1.0,
+            has_mask: i32::from(dropped.is_some()),
+            across: 0,
+            adds: 0,
+        }
+    }
+
+    /// The kernel for the rank.
+    fn of<'a>(
+        &self,
+        few: &'a Kernel<numbers::LowRank>,
+        many: &'a Kernel<numbers::LowRank>,
+    ) -> &'a Kernel<numbers::LowRank> {
+        if self.rank <= FEW_RANKS { few } else { many }
+    }
+}
+
+/// The inputs of a kernel: an array, by what rows are dropped, and another array.
+fn inputs<'a>(array: &'a Tensor, dropped: Option<&'a Dropped>, other: &'a Tensor) -> [Option<&'a Tensor>; 4] {
+    let [starts, places] = dropped.map_or([None, None], |dropped| dropped.lists.each_ref().map(Some));
+    [Some(array), starts, places, Some(other)]
+}
+
+impl Own {
+    /// What a dropout leaves of columns of `x`, times a factor read across to [rows, rank],
+    /// into an array of that size.
+    ///
+    /// # Errors
+    /// As [`Own::run`].
+    pub fn low_rank_down(
+        &self,
+        wide: Wide,
+        x: &Tensor,
+        dropped: Option<&Dropped>,
+        factor: Factor<'_>,
+        low: &Tensor,
+    ) -> Result<()> {
+        let numbers = numbers::LowRank {
+            scale: factor.scale,
+            across: i32::from(factor.across),
+            ..wide.numbers(wide.rows.div_ceil(DOWN_ROWS), dropped)
+        };
+        let kernel = wide.of(&kernels::LOW_RANK_DOWN_16, &kernels::LOW_RANK_DOWN_64);
+        self.run_into(kernel, numbers, &inputs(x, dropped, factor.array), low)
+    }
+
+    /// What a dropout leaves of `low` [rows, rank] times a factor, into columns of a matrix,
+    /// or added to them.
+    ///
+    /// # Errors
+    /// As [`Own::run`].
+    pub fn low_rank_up(
+        &self,
+        wide: Wide,
+        low: &Tensor,
+        dropped: Option<&Dropped>,
+        factor: Factor<'_>,
+        (out, adds): (&Tensor, bool),
+    ) -> Result<()> {
+        let blocks = wide.rows.div_ceil(UP_ROWS) * wide.columns.div_ceil(UP_COLUMNS);
+        let numbers = numbers::LowRank {
+            scale: factor.scale,
+            across: i32::from(factor.across),
+            adds: i32::from(adds),
+            ..wide.numbers(blocks, dropped)
+        };
+        let kernel = wide.of(&kernels::LOW_RANK_UP_16, &kernels::LOW_RANK_UP_64);
+        self.run_into(kernel, numbers, &inputs(low, dropped, factor.array), out)
+    }
+
+    /// `low` [rows, rank], across, times what a dropout leaves of columns of `x`: flat, of
+    /// [rank, columns].
+    ///
+    /// # Errors
+    /// As [`Own::run`].
+    pub fn low_rank_gradient(
+        &self,
+        wide: Wide,
+        x: &Tensor,
+        dropped: Option<&Dropped>,
+        low: &Tensor,
+    ) -> Result<Tensor> {
+        let elements = wide.rank * wide.columns;
+        let pieces = wide.rows.div_ceil(GRADIENT_ROWS);
+        let numbers = wide.numbers(pieces * wide.columns.div_ceil(GRADIENT_COLUMNS), dropped);
+        let kernel = wide.of(&kernels::LOW_RANK_GRADIENT_16, &kernels::LOW_RANK_GRADIENT_64);
+        let [sums] = self.run(kernel, numbers, &inputs(x, dropped, low), [pieces * elements])?;
+        if pieces == 1 {
+            return Ok(sums);
+        }
+        let (pitch, columns) = (elements, elements);
+        self.column_sums(Summands { array: &sums, factors: None, rows: pieces, pitch, first: 0, columns })
+    }
+}
+
+impl Candle {
+    /// Runs an instruction of a low-rank update; answers whether it is one.
+    pub(super) fn run_low_rank(
+        &mut self,
+        own: &Own,
+        program: &Program,
+        instruction: &Instruction,
+    ) -> Result<bool> {
+        let (Instruction::LowRank { a, .. } | Instruction::LowRankBackward { a, .. }) = *instruction else {
+            return Ok(false);
+        };
+        match self.products == Products::Bf16 && self.shape(program, a).0 <= RANKS {
+            true => self.low_rank_by_kernels(own, program, instruction)?,
+            false => self.low_rank_by_products(own, program, instruction)?,
+        }
+        Ok(true)
+    }
+
+    /// By what a dropout of the rows of a value drops them.
+    fn dropped(
+        &self,
+        program: &Program,
+        value: ValueId,
+        dropout: Option<Dropout>,
+    ) -> Result<Option<Dropped>> {
+        let Some(mask) = dropout.and_then(|dropout| masks::mask(&self.step, dropout)) else {
+            return Ok(None);
+        };
+        let rows = self.rows_of(program, value);
+        let (packing, lists) = (Packing::from(&rows), self.packing_arrays(&rows)?);
+        Ok(Some(Dropped { mask: mask.into(), packing, lists }))
+    }
+
+    fn low_rank_by_kernels(&mut self, own: &Own, program: &Program, instruction: &Instruction) -> Result<()> {
+        match *instruction {
+            Instruction::LowRank { x, a, b, hidden, y, first_column, scale, dropout } => {
+                let ((rank, inputs), (outputs, _)) = (self.shape(program, a), self.shape(program, b));
+                let (rows, pitch) = self.shape(program, y);
+                let dropped = self.dropped(program, x, dropout)?;
+                let (a, b) = (self.weight(program, a)?, self.weight(program, b)?);
+                let input = self.peek(program, x)?;
+                let low = self.writable(program, hidden, true)?;
+                let wide = Wide { rows, columns: inputs, first: 0, pitch: inputs, rank };
+                let factor = Factor { array: &a, across: false, scale: 1.0 };
+                own.low_rank_down(wide, &input, dropped.as_ref(), factor, &low)?;
+                let out = self.writable(program, y, false)?;
+                let wide = Wide { rows, columns: outputs, first: first_column, pitch, rank };
+                let factor = Factor { array: &b, across: true, scale };
+                own.low_rank_up(wide, &low, None, factor, (&out, true))
+            }
+            Instruction::LowRankBackward {
+                dy,
+                x,
+                a,
+                b,
+                hidden,
+                da,
+                db,
+                dx,
+                first_column,
+                scale,
+                dropout,
+                ..
+            } => {
+                let ((rank, inputs), (outputs, _)) = (self.shape(program, a), self.shape(program, b));
+                let (rows, pitch) = self.shape(program, dy);
+                let (a, b) = (self.weight(program, a)?, self.weight(program, b)?);
+                let gradient = self.peek(program, dy)?;
+                // SAFETY: all of it is written.
+                let low = unsafe { Tensor::empty(rows * rank, DType::BF16, &self.device) }?;
+                let wide = Wide { rows, columns: outputs, first: first_column, pitch, rank };
+                own.low_rank_down(wide, &gradient, None, Factor { array: &b, across: true, scale }, &low)?;
+                if let Some(db) = db {
+                    let (dy, hidden) = (self.operand(own, program, dy)?, self.operand(own, program, hidden)?);
+                    let dy = Side::new(&dy, pitch).from(first_column).across();
+                    let product = weight_gradient([outputs, rank, rows], dy, Side::new(&hidden, rank), scale);
+                    self.set(program, db, product.made()?, true)?;
+                }
+                let wide = Wide { rows, columns: inputs, first: 0, pitch: inputs, rank };
+                let of = x.or(dx.map(|(dx, _)| dx));
+                let dropped = of.map(|of| self.dropped(program, of, dropout)).transpose()?.flatten();
+                if let (Some(da), Some(x)) = (da, x) {
+                    let input = self.peek(program, x)?;
+                    let sums = own.low_rank_gradient(wide, &input, dropped.as_ref(), &low)?;
+                    self.set(program, da, sums, true)?;
+                }
+                if let Some((dx, accumulate)) = dx {
+                    let out = self.writable(program, dx, !accumulate)?;
+                    let factor = Factor { array: &a, across: false, scale: 1.0 };
+                    own.low_rank_up(wide, &low, dropped.as_ref(), factor, (&out, accumulate))?;
+                }
+                Ok(())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn low_rank_by_products(
+        &mut self,
+        own: &Own,
+        program: &Program,
+        instruction: &Instruction,
+    ) -> Result<()> {
+        match *instruction {
+            Instruction::LowRank { x, a, b, hidden, y, first_column, scale, dropout } => {
+                let ((rank, inputs), (outputs, _)) = (self.shape(program, a), self.shape(program, b));
+                let (rows, pitch) = self.shape(program, y);
+                let input = self.dropped_operand(own, program, x, dropout)?;
+                let a = self.operand(own, program, a)?;
+                let product = Product {
+                    rows,
+                    columns: rank,
+                    inner: inputs,
+                    left: Side::new(&input, inputs),
+                    right: Side::new(&a, inputs).across(),
+                    factor: 1.0,
+                    pitch: rank,
+                    first: 0,
+                    accumulate: false,
+                };
+                product.write_to(&self.writable(program, hidden, true)?)?;
+                let (low, b) = (self.operand(own, program, hidden)?, self.operand(own, program, b)?);
+                let product = Product {
+                    rows,
+                    columns: outputs,
+                    inner: rank,
+                    left: Side::new(&low, rank),
+                    right: Side::new(&b, rank).across(),
+                    factor: scale,
+                    pitch,
+                    first: first_column,
+                    accumulate: true,
+                };
+                product.write_to(&self.writable(program, y, false)?)?;
+            }
+            Instruction::LowRankBackward {
+                dy,
+                x,
+                a,
+                b,
+                hidden,
+                da,
+                db,
+                dx,
+                first_column,
+                scale,
+                dropout,
+                ..
+            } => {
+                let ((rank, inputs), (outputs, _)) = (self.shape(program, a), self.shape(program, b));
+                let (rows, pitch) = self.shape(program, dy);
+                let gradient = self.operand(own, program, dy)?;
+                let gradient = Side::new(&gradient, pitch).from(first_column);
+                let b = self.operand(own, program, b)?;
+                let low = Product {
+                    rows,
+                    columns: rank,
+                    inner: outputs,
+                    left: gradient,
+                    right: Side::new(&b, rank),
+                    factor: scale,
+                    pitch: rank,
+                    first: 0,
+                    accumulate: false,
+                };
+                let low = low.made_of(self.products.operands())?;
+                if let Some(db) = db {
+                    let hidden = self.operand(own, program, hidden)?;
+                    let hidden = Side::new(&hidden, rank);
+                    let product = weight_gradient([outputs, rank, rows], gradient.across(), hidden, scale);
+                    self.set(program, db, product.made()?, true)?;
+                }
+                let low = Side::new(&low, rank);
+                if let (Some(da), Some(x)) = (da, x) {
+                    let input = self.dropped_operand(own, program, x, dropout)?;
+                    let input = Side::new(&input, inputs);
+                    let product = weight_gradient([rank, inputs, rows], low.across(), input, 1.0);
+                    self.set(program, da, product.made()?, true)?;
+                }
+                if let Some((dx, accumulate)) = dx {
+                    let a = self.operand(own, program, a)?;
+                    let product = Product {
+                        rows,
+                        columns: inputs,
+                        inner: rank,
+                        left: low,
+                        right: Side::new(&a, inputs),
+                        factor: 1.0,
+                        pitch: inputs,
+                        first: 0,
+                        accumulate,
+                    };
+                    self.add_low_rank_gradient(own, program, &product, dx, dropout)?;
+                }
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// Puts the gradient of a low-rank update's input at its place, behind its dropout.
+    fn add_low_rank_gradient(
+        &mut self,
+        own: &Own,
+        program: &Program,
+        product: &Product<'_>,
+        dx: ValueId,
+        dropout: Option<Dropout>,
+    ) -> Result<()> {
+        let mask = dropout.and_then(|dropout| masks::mask(&self.step, dropout));
+        let (Some(mask), Some(dropout)) = (mask, dropout) else {
+            return product.write_to(&self.writable(program, dx, !product.accumulate)?);
+        };
+        let rows = self.rows_of(program, dx);
+        if !product.accumulate {
+            let gradient = product.made_of(self.products.operands())?;
+            let dropped = self.own_dropout(&gradient, dropout, &rows, product.columns)?;
+            let dropped = dropped.ok_or_else(|| BackendError::Wrong("a dropout without its mask".into()))?;
+            return self.set(program, dx, dropped, false);
+        }
+        let numbers = RowDropout::with(product.rows, product.columns, mask, &rows);
+        let [starts, places] = self.packing_arrays(&rows)?;
+        let gradient = product.made_of(self.products.operands())?;
+        let inputs = [&gradient, &starts, &places].map(Some);
+        own.run_into(&ADD_ROWS, numbers, &inputs, &self.writable(program, dx, false)?)
+    }
+}
+
+#[cfg(test)]
+mod tests;

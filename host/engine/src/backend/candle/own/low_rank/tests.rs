@@ -1,0 +1,178 @@
+use candle_core::Device;
+
+use super::*;
+use crate::backend::candle::own::kernels::ROW_DROPOUT;
+use crate::backend::candle::own::simulated::Simulated;
+use crate::kernels::dropout::{self, DropoutKey};
+
+unsafe extern "C" {
+    fn host_take_turns(other_way_round: i32);
+}
+
+const HERE: Device = Device::Cpu;
+
+fn values(count: usize, salt: usize, dtype: DType) -> Tensor {
+    let value = |index: usize| ((index * 37 + salt * 101) as f32).sin() * (0.5 + (index % 5) as f32 / 4.0);
+    let values: Vec<f32> = (0..count).map(value).collect();
+    Tensor::from_vec(values, count, &HERE).unwrap().to_dtype(dtype).unwrap()
+}
+
+fn numbers_of(x: &Tensor) -> Vec<f32> {
+    x.to_dtype(DType::F32).unwrap().flatten_all().unwrap().to_vec1().unwrap()
+}
+
+/// What is computed by the text for the processor, and on a GPU that is simulated: of each,
+/// the bits are the same whatever the order of threads.
+fn whatever_the_order(compute: impl Fn(&Own) -> Tensor) -> [Vec<f32>; 2] {
+    let here = [0, 1].map(|other_way_round| {
+        // SAFETY: the order is this thread's own.
+        unsafe { host_take_turns(other_way_round) };
+        let found = numbers_of(&compute(&Own::new(&HERE).unwrap()));
+        // SAFETY: as above.
+        unsafe { host_take_turns(0) };
+        found
+    });
+    let simulated = [(0, 65_536), (7, 2)]
+        .map(|(order, blocks)| numbers_of(&compute(&Own::simulated(Simulated { order, blocks }).unwrap())));
+    [here, simulated].map(|[found, other]| {
+        let bits = |list: &[f32]| list.iter().map(|x| x.to_bits()).collect::<Vec<_>>();
+        assert!(bits(&found) == bits(&other), "what the threads do depends on their order");
+        found
+    })
+}
+
+/// By how much what was computed either way is apart from what is expected, as a share of
+/// its norm.
+fn apart(found: [Vec<f32>; 2], expected: &Tensor) -> f64 {
+    let expected = numbers_of(expected);
+    let norm = |list: &mut dyn Iterator<Item = f32>| list.map(|x| f64::from(x).powi(2)).sum::<f64>().sqrt();
+    let apart = found.map(|found| {
+        assert_eq!(found.len(), expected.len());
+        norm(&mut found.iter().zip(&expected).map(|(a, b)| a - b)) / norm(&mut expected.iter().copied())
+    });
+    apart[0].max(apart[1])
+}
+
+/// Some columns of a matrix, by other kernels: what a dropout leaves of it.
+fn left_of(own: &Own, x: &Tensor, wide: Wide, dropped: Option<&Dropped>) -> Tensor {
+    let x = x.to_dtype(DType::F32).unwrap().reshape((wide.rows, wide.pitch)).unwrap();
+    let x = x.narrow(1, wide.first, wide.columns).unwrap().contiguous().unwrap();
+    let Some(dropped) = dropped else { return x };
+    let without = RowDropout::without(wide.rows, wide.columns);
+    let numbers = RowDropout { mask: dropped.mask, packing: dropped.packing, has_mask: 1, ..without };
+    let inputs = [&x, &dropped.lists[0], &dropped.lists[1]].map(Some);
+    let [left] = own.run(&ROW_DROPOUT, numbers, &inputs, [wide.rows * wide.columns]).unwrap();
+    left.reshape((wide.rows, wide.columns)).unwrap()
+}
+
+/// What tensor cores are given of numbers, in fp32.
+fn rounded(x: &Tensor) -> Tensor {
+    x.to_dtype(DType::BF16).unwrap().to_dtype(DType::F32).unwrap()
+}
+
+/// Matrices that fill no tile and no block, some columns of wider ones, and whole ones that
+/// are read eight columns at once; ranks of both kernels.
+const SHAPES: [Wide; 5] = [
+    Wide { rows: 43, columns: 61, first: 5, pitch: 70, rank: 3 },
+    Wide { rows: 131, columns: 264, first: 8, pitch: 280, rank: 16 },
+    Wide { rows: 300, columns: 64, first: 0, pitch: 64, rank: 8 },
+    Wide { rows: 70, columns: 300, first: 0, pitch: 300, rank: 17 },
+    Wide { rows: 33, columns: 72, first: 16, pitch: 96, rank: 64 },
+];
+
+fn each_case(check: impl Fn(&Own, Wide, DType, Option<&Dropped>, &str)) {
+    let own = Own::new(&HERE).unwrap();
+    let mask = dropout::Mask::new(DropoutKey { seed: 5, step: 3, site: 2 }, 0.3).unwrap();
+    for wide in SHAPES {
+        let starts = [0, 7, 8, 30, wide.rows as u32];
+        let list = |list: &[u32]| Tensor::from_slice(list, list.len(), &HERE).unwrap();
+        let rows = masks::Rows::Packed(starts.to_vec());
+        let dropped = Dropped {
+            mask: mask.into(),
+            packing: Packing::from(&rows),
+            lists: [list(&starts), list(&[3, 0, 9, 1])],
+        };
+        for dtype in [DType::F32, DType::BF16] {
+            for dropped in [None, Some(&dropped)] {
+                let case = format!("rank {}, {dtype:?}, dropped: {}", wide.rank, dropped.is_some());
+                check(&own, wide, dtype, dropped, &case);
+            }
+        }
+    }
+}
+
+#[test]
+fn rows_times_a_factor_are_the_product_of_what_is_left() {
+    each_case(|own, wide, dtype, dropped, case| {
+        let x = values(wide.rows * wide.pitch, 1, dtype);
+        let left = rounded(&left_of(own, &x, wide, dropped));
+        let array = values(wide.rank * wide.columns, 2, DType::F32);
+        for across in [false, true] {
+            let matrix = match across {
+                true => array.reshape((wide.columns, wide.rank)).unwrap(),
+                false => array.reshape((wide.rank, wide.columns)).unwrap().t().unwrap(),
+            };
+            let expected = (left.matmul(&rounded(&matrix.contiguous().unwrap())).unwrap() * 2.0).unwrap();
+            for (of_result, bound) in [(DType::F32, 1e-6), (DType::BF16, 4e-3)] {
+                let found = whatever_the_order(|own| {
+                    let low = values(wide.rows * wide.rank, 3, of_result);
+                    let factor = Factor { array: &array, across, scale: 2.0 };
+                    own.low_rank_down(wide, &x, dropped, factor, &low).unwrap();
+                    low
+                });
+                let apart = apart(found, &expected);
+                assert!(apart < bound, "{case}, across: {across}: {apart:e}");
+            }
+        }
+    });
+}
+
+#[test]
+fn what_is_added_to_rows_is_dropped_and_leaves_other_columns() {
+    each_case(|own, wide, dtype, dropped, case| {
+        let low = values(wide.rows * wide.rank, 1, DType::BF16);
+        let rows = rounded(&low).reshape((wide.rows, wide.rank)).unwrap();
+        let array = values(wide.rank * wide.columns, 2, dtype);
+        let there = values(wide.rows * wide.pitch, 3, dtype);
+        for (across, adds) in [(false, false), (true, true), (false, true)] {
+            let matrix = match across {
+                true => array.reshape((wide.columns, wide.rank)).unwrap().t().unwrap(),
+                false => array.reshape((wide.rank, wide.columns)).unwrap(),
+            };
+            let product = rows.matmul(&rounded(&matrix.contiguous().unwrap())).unwrap();
+            let product = (product * 0.5).unwrap().flatten_all().unwrap();
+            let narrow = Wide { first: 0, pitch: wide.columns, ..wide };
+            let more = left_of(own, &product, narrow, dropped);
+            let wide_there = there.to_dtype(DType::F32).unwrap().reshape((wide.rows, wide.pitch)).unwrap();
+            let end = wide.first + wide.columns;
+            let [before, part, behind] =
+                [(0, wide.first), (wide.first, wide.columns), (end, wide.pitch - end)]
+                    .map(|(first, columns)| wide_there.narrow(1, first, columns).unwrap());
+            let part = if adds { (part + more).unwrap() } else { more };
+            let expected = Tensor::cat(&[before, part, behind], 1).unwrap();
+            let found = whatever_the_order(|own| {
+                let out = there.copy().unwrap();
+                let factor = Factor { array: &array, across, scale: 0.5 };
+                own.low_rank_up(wide, &low, dropped, factor, (&out, adds)).unwrap();
+                out
+            });
+            let apart = apart(found, &expected);
+            let bound = if dtype == DType::BF16 { 4e-3 } else { 1e-6 };
+            assert!(apart < bound, "{case}, across: {across}, adds: {adds}: {apart:e}");
+        }
+    });
+}
+
+#[test]
+fn a_factors_gradient_is_the_product_over_rows_of_what_is_left() {
+    each_case(|own, wide, dtype, dropped, case| {
+        let x = values(wide.rows * wide.pitch, 1, dtype);
+        let low = values(wide.rows * wide.rank, 2, DType::BF16);
+        let left = rounded(&left_of(own, &x, wide, dropped));
+        let across = rounded(&low).reshape((wide.rows, wide.rank)).unwrap().t().unwrap();
+        let expected = across.contiguous().unwrap().matmul(&left).unwrap();
+        let found = whatever_the_order(|own| own.low_rank_gradient(wide, &x, dropped, &low).unwrap());
+        let apart = apart(found, &expected);
+        assert!(apart < 1e-6, "{case}: {apart:e}");
+    });
+}
