@@ -352,6 +352,15 @@ mod tests {
         assert_eq!(description.resolve(&read).unwrap(), settings);
     }
 
+    /// An evaluation compares with what it reads.
+    #[test]
+    fn metrics_are_read_to_the_last_bit() {
+        let values: Vec<f64> = (1..2000).map(|n| f64::from(n) / 2003.0 * 0.7).collect();
+        let metrics = Metrics(values.iter().map(|value| (value.to_string(), *value)).collect());
+        let read: Metrics = serde_json::from_str(&serde_json::to_string(&metrics).unwrap()).unwrap();
+        assert_eq!(read, metrics);
+    }
+
     #[test]
     fn metrics_keep_their_order_and_lose_what_is_undefined() {
         let metrics = Metrics(vec![("z".into(), 0.25), ("a".into(), f64::NAN), ("b".into(), 1.0)]);
