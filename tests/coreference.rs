@@ -134,6 +134,28 @@ fn the_data_are_shown_with_their_entities() {
     );
 }
 
+/// A document that nobody has answered has all of its mentions missed, whatever the form of
+/// the others' answers.
+#[test]
+fn documents_without_a_prediction_are_counted_and_missed() {
+    let folder = documents();
+    let path = folder.path();
+    let gold = document("a", 3) + &document("b", 3);
+    fs::write(path.join("gold.conll"), gold).unwrap();
+    fs::write(path.join("one.conll"), document("a", 3)).unwrap();
+    let mentions = (0..3).flat_map(|n| [(5 * n, 5 * n, 0), (5 * n + 2, 5 * n + 3, 1)]);
+    let one = serde_json::json!({ "mentions": mentions.collect::<Vec<_>>() });
+    fs::write(path.join("one.jsonl"), format!("{one}\n{}\n", serde_json::json!({ "mentions": null })))
+        .unwrap();
+    for predictions in ["one.conll", "one.jsonl"] {
+        let arguments = ["score", "conll2012", "--gold", "gold.conll", "--pred", predictions];
+        let (_, log) = succeeds(host(path, &arguments));
+        assert!(log.contains("1 of 2 examples have no prediction; they count as wrong"), "{log}");
+        let metrics = &scored(path, "gold.conll", predictions)["metrics"];
+        assert_eq!((&metrics["mention_recall"], &metrics["mention_precision"]), (&0.5.into(), &1.0.into()));
+    }
+}
+
 /// The cases of the official scorer, where they are there.
 #[test]
 fn scores_are_those_of_the_official_scorer() {

@@ -254,7 +254,8 @@ pub struct CompareArguments {
 /// Score the predictions of any system, without a model
 ///
 /// The task's own reading and scoring, as they are used in training: what this
-/// prints for the predictions of a run is what the run has recorded.
+/// prints for the predictions of a run is what the run has recorded. An example
+/// that has gold and no prediction counts as wrong.
 #[derive(Debug, Args)]
 #[command(after_long_help = SCORE_HELP)]
 pub struct ScoreArguments {

@@ -151,11 +151,9 @@ impl Kit for Classification {
     }
 
     fn score(&self, group: u32, example: u32) {
-        let gold = raw::group_label(example, &self.label);
-        if let (Some(gold), Some(predicted)) = (gold, raw::get_label(example, &self.label)) {
-            let key = u64::from(gold) * self.names.len() as u64 + u64::from(predicted);
-            raw::add_statistic(group, "confusion", key, 1.0);
-        }
+        let Some(gold) = raw::group_label(example, &self.label) else { return };
+        let key = Confusion::key(self.names.len(), gold, raw::get_label(example, &self.label));
+        raw::add_statistic(group, "confusion", key, 1.0);
     }
 
     fn measure(&self, sample: u32) {

@@ -31,7 +31,8 @@ Examples:
 
 pub const SCORE_HELP: &str = r#"Predictions, in the order of the gold file's examples:
   - a run's predictions-SPLIT.jsonl, or any JSON lines with the task's predictions
-    by name: {"label": 3} or {"label": "positive"}; null where there is none
+    by name: {"label": 3} or {"label": "positive"}; null where there is none, which
+    counts as wrong
   - plain lines with one prediction each: the label's number or its name; of a task
     with several predictions, separated by tabs
 

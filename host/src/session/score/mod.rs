@@ -17,6 +17,7 @@ use host_ir::task::{
 use host_plugin::Task;
 
 use crate::cell::{Confidence, Metrics, PluginSpec};
+use crate::runs::words;
 use crate::session::data::{self, LeftOut};
 use crate::session::load;
 use crate::session::score::identifiers::ByIdentifier;
@@ -59,6 +60,9 @@ pub fn score(spec: &PluginSpec, gold: &Path, predictions: &Path) -> Result<Score
     let mut warnings = Vec::new();
     let (examples, left_out) = parsed(&task, &found)?;
     warnings.extend(left_out.warnings(&gold.display().to_string()));
+    if examples.is_empty() {
+        bail!("{}: there is no example in it, so there is nothing to score", gold.display());
+    }
     match without_gold(layout, &examples)? {
         0 => {}
         all if all == examples.len() => {
@@ -73,7 +77,9 @@ pub fn score(spec: &PluginSpec, gold: &Path, predictions: &Path) -> Result<Score
         }
         false => lines::read(layout, &examples, predictions)?,
     };
-    let scores = Scores::of(&task, &examples, predicted.iter())?;
+    warnings.extend(unpredicted(layout, &examples, &predicted)?);
+    let scores =
+        Scores::of(&task, &examples, predicted.iter().map(|known| Ok(nothing_found(layout, known?))))?;
     let (confidence, _) = scores.confidence(&task, &split.name)?;
     Ok(Scored { metrics: scores.metrics(&task)?, confidence, examples: examples.len(), warnings })
 }
@@ -89,13 +95,51 @@ fn parsed(task: &Task, file: &FoundSplit) -> Result<(Kept<Example>, LeftOut)> {
 
 /// The number of examples that have no gold, where the task has any.
 fn without_gold(layout: &Layout, examples: &Kept<Example>) -> Result<usize> {
-    let gold: Vec<usize> = (0..layout.fields.len()).filter(|&place| layout.fields[place].gold).collect();
     let mut without = 0;
     for example in examples.iter() {
-        let values = example?.values;
-        without += usize::from(!gold.is_empty() && gold.iter().all(|&place| values[place].is_none()));
+        without += usize::from(!counts(layout, &example?));
     }
     Ok(without)
+}
+
+/// Whether an example has something to score against: gold, where the task has any.
+fn counts(layout: &Layout, example: &Example) -> bool {
+    let mut gold = layout.fields.iter().zip(&example.values).filter(|(field, _)| field.gold).peekable();
+    gold.peek().is_none() || gold.any(|(_, value)| value.is_some())
+}
+
+/// A sentence about examples that should be scored and of which nothing is predicted.
+fn unpredicted(
+    layout: &Layout,
+    examples: &Kept<Example>,
+    predicted: &Kept<Prediction>,
+) -> Result<Option<String>> {
+    let in_file = |place: usize| layout.text_files.iter().any(|(_, column)| *column == place);
+    let (mut all, mut missing) = (0, 0);
+    for (example, prediction) in examples.iter().zip(predicted.iter()) {
+        if counts(layout, &example?) {
+            let mut values = (0..).zip(prediction?).filter(|(place, _)| !in_file(*place));
+            all += 1;
+            missing += u64::from(values.any(|(_, value)| value.is_none()));
+        }
+    }
+    // Without gold a prediction is itself what is measured, and nothing is right or wrong.
+    let verdict = match layout.fields.iter().any(|field| field.gold) {
+        true => "count as wrong",
+        false => "do not count",
+    };
+    let of = words::plural(all, "example");
+    Ok((missing > 0).then(|| format!("{} of {of} have no prediction; they {verdict}", words::count(missing))))
+}
+
+/// Where spans are wanted and none are predicted, none were found.
+fn nothing_found(layout: &Layout, mut prediction: Prediction) -> Prediction {
+    for (column, value) in layout.predictions.iter().zip(&mut prediction) {
+        if matches!(column.kind, PredictionType::Spans(_)) {
+            value.get_or_insert_with(|| PredictionValue::Spans(Vec::new()));
+        }
+    }
+    prediction
 }
 
 /// Whether a file has examples in the task's own format, their gold being what
@@ -108,8 +152,7 @@ fn in_own_format(layout: &Layout, path: &Path) -> Result<bool> {
 }
 
 /// Predictions from the gold fields of other examples, matched by identifier.
-/// Those of examples that are not asked for do not count; where one is missing,
-/// its spans are none.
+/// Those of examples that are not asked for do not count.
 fn matched(layout: &Layout, examples: &Kept<Example>, responses: &Kept<Example>) -> Result<Kept<Prediction>> {
     let id = layout.id.as_ref().and_then(|id| layout.field(id));
     let id = id.ok_or_else(|| anyhow!("the task's examples have no identifier"))?;
@@ -121,7 +164,6 @@ fn matched(layout: &Layout, examples: &Kept<Example>, responses: &Kept<Example>)
             (Some(FieldValue::Spans(spans)), PredictionType::Spans(_)) => Some(PredictionValue::Spans(spans)),
             (Some(FieldValue::Label(label)), PredictionType::Label(_)) => Some(PredictionValue::Label(label)),
             (Some(FieldValue::Text(text)), PredictionType::Text) => Some(PredictionValue::Text(text)),
-            (None, PredictionType::Spans(_)) => Some(PredictionValue::Spans(Vec::new())),
             _ => None,
         }
     };

@@ -57,7 +57,7 @@ impl Kit for Choice {
         raw::field_gold(&self.answer);
         raw::prediction_label(&self.answer, &self.answer);
         self.submission.iter().for_each(|submission| submission.layout(&self.answer));
-        ["right", "answered"].iter().for_each(|name| raw::statistic(name));
+        ["right", "asked"].iter().for_each(|name| raw::statistic(name));
         raw::metric("accuracy", true);
         raw::best_metric("accuracy");
     }
@@ -79,17 +79,17 @@ impl Kit for Choice {
     }
 
     fn score(&self, group: u32, example: u32) {
-        let gold = raw::group_label(example, &self.answer);
-        if let (Some(gold), Some(predicted)) = (gold, raw::get_label(example, &self.answer)) {
-            raw::add_statistic(group, "right", 0, f64::from(u8::from(gold == predicted)));
-            raw::add_statistic(group, "answered", 0, 1.0);
-        }
+        // A question that nobody has answered was not answered right.
+        let Some(gold) = raw::group_label(example, &self.answer) else { return };
+        let right = raw::get_label(example, &self.answer) == Some(gold);
+        raw::add_statistic(group, "right", 0, f64::from(u8::from(right)));
+        raw::add_statistic(group, "asked", 0, 1.0);
     }
 
     fn measure(&self, sample: u32) {
-        let answered = raw::sum_of(sample, "answered", 0);
-        if answered > 0.0 {
-            raw::set_metric(sample, "accuracy", raw::sum_of(sample, "right", 0) / answered);
+        let asked = raw::sum_of(sample, "asked", 0);
+        if asked > 0.0 {
+            raw::set_metric(sample, "accuracy", raw::sum_of(sample, "right", 0) / asked);
         }
     }
 }

@@ -6,12 +6,28 @@ pub struct Confusion {
     classes: usize,
     /// [gold, predicted], row-major.
     counts: Vec<f64>,
+    /// Of each gold class the examples without a prediction, as if they were predicted as
+    /// a class that there is not.
+    unpredicted: Vec<f64>,
 }
 
 impl Confusion {
-    /// Reads the count with the key `gold * classes + predicted`.
+    /// The key of an example's count: `gold * classes + predicted`; behind those, by gold,
+    /// of examples without a prediction.
+    pub fn key(classes: usize, gold: u32, predicted: Option<u32>) -> u64 {
+        let (classes, gold) = (classes as u64, u64::from(gold));
+        predicted.map_or(classes * classes + gold, |predicted| gold * classes + u64::from(predicted))
+    }
+
+    /// Reads the count of each [`key`](Confusion::key).
     pub fn new(classes: usize, count: impl Fn(u64) -> f64) -> Confusion {
-        Confusion { classes, counts: (0..(classes * classes) as u64).map(count).collect() }
+        let of = |gold: usize, predicted| count(Confusion::key(classes, gold as u32, predicted));
+        let counts = (0..classes * classes).map(|place| of(place / classes, Some((place % classes) as u32)));
+        Confusion {
+            classes,
+            counts: counts.collect(),
+            unpredicted: (0..classes).map(|gold| of(gold, None)).collect(),
+        }
     }
 
     fn at(&self, gold: usize, predicted: usize) -> f64 {
@@ -21,8 +37,8 @@ impl Confusion {
     /// Right predictions of a class, its predictions, and its gold labels.
     fn of_class(&self, class: usize) -> [f64; 3] {
         let predicted = (0..self.classes).map(|gold| self.at(gold, class)).sum();
-        let gold = (0..self.classes).map(|predicted| self.at(class, predicted)).sum();
-        [self.at(class, class), predicted, gold]
+        let gold: f64 = (0..self.classes).map(|predicted| self.at(class, predicted)).sum();
+        [self.at(class, class), predicted, gold + self.unpredicted[class]]
     }
 
     /// Precision, recall and F1 of one class, as scikit-learn's with
@@ -43,10 +59,11 @@ impl Confusion {
 
     /// Accuracy; precision, recall and F1, macro and weighted: as scikit-learn's
     /// `accuracy_score` and `precision_recall_fscore_support` with
-    /// `zero_division=0`, over the classes that stand in gold or prediction.
+    /// `zero_division=0`, over the classes that stand in gold or prediction (as its
+    /// `labels`, where examples have no prediction).
     /// `None` where there is no example.
     pub fn metrics(&self) -> Option<[f64; 7]> {
-        let total: f64 = self.counts.iter().sum();
+        let total: f64 = self.counts.iter().chain(&self.unpredicted).sum();
         if total == 0.0 {
             return None;
         }
@@ -100,6 +117,25 @@ mod tests {
         assert_eq!(metrics[2], 0.5);
         assert!((metrics[3] - (2.0 / 3.0) / 2.0).abs() < 1e-12);
         assert_eq!(of(2, &[]), None);
+    }
+
+    /// Figures of scikit-learn with a sixth class for what has no prediction and
+    /// `labels=[0, 1, 2]`: gold 0, 0, 1, 1, 2 and predicted 0, none, 1, 0, none.
+    #[test]
+    fn examples_without_a_prediction_are_wrong() {
+        let pairs = [(0, Some(0)), (0, None), (1, Some(1)), (1, Some(0)), (2, None)];
+        let keys = pairs.map(|(gold, predicted)| Confusion::key(3, gold, predicted));
+        let count = |key| keys.iter().filter(|known| **known == key).count() as f64;
+        let confusion = Confusion::new(3, count);
+        let wanted = [0.4, 0.5, 1.0 / 3.0, 7.0 / 18.0, 0.6, 0.4, 7.0 / 15.0];
+        for (found, wanted) in confusion.metrics().unwrap().into_iter().zip(wanted) {
+            assert!((found - wanted).abs() < 1e-12, "{found} {wanted}");
+        }
+        // Of the first class one of two predictions is right, and one of two is found.
+        assert_eq!(confusion.binary(0), [0.5, 0.5, 0.5]);
+        assert_eq!(confusion.binary(2), [0.0; 3]);
+        let none = Confusion::new(2, |key| f64::from(u8::from(key == Confusion::key(2, 1, None))));
+        assert_eq!(none.metrics(), Some([0.0; 7]));
     }
 
     /// Figures of scikit-learn, written by tests/reference/metrics.py.
