@@ -30,7 +30,10 @@ fn predictions_score_what_the_run_has_recorded_in_every_form() {
     let (out, _) = succeeds(host(path, &["run", "experiment.toml", "--seed", "1", "--seed", "2"]));
     let run = path.join("runs/experiment");
     // The table, and beside it how sure it is.
-    assert!(out.contains("95% intervals by bootstrap over the 15 examples evaluated"), "{out}");
+    assert!(
+        out.contains("95% intervals by bootstrap over the 15 examples scored, without the variance"),
+        "{out}"
+    );
     assert!(out.contains("difference in accuracy to"), "{out}");
     let report = fs::read_to_string(run.join("report.html")).unwrap();
     assert!(report.contains("Confidence") && report.contains("paired bootstrap"));
@@ -79,12 +82,74 @@ fn predictions_score_what_the_run_has_recorded_in_every_form() {
     let right: u64 = (0..5).map(|class| rows[class][class].as_u64().unwrap()).sum();
     assert!((right as f64 / 15.0 - accuracy).abs() < 1e-9);
 
-    // Older cells have no draws; the table stands without them.
+    // Without the draws the table stands, and says what it lacks.
     for entry in fs::read_dir(&folder).unwrap().flatten() {
         fs::remove_file(entry.path().join("resamples-dev.json")).unwrap();
     }
     let (out, _) = succeeds(host(path, &["compare", "runs/experiment"]));
     assert!(!out.contains("95% intervals") && out.contains("accuracy"), "{out}");
+    assert!(
+        out.contains("note: 4 of 4 cells without the draws of dev that intervals and tests need"),
+        "{out}"
+    );
+
+    // A run that is named twice has no more seeds for it.
+    let (out, _) = succeeds(host(path, &["compare", "runs/experiment", "runs/experiment"]));
+    assert!(out.contains("over 2 seeds") && out.contains("note: left out: 4 cells"), "{out}");
+}
+
+/// The metrics of predictions, the number of what is drawn for their intervals, and what was
+/// said of them.
+fn scored_and_said(
+    folder: &Path,
+    task: &str,
+    gold: &str,
+    predictions: &[Option<u32>],
+) -> (serde_json::Value, String) {
+    let key = if task == "sst5" { "label" } else { "answer" };
+    let line = |label: &Option<u32>| format!("{}\n", serde_json::json!({ key: label }));
+    fs::write(folder.join("said.jsonl"), predictions.iter().map(line).collect::<String>()).unwrap();
+    let arguments = ["score", task, "--json", "--gold", gold, "--pred", "said.jsonl"];
+    let (out, log) = succeeds(host(folder, &arguments));
+    let mut found: serde_json::Value = serde_json::from_str(&out).unwrap();
+    found["metrics"]["drawn"] = found["confidence"]["groups"].take();
+    (found["metrics"].take(), log)
+}
+
+/// Half of the answers, all of them right, are half right.
+#[test]
+fn examples_without_a_prediction_count_as_wrong() {
+    let folder = experiment(|config| config);
+    let path = folder.path();
+    let half: Vec<_> = (0..15).map(|n| (n % 2 == 0).then_some(n % 5)).collect();
+    let (found, log) = scored_and_said(path, "sst5", "data/stsa.fine.dev", &half);
+    assert!(log.contains("7 of 15 examples have no prediction; they count as wrong"), "{log}");
+    let near = |name: &str, wanted: f64| {
+        let score = found[name].as_f64().unwrap();
+        assert!((score - wanted).abs() < 1e-12, "{name}: {score}, {wanted}");
+    };
+    near("accuracy", 8.0 / 15.0);
+    near("recall_macro", 8.0 / 15.0);
+    near("precision_macro", 1.0);
+    let (found, log) = scored_and_said(path, "sst5", "data/stsa.fine.dev", &[None; 15]);
+    assert_eq!((found["accuracy"].as_f64(), found["f1_macro"].as_f64()), (Some(0.0), Some(0.0)));
+    assert!(log.contains("15 of 15 examples have no prediction; they count as wrong"), "{log}");
+    let all: Vec<_> = (0..15).map(|n| Some(n % 5)).collect();
+    let (found, log) = scored_and_said(path, "sst5", "data/stsa.fine.dev", &all);
+    assert!(found["accuracy"] == 1.0 && !log.contains("no prediction"), "{log}");
+
+    let question = |answer: &str| {
+        let choices =
+            serde_json::json!({ "label": ["A", "B", "C", "D", "E"], "text": ["a", "b", "c", "d", "e"] });
+        format!("{}\n", serde_json::json!({ "question": "Which?", "choices": choices, "answerKey": answer }))
+    };
+    // The last question has no answer that could be missed.
+    fs::write(path.join("questions.jsonl"), ["B", "C", "A", ""].map(question).concat()).unwrap();
+    let said = [Some(1), None, None, None];
+    let (found, log) = scored_and_said(path, "commonsenseqa", "questions.jsonl", &said);
+    assert!((found["accuracy"].as_f64().unwrap() - 1.0 / 3.0).abs() < 1e-12, "{found}");
+    assert_eq!(found["drawn"], 3, "of four");
+    assert!(log.contains("2 of 3 examples have no prediction; they count as wrong"), "{log}");
 }
 
 #[test]
@@ -118,6 +183,9 @@ fn files_that_do_not_belong_together_are_refused() {
     assert!(score(&fifteen(r#"{"lable": 1}"#)).contains("there is no \"label\"; did you mean"));
     let gold = r#"{"gold_label": 4, "label": 1}"#;
     assert!(score(&fifteen(gold)).contains("it was made for the label 4"));
+    fs::write(path.join("empty"), "").unwrap();
+    let empty = fails(host(path, &["score", "sst5", "--gold", "empty", "--pred", "predictions"]), 1);
+    assert!(empty.contains("empty: there is no example in it"), "{empty}");
     let pipe =
         fails(host(path, &["score", "sst5", "--gold", "data/stsa.fine.dev", "--pred", "/dev/null"]), 1);
     assert!(pipe.contains("/dev/null is no file, and what is scored is read twice"), "{pipe}");

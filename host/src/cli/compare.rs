@@ -36,7 +36,7 @@ pub fn compare(arguments: &CompareArguments) -> Result<()> {
     if let Some(out) = &arguments.out {
         fs::create_dir_all(out).with_context(|| format!("cannot make the folder {}", out.display()))?;
         table::write(&comparison, out)?;
-        report::write(&comparison, &names.join(", "), &configs, &[], out)?;
+        report::write(&comparison, &names.join(", "), &configs, out)?;
         terminal::note(&format!("report: {}", out.join("report.html").display()));
     }
     Ok(())

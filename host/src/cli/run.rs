@@ -67,9 +67,9 @@ pub fn run(arguments: &RunArguments) -> Result<()> {
     }
 
     if !finished.is_empty() {
-        let comparison = Comparison::new(finished, None);
+        let comparison = Comparison::new(finished, None).with_failed(failures.clone());
         table::write(&comparison, &path)?;
-        report::write(&comparison, &config.name, &text, &failures, &path)?;
+        report::write(&comparison, &config.name, &text, &path)?;
         terminal::note("");
         terminal::print(&table::for_terminal(&comparison, terminal::width()))?;
         terminal::note(&format!("report: {}", path.join("report.html").display()));

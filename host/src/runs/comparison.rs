@@ -80,6 +80,8 @@ pub struct Comparison {
     /// Sentences about what makes the rows hard to compare, and what is trivial to reach.
     pub notes: Vec<String>,
     pub cells: Vec<Finished>,
+    /// Sentences about cells that have no result.
+    pub failed: Vec<String>,
     /// Where the cells have kept their draws.
     pub confident: Option<Confident>,
 }
@@ -123,20 +125,33 @@ impl Comparison {
         let mut notes = notes(&cells);
         notes.extend(constant(&rows, &cells, split.as_deref()));
         notes.extend(trivial::lines(&cells, split.as_deref()));
-        let mut comparison = Comparison { split, metrics, rows, notes, cells, confident: None };
-        comparison.confident = confidence::of(&comparison);
+        let failed = Vec::new();
+        let mut comparison = Comparison { split, metrics, rows, notes, cells, failed, confident: None };
+        let (confident, note) = confidence::of(&comparison);
+        comparison.notes.extend(note);
+        comparison.confident = confident;
         comparison
     }
 
-    /// The place of the best row of a column, where its direction is known and
-    /// there is more than one.
+    /// The same with sentences about cells that have no result.
+    pub fn with_failed(self, failed: Vec<String>) -> Comparison {
+        Comparison { failed, ..self }
+    }
+
+    /// The place of the best row of a column, the first of equal ones, where its direction
+    /// is known and there is more than one row.
     pub fn best(&self, column: usize) -> Option<usize> {
-        let higher = self.metrics[column].higher_is_better?;
+        (0..self.rows.len()).find(|&row| self.is_best(row, column))
+    }
+
+    /// Whether no row of a column is better, where [`best`](Comparison::best) says one.
+    pub fn is_best(&self, row: usize, column: usize) -> bool {
+        let Some(higher) = self.metrics[column].higher_is_better else { return false };
         let sign = if higher { 1.0 } else { -1.0 };
         let value = |row: &Row| row.metrics[column].map(|statistic| sign * statistic.mean);
-        let known = self.rows.iter().enumerate().filter_map(|(place, row)| Some((place, value(row)?)));
-        let best = known.max_by(|a, b| a.1.total_cmp(&b.1))?;
-        (self.rows.len() > 1).then_some(best.0)
+        let all = self.rows.iter().filter_map(value);
+        let best = all.max_by(f64::total_cmp);
+        self.rows.len() > 1 && best.is_some() && value(&self.rows[row]) == best
     }
 
     /// The place of the metric that chooses checkpoints, or of the first.
@@ -314,6 +329,16 @@ pub mod tests {
     }
 
     #[test]
+    fn all_rows_that_share_the_best_score_are_best_and_the_first_is_the_reference() {
+        let cells = ["alpha", "beta", "gamma", "delta"].into_iter().zip([0.5, 0.75, 0.75, 0.25]);
+        let cells = cells.map(|(label, accuracy)| finished(label, 1, accuracy)).collect();
+        let comparison = Comparison::new(cells, None);
+        let best: Vec<bool> = (0..4).map(|row| comparison.is_best(row, 0)).collect();
+        assert_eq!(best, [false, true, true, false]);
+        assert_eq!(comparison.best(0), Some(1));
+    }
+
+    #[test]
     fn constant_predictors_are_pointed_out() {
         let mut cells = vec![finished("alpha", 1, 0.5), finished("alpha", 2, 0.5), finished("beta", 1, 0.5)];
         let constant = |split: &str| crate::cell::Confidence {
@@ -325,10 +350,8 @@ pub mod tests {
         cells[2].record.result.confidence = vec![constant("dev")];
         let comparison = Comparison::new(cells, None);
         assert_eq!(
-            comparison.notes,
-            [
-                "alpha predicts \"good\" for every example with 1 of 2 seeds: it has learned nothing, whatever its scores are"
-            ]
+            comparison.notes[0],
+            "alpha predicts \"good\" for every example with 1 of 2 seeds: it has learned nothing, whatever its scores are"
         );
     }
 

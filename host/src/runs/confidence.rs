@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use super::comparison::{Comparison, Metric, Row};
 use super::record::{Finished, read_json};
+use super::words;
 
 /// Mass of the intervals.
 const LEVEL: f64 = 0.95;
@@ -20,7 +21,7 @@ const LEVEL: f64 = 0.95;
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Resamples {
     pub split: String,
-    /// Groups of the split, which are what is drawn.
+    /// Groups of the split that are scored, which are what is drawn.
     pub groups: u64,
     pub draws: u64,
     pub metrics: BTreeMap<String, Vec<Option<f64>>>,
@@ -30,6 +31,12 @@ impl Resamples {
     /// The file of a split in a cell's directory.
     pub fn path(directory: &Path, split: &str) -> PathBuf {
         directory.join(format!("resamples-{split}.json"))
+    }
+
+    /// A metric on each draw; none where every draw is the one group that there is, which
+    /// says nothing of how sure it is.
+    pub fn drawn(&self, metric: &str) -> Option<&[Option<f64>]> {
+        self.metrics.get(metric).filter(|_| self.groups > 1).map(Vec::as_slice)
     }
 }
 
@@ -78,6 +85,8 @@ pub struct Sureness {
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Confident {
     pub groups: u64,
+    /// Whether a row is a mean over seeds.
+    pub several_seeds: bool,
     /// Places of the metrics in the comparison, the leading one first.
     #[serde(skip)]
     pub columns: Vec<usize>,
@@ -96,8 +105,7 @@ fn drawn(row: &Row, resamples: &[Option<Resamples>], metric: &str) -> Option<Vec
     if cells.iter().any(|cell| (cell.groups, cell.draws) != (first.groups, first.draws)) {
         return None;
     }
-    let columns: Vec<&Vec<Option<f64>>> =
-        cells.iter().map(|cell| cell.metrics.get(metric)).collect::<Option<_>>()?;
+    let columns: Vec<&[Option<f64>]> = cells.iter().map(|cell| cell.drawn(metric)).collect::<Option<_>>()?;
     let mean = |draw: usize| {
         let values: Option<Vec<f64>> = columns.iter().map(|column| *column.get(draw)?).collect();
         values.map(|values| values.iter().sum::<f64>() / values.len() as f64)
@@ -105,11 +113,33 @@ fn drawn(row: &Row, resamples: &[Option<Resamples>], metric: &str) -> Option<Vec
     Some((0..first.draws as usize).map(mean).collect())
 }
 
-/// Intervals and tests where the cells have kept their draws.
-pub fn of(comparison: &Comparison) -> Option<Confident> {
-    let split = comparison.split.as_deref()?;
-    let read = |cell: &Finished| read_json::<Resamples>(&Resamples::path(&cell.directory, split)).ok();
-    let resamples: Vec<Option<Resamples>> = comparison.cells.iter().map(read).collect();
+/// The draws that a cell has kept of a split, or a sentence where they cannot be read. Cells
+/// of older versions have kept none.
+fn kept(cell: &Finished, split: &str) -> (Option<Resamples>, Option<String>) {
+    let path = Resamples::path(&cell.directory, split);
+    let noted = cell.record.result.confidence.iter().any(|known| known.split == split);
+    match read_json(&path) {
+        Ok(resamples) => (Some(resamples), None),
+        Err(_) if !noted && !path.exists() => (None, None),
+        Err(error) => (None, Some(format!("{error:#}"))),
+    }
+}
+
+/// Intervals and tests where the cells have kept their draws, and a sentence where they
+/// should have.
+pub fn of(comparison: &Comparison) -> (Option<Confident>, Option<String>) {
+    let Some(split) = comparison.split.as_deref() else { return (None, None) };
+    let read = comparison.cells.iter().map(|cell| kept(cell, split));
+    let (resamples, wrong): (Vec<_>, Vec<_>) = read.unzip();
+    let wrong: Vec<String> = wrong.into_iter().flatten().collect();
+    let note = wrong.first().map(|first| {
+        let (some, all) = (wrong.len(), words::plural(comparison.cells.len() as u64, "cell"));
+        format!("{some} of {all} without the draws of {split} that intervals and tests need: {first}")
+    });
+    (confident(comparison, &resamples), note)
+}
+
+fn confident(comparison: &Comparison, resamples: &[Option<Resamples>]) -> Option<Confident> {
     let groups = resamples.iter().flatten().map(|cell| cell.groups).next()?;
     let leading = comparison.leading_metric()?;
     let mut columns = vec![leading];
@@ -117,9 +147,9 @@ pub fn of(comparison: &Comparison) -> Option<Confident> {
     columns.extend(f1.filter(|&column| column != leading));
     let best = comparison.best(leading);
     let of_best =
-        best.and_then(|best| drawn(&comparison.rows[best], &resamples, &comparison.metrics[leading].name));
+        best.and_then(|best| drawn(&comparison.rows[best], resamples, &comparison.metrics[leading].name));
     let score = |row: &Row, column: usize| {
-        let values = drawn(row, &resamples, &comparison.metrics[column].name)?;
+        let values = drawn(row, resamples, &comparison.metrics[column].name)?;
         let (low, high) = interval(&values)?;
         Some((row.metrics[column]?.mean, low, high))
     };
@@ -130,7 +160,7 @@ pub fn of(comparison: &Comparison) -> Option<Confident> {
     };
     let difference = |place: usize, row: &Row| {
         let best = best.filter(|&best| best != place && same_data(row))?;
-        let own = drawn(row, &resamples, &comparison.metrics[leading].name)?;
+        let own = drawn(row, resamples, &comparison.metrics[leading].name)?;
         let of_best = of_best.as_ref().filter(|of_best| of_best.len() == own.len())?;
         let differences: Vec<Option<f64>> =
             own.iter().zip(of_best).map(|(own, best)| Some((*own)? - (*best)?)).collect();
@@ -146,6 +176,7 @@ pub fn of(comparison: &Comparison) -> Option<Confident> {
     });
     Some(Confident {
         groups,
+        several_seeds: comparison.rows.iter().any(|row| row.cells.len() > 1),
         metrics: columns.iter().map(|&column| comparison.metrics[column].clone()).collect(),
         best: best.map(|best| comparison.rows[best].method.clone()),
         rows: rows.collect(),
@@ -156,10 +187,11 @@ pub fn of(comparison: &Comparison) -> Option<Confident> {
 impl Confident {
     /// What the table says, in a sentence.
     pub fn caption(&self) -> String {
-        let mut caption = format!(
-            "95% intervals by bootstrap over the {} evaluated",
-            super::words::plural(self.groups, "example")
-        );
+        let mut caption =
+            format!("95% intervals by bootstrap over the {} scored", words::plural(self.groups, "example"));
+        if self.several_seeds {
+            caption.push_str(", without the variance between seeds");
+        }
         if let (Some(best), Some(leading)) = (&self.best, self.metrics.first()) {
             caption.push_str(&format!(
                 "; difference in {} to {best}, with the two-sided p of a paired bootstrap test",
@@ -264,5 +296,54 @@ mod tests {
         assert_eq!(heads, ["method", "accuracy", "F1 macro", "difference to beta", "p"]);
         assert_eq!(rows[2][1..], ["–", "–", "–", "–"]);
         assert!(rows[1][1].starts_with("0.7500 [0.3"), "{rows:?}");
+        assert!(confident.caption().starts_with(
+            "95% intervals by bootstrap over the 40 examples scored, without the variance between seeds; "
+        ));
+        assert!(comparison.notes.is_empty(), "gamma is as an older version has left it");
+    }
+
+    /// Whoever looks for the intervals learns why there are none.
+    #[test]
+    fn draws_that_are_gone_or_broken_are_told() {
+        let folder = tempfile::tempdir().unwrap();
+        let cell = |label: &str| {
+            let mut cell = with_draws(folder.path(), label, 1, 0.5, &[0.4, 0.5, 0.6]);
+            let known = crate::cell::Confidence { split: "test".into(), ..Default::default() };
+            cell.record.result.confidence = vec![known];
+            cell
+        };
+        let (alpha, beta) = (cell("alpha"), cell("beta"));
+        let of = |cells: [&Finished; 2]| Comparison::new(cells.map(Clone::clone).to_vec(), None);
+        assert!(of([&alpha, &beta]).notes.is_empty());
+        let path = |cell: &Finished| Resamples::path(&cell.directory, "test");
+        std::fs::write(path(&alpha), "{\"split\":").unwrap();
+        let comparison = of([&alpha, &beta]);
+        let note = format!(
+            "1 of 2 cells without the draws of test that intervals and tests need: {} is not what",
+            path(&alpha).display()
+        );
+        assert!(comparison.notes[0].starts_with(&note), "{:?}", comparison.notes);
+        assert!(comparison.confident.is_some(), "beta has its draws");
+        std::fs::remove_file(path(&alpha)).unwrap();
+        std::fs::remove_file(path(&beta)).unwrap();
+        let comparison = of([&alpha, &beta]);
+        assert!(comparison.notes[0].starts_with("2 of 2 cells"), "{:?}", comparison.notes);
+        assert_eq!(comparison.confident, None);
+    }
+
+    /// One document drawn again and again is always itself.
+    #[test]
+    fn a_single_group_has_no_interval() {
+        let folder = tempfile::tempdir().unwrap();
+        let one = |label: &str, accuracy: f64| {
+            let cell = with_draws(folder.path(), label, 1, accuracy, &[accuracy; 3]);
+            let path = Resamples::path(&cell.directory, "test");
+            let resamples = Resamples { groups: 1, ..read_json(&path).unwrap() };
+            write_json(&path, &resamples).unwrap();
+            cell
+        };
+        let comparison = Comparison::new(vec![one("alpha", 0.5), one("beta", 0.75)], None);
+        let (_, rows) = comparison.confident.unwrap().cells();
+        assert_eq!(rows[0][1..], ["–", "–", "–", "–"]);
     }
 }

@@ -13,27 +13,16 @@ use super::{table, words};
 use crate::confusion::Confusion;
 
 /// Writes `report.html` into the directory. `config` is the text of the
-/// resolved config; `failures` are sentences about cells without a result.
-pub fn write(
-    comparison: &Comparison,
-    title: &str,
-    config: &str,
-    failures: &[String],
-    directory: &Path,
-) -> Result<()> {
-    let page = page(comparison, title, config, failures).context("the report cannot be made")?;
+/// resolved config.
+pub fn write(comparison: &Comparison, title: &str, config: &str, directory: &Path) -> Result<()> {
+    let page = page(comparison, title, config).context("the report cannot be made")?;
     write_whole(&directory.join("report.html"), &page)
 }
 
-fn page(
-    comparison: &Comparison,
-    title: &str,
-    config: &str,
-    failures: &[String],
-) -> Result<String, minijinja::Error> {
+fn page(comparison: &Comparison, title: &str, config: &str) -> Result<String, minijinja::Error> {
     let (heads, rows) = table::cells(comparison);
     let costs = heads.len() - comparison.metrics.len();
-    let best = |row: usize, column: usize| column >= costs && comparison.best(column - costs) == Some(row);
+    let best = |row: usize, column: usize| column >= costs && comparison.is_best(row, column - costs);
     let cell = |row: usize, column: usize, text: &str| {
         // Deviations stand below, so that the table stays narrow.
         let (text, deviation) = match text.split_once(" ± ") {
@@ -66,7 +55,7 @@ fn page(
         context! {
             title,
             config,
-            failures => failures.to_vec(),
+            failures => comparison.failed.clone(),
             machines,
             warnings,
             heads,
@@ -177,8 +166,7 @@ mod tests {
 
     #[test]
     fn the_page_stands_alone_and_escapes_what_it_shows() {
-        let failures = vec!["gamma <seed 1> failed".to_string()];
-        let mut comparison = comparison();
+        let mut comparison = comparison().with_failed(vec!["gamma <seed 1> failed".into()]);
         comparison.cells[0].record.result.confidence = vec![crate::cell::Confidence {
             split: "dev".into(),
             confusions: vec![Confusion {
@@ -188,8 +176,7 @@ mod tests {
             }],
             ..Default::default()
         }];
-        let page_of =
-            |comparison: &Comparison| page(comparison, "a & b", "name = \"<x>\"", &failures).unwrap();
+        let page_of = |comparison: &Comparison| page(comparison, "a & b", "name = \"<x>\"").unwrap();
         let page = page_of(&comparison);
         for part in [
             "<h2>Confusions</h2>",

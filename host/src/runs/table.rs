@@ -88,6 +88,9 @@ fn intervals(comparison: &Comparison, style: TableStyle, gap: &str) -> String {
 fn footer(comparison: &Comparison) -> String {
     let mut lines = vec![comparison.caption()];
     lines.extend(comparison.notes.iter().map(|note| format!("note: {note}")));
+    // Causes stand on lines of their own elsewhere.
+    let line = |sentence: &String| sentence.split_whitespace().collect::<Vec<_>>().join(" ");
+    lines.extend(comparison.failed.iter().map(|sentence| format!("failed: {}", line(sentence))));
     lines.join("\n")
 }
 
@@ -193,6 +196,7 @@ pub fn write(comparison: &Comparison, directory: &Path) -> Result<()> {
         "cells": cells,
     });
     write_json(&directory.join("comparison.json"), &whole)
+        "failed": comparison.failed,
 }
 
 #[cfg(test)]
@@ -252,7 +256,8 @@ mod tests {
     #[test]
     fn files_are_written_and_readable() {
         let folder = tempfile::tempdir().unwrap();
-        write(&comparison(), folder.path()).unwrap();
+        let failed = vec!["gamma (seed 1): no result\n  because: the disk is full".to_string()];
+        write(&comparison().with_failed(failed.clone()), folder.path()).unwrap();
         let read = |name: &str| std::fs::read_to_string(folder.path().join(name)).unwrap();
         let json: serde_json::Value = serde_json::from_str(&read("comparison.json")).unwrap();
         assert_eq!(json["rows"][0]["metrics"][0]["mean"], 0.375);
@@ -261,5 +266,10 @@ mod tests {
         assert!(markdown.starts_with("| method |"), "{markdown}");
         assert!(markdown.lines().nth(1).unwrap().starts_with("|---"), "{markdown}");
         assert_eq!(read("comparison.csv"), csv(&comparison()));
+        assert_eq!(json["failed"], serde_json::json!(failed));
     }
 }
+        assert!(
+            markdown.contains("\nfailed: gamma (seed 1): no result because: the disk is full\n"),
+            "{markdown}"
+        );
