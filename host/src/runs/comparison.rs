@@ -196,13 +196,18 @@ fn metrics(cells: &[Finished], split: Option<&str>) -> Vec<Metric> {
         }
     }
     // The sort is stable: what is not in the list keeps the task's order.
-    metrics.sort_by_key(|metric| FIRST.iter().position(|name| *name == metric.name).unwrap_or(FIRST.len()));
+    metrics.sort_by_key(|metric| place(&metric.name));
     metrics
 }
 
 fn row(method: String, places: &[usize], cells: &[Finished], split: Option<&str>, metrics: &[Metric]) -> Row {
     let records = || places.iter().map(|&place| &cells[place].record);
     let over = |value: &dyn Fn(usize) -> Option<f64>| {
+/// The place of a metric in the table's order; all others stand behind.
+pub fn place(metric: &str) -> usize {
+    FIRST.iter().position(|name| *name == metric).unwrap_or(FIRST.len())
+}
+
         Statistic::of(&places.iter().filter_map(|&place| value(place)).collect::<Vec<f64>>())
     };
     let score = |place: usize, name: &str| {

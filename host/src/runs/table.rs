@@ -7,7 +7,7 @@ use comfy_table::presets::{ASCII_MARKDOWN, UTF8_HORIZONTAL_ONLY};
 use comfy_table::{CellAlignment, LineStyle, Table, TableStyle};
 use serde_json::json;
 
-use super::comparison::{Comparison, Row};
+use super::comparison::{Comparison, Row, place};
 use super::record::{write_json, write_whole};
 use super::words;
 
@@ -131,6 +131,10 @@ pub fn csv(comparison: &Comparison) -> String {
             }
         }
     }
+    // As in the table, split by split.
+    let splits: Vec<String> = names.iter().map(|(split, _)| split.clone()).collect();
+    let split = |name: &String| splits.iter().position(|known| known == name);
+    names.sort_by_key(|(of, name)| (split(of), place(name)));
     let mut lines = vec![
         [
             "method",
@@ -150,8 +154,8 @@ pub fn csv(comparison: &Comparison) -> String {
     ];
     lines[0].extend(names.iter().map(|(split, name)| format!("{split}.{name}")));
     for row in &comparison.rows {
-        for &place in &row.cells {
-            let record = &comparison.cells[place].record;
+        for &cell in &row.cells {
+            let record = &comparison.cells[cell].record;
             let result = &record.result;
             let mut line = vec![
                 row.method.clone(),
@@ -192,11 +196,11 @@ pub fn write(comparison: &Comparison, directory: &Path) -> Result<()> {
         "metrics": comparison.metrics,
         "rows": comparison.rows,
         "notes": comparison.notes,
+        "failed": comparison.failed,
         "confidence": comparison.confident,
         "cells": cells,
     });
     write_json(&directory.join("comparison.json"), &whole)
-        "failed": comparison.failed,
 }
 
 #[cfg(test)]
@@ -244,11 +248,11 @@ mod tests {
         let lines: Vec<&str> = text.lines().collect();
         assert_eq!(lines.len(), 4);
         assert!(lines[0].ends_with(
-            "threads,machine,dev.loss,dev.accuracy,dev.f1_macro,test.loss,test.accuracy,test.f1_macro"
+            "threads,machine,dev.accuracy,dev.f1_macro,dev.loss,test.accuracy,test.f1_macro,test.loss"
         ));
         assert_eq!(
             lines[2],
-            "alpha,2,82,0,536870912,1002,900,100000,10,2,node1,1.5,0.125,0.25,1.5,0.25,0.25"
+            "alpha,2,82,0,536870912,1002,900,100000,10,2,node1,0.125,0.25,1.5,0.25,0.25,1.5"
         );
         assert!(lines[3].starts_with("\"be,\"\"ta\"\"\",1,81,"));
     }
@@ -262,14 +266,14 @@ mod tests {
         let json: serde_json::Value = serde_json::from_str(&read("comparison.json")).unwrap();
         assert_eq!(json["rows"][0]["metrics"][0]["mean"], 0.375);
         assert_eq!(json["cells"].as_array().unwrap().len(), 3);
+        assert_eq!(json["failed"], serde_json::json!(failed));
         let markdown = read("comparison.md");
         assert!(markdown.starts_with("| method |"), "{markdown}");
         assert!(markdown.lines().nth(1).unwrap().starts_with("|---"), "{markdown}");
-        assert_eq!(read("comparison.csv"), csv(&comparison()));
-        assert_eq!(json["failed"], serde_json::json!(failed));
-    }
-}
         assert!(
             markdown.contains("\nfailed: gamma (seed 1): no result because: the disk is full\n"),
             "{markdown}"
         );
+        assert_eq!(read("comparison.csv"), csv(&comparison()));
+    }
+}
