@@ -240,6 +240,8 @@ pub struct EvalArguments {
 /// Show the comparison of finished runs again, or of several together
 #[derive(Debug, Args)]
 pub struct CompareArguments {
+///
+/// A cell that is named twice, or of which there is a copy, counts once.
     /// Run directories, or directories of cells
     #[arg(value_name = "RUN", required = true)]
     pub runs: Vec<PathBuf>,

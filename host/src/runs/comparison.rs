@@ -5,7 +5,7 @@ use serde::Serialize;
 use super::confidence::{self, Confident};
 use super::identity::settings_identity;
 use super::record::Finished;
-use super::{trivial, words};
+use super::{copies, trivial, words};
 use crate::cell::SplitMetrics;
 
 /// Metrics that come first, in the order of the table in the literature.
@@ -103,6 +103,7 @@ impl Comparison {
             let splits = |cell: &'_ Finished| cell.record.result.metrics.iter().rfind(scored).cloned();
             cells.iter().find_map(splits).map(|evaluated| evaluated.split)
         });
+        let (cells, repeated) = copies::without(cells);
         let metrics = metrics(&cells, split.as_deref());
         let mut groups: Vec<(String, String, Vec<usize>)> = Vec::new();
         for (place, cell) in cells.iter().enumerate() {
@@ -124,6 +125,7 @@ impl Comparison {
         let rows: Vec<Row> = groups.iter().map(make_row).collect();
         let mut notes = notes(&cells);
         notes.extend(constant(&rows, &cells, split.as_deref()));
+        notes.extend(repeated);
         notes.extend(trivial::lines(&cells, split.as_deref()));
         let failed = Vec::new();
         let mut comparison = Comparison { split, metrics, rows, notes, cells, failed, confident: None };

@@ -4,6 +4,7 @@
 pub mod chart;
 pub mod comparison;
 pub mod confidence;
+mod copies;
 pub mod directory;
 pub mod identity;
 pub mod machine;
