@@ -248,4 +248,17 @@ fn another_runs_results_are_not_overwritten() {
         &["run", "experiment.toml", "--method", "lora", "--set", "training.learning_rate=2e-3"],
     ));
     assert_eq!(count(folder.path()), 2, "the first cell stays beside the second");
+    // Both have one name and one seed; their folders tell them apart.
+    let error = fails(host(folder.path(), &["merge", "runs/experiment", "--out", "merged"]), 1);
+    let cells = fs::read_dir(folder.path().join("runs/experiment/cells")).unwrap().flatten();
+    let names: Vec<String> = cells.map(|cell| cell.file_name().to_string_lossy().into()).collect();
+    let (table, _) = succeeds(host(folder.path(), &["compare", "runs/experiment"]));
+    let (evaluated, _) = succeeds(host(folder.path(), &["eval", "runs/experiment"]));
+    for name in &names {
+        assert!(error.contains(&format!("lora (seed 42) in runs/experiment/cells/{name}")), "{error}");
+        assert!(table.contains(&format!("lora ({})", name.rsplit('-').next().unwrap())), "{table}");
+        assert!(evaluated.contains(&format!("lora (seed 42), {name}\n")), "{evaluated}");
+    }
+    let cell = format!("runs/experiment/cells/{}", names[0]);
+    succeeds(host(folder.path(), &["merge", &cell, "--out", "merged"]));
 }

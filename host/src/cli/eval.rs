@@ -8,6 +8,7 @@ use super::progress::Reporter;
 use super::{sources, terminal};
 use crate::cell::SplitMetrics;
 use crate::runs::directory::finished_cells;
+use crate::runs::record::Finished;
 use crate::runs::table::PLAIN;
 use crate::runs::words;
 use crate::session;
@@ -50,7 +51,7 @@ pub fn eval(arguments: &EvalArguments) -> Result<()> {
         let lines = lines(&cell.record.result.metrics, &again);
         compared += lines.len();
         apart += lines.iter().filter(|line| !line.agrees()).count();
-        terminal::print(&format!("{}\n{}\n", spec.title(), draw(&lines)))?;
+        terminal::print(&format!("{title}\n{}\n", draw(&lines)))?;
     }
     if apart > 0 {
         bail!("{apart} of {} differ from what was recorded", words::plural(compared as u64, "metric"));
@@ -74,6 +75,15 @@ fn lines(recorded: &[SplitMetrics], again: &[SplitMetrics]) -> Vec<Line> {
             if !lines.iter().any(|line| line.split == *split && line.metric == *metric) {
                 lines.push(Line {
                     split: split.clone(),
+/// What a cell is called, with its folder's name where another one is called the same.
+fn title(cell: &Finished, all: &[Finished]) -> String {
+    let title = cell.record.spec.title();
+    match all.iter().filter(|other| other.record.spec.title() == title).count() {
+        0 | 1 => title,
+        _ => format!("{title}, {}", cell.directory.file_name().unwrap_or_default().display()),
+    }
+}
+
                     metric: metric.clone(),
                     recorded: get(recorded, split, metric),
                     again: get(again, split, metric),

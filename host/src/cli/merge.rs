@@ -5,6 +5,7 @@ use anyhow::{Result, bail};
 use super::arguments::{MergeArguments, StoredPrecision};
 use super::{sources, terminal};
 use crate::runs::directory::finished_cells;
+use crate::runs::record::Finished;
 use crate::session;
 
 pub fn merge(arguments: &MergeArguments) -> Result<()> {
@@ -18,11 +19,12 @@ pub fn merge(arguments: &MergeArguments) -> Result<()> {
         [cell] => cell,
         [] => bail!("{} has no finished cell of this method and seed", arguments.run.display()),
         several => {
-            let titles: Vec<String> = several.iter().map(|cell| cell.record.spec.title()).collect();
+            let named =
+                |cell: &Finished| format!("\n  {} in {}", cell.record.spec.title(), cell.directory.display());
             bail!(
-                "{} has {}; choose one with --method and --seed",
+                "{} has several such cells; choose one with --method and --seed, or name its directory instead of {0}:{}",
                 arguments.run.display(),
-                titles.join(", ")
+                several.iter().map(named).collect::<String>()
             )
         }
     };

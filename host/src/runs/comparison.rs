@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 use super::confidence::{self, Confident};
-use super::identity::settings_identity;
+use super::identity::{settings_identity, short};
 use super::record::Finished;
 use super::{copies, trivial, words};
 use crate::cell::SplitMetrics;
@@ -115,17 +115,18 @@ impl Comparison {
             }
         }
         let twice = |label: &str| groups.iter().filter(|(known, _, _)| known == label).count() > 1;
-        let make_row = |(label, settings, places): &(String, String, Vec<usize>)| {
+        let make_row = |(label, _, places): &(String, String, Vec<usize>)| {
             let method = match twice(label) {
-                true => format!("{label} ({})", &settings[..4]),
+                // By the digits in the name of the row's first folder.
+                true => format!("{label} ({})", short(&cells[places[0]].record.identity)),
                 false => label.clone(),
             };
             row(method, places, &cells, split.as_deref(), &metrics)
         };
         let rows: Vec<Row> = groups.iter().map(make_row).collect();
         let mut notes = notes(&cells);
-        notes.extend(constant(&rows, &cells, split.as_deref()));
         notes.extend(repeated);
+        notes.extend(constant(&rows, &cells, split.as_deref()));
         notes.extend(trivial::lines(&cells, split.as_deref()));
         let failed = Vec::new();
         let mut comparison = Comparison { split, metrics, rows, notes, cells, failed, confident: None };
@@ -202,14 +203,14 @@ fn metrics(cells: &[Finished], split: Option<&str>) -> Vec<Metric> {
     metrics
 }
 
-fn row(method: String, places: &[usize], cells: &[Finished], split: Option<&str>, metrics: &[Metric]) -> Row {
-    let records = || places.iter().map(|&place| &cells[place].record);
-    let over = |value: &dyn Fn(usize) -> Option<f64>| {
 /// The place of a metric in the table's order; all others stand behind.
 pub fn place(metric: &str) -> usize {
     FIRST.iter().position(|name| *name == metric).unwrap_or(FIRST.len())
 }
 
+fn row(method: String, places: &[usize], cells: &[Finished], split: Option<&str>, metrics: &[Metric]) -> Row {
+    let records = || places.iter().map(|&place| &cells[place].record);
+    let over = |value: &dyn Fn(usize) -> Option<f64>| {
         Statistic::of(&places.iter().filter_map(|&place| value(place)).collect::<Vec<f64>>())
     };
     let score = |place: usize, name: &str| {
@@ -328,14 +329,6 @@ pub mod tests {
     }
 
     #[test]
-    fn another_split_has_its_own_scores() {
-        let comparison = Comparison::new(vec![finished("alpha", 1, 0.5)], Some("dev"));
-        assert_eq!(comparison.rows[0].metrics[0].unwrap().mean, 0.25);
-        let comparison = Comparison::new(vec![finished("alpha", 1, 0.5)], Some("absent"));
-        assert!(comparison.metrics.is_empty());
-    }
-
-    #[test]
     fn all_rows_that_share_the_best_score_are_best_and_the_first_is_the_reference() {
         let cells = ["alpha", "beta", "gamma", "delta"].into_iter().zip([0.5, 0.75, 0.75, 0.25]);
         let cells = cells.map(|(label, accuracy)| finished(label, 1, accuracy)).collect();
@@ -343,6 +336,14 @@ pub mod tests {
         let best: Vec<bool> = (0..4).map(|row| comparison.is_best(row, 0)).collect();
         assert_eq!(best, [false, true, true, false]);
         assert_eq!(comparison.best(0), Some(1));
+    }
+
+    #[test]
+    fn another_split_has_its_own_scores() {
+        let comparison = Comparison::new(vec![finished("alpha", 1, 0.5)], Some("dev"));
+        assert_eq!(comparison.rows[0].metrics[0].unwrap().mean, 0.25);
+        let comparison = Comparison::new(vec![finished("alpha", 1, 0.5)], Some("absent"));
+        assert!(comparison.metrics.is_empty());
     }
 
     #[test]
@@ -371,7 +372,9 @@ pub mod tests {
         let comparison = Comparison::new(vec![finished("alpha", 1, 0.5), other], None);
         assert_eq!(comparison.rows.len(), 2);
         assert_ne!(comparison.rows[0].method, comparison.rows[1].method);
-        assert!(comparison.rows[0].method.starts_with("alpha ("));
+        let folder = |place: usize| short(&comparison.cells[place].record.identity).to_string();
+        assert_eq!(comparison.rows[0].method, format!("alpha ({})", folder(0)));
+        assert_eq!(comparison.rows[1].method, format!("alpha ({})", folder(1)));
         assert_eq!(comparison.notes.len(), 1);
         assert!(comparison.notes[0].contains("2 threads, 7 threads"));
     }

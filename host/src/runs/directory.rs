@@ -15,6 +15,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 
+use super::identity::short;
 use super::machine::Machine;
 use super::record::{Finished, RESULT, write_whole};
 use crate::cell::CellSpec;
@@ -58,7 +59,7 @@ impl RunDirectory {
     pub fn cell(&self, spec: &CellSpec, identity: &str) -> PathBuf {
         let plain = |c: char| if c.is_alphanumeric() || "._".contains(c) { c } else { '-' };
         let label: String = spec.label.chars().map(plain).collect();
-        self.path.join("cells").join(format!("{label}-s{}-{}", spec.seed, &identity[..8]))
+        self.path.join("cells").join(format!("{label}-s{}-{}", spec.seed, short(identity)))
     }
 
     /// Looks for a cell and makes its place free unless it is finished.

@@ -15,6 +15,11 @@ pub fn identity(spec: &CellSpec, digests: &Digests) -> String {
     digest(&described(spec, digests, Some(spec.seed)))
 }
 
+/// The digits of a cell's identity that the name of its folder has.
+pub fn short(identity: &str) -> &str {
+    identity.get(..8).unwrap_or(identity)
+}
+
 /// What cells have in common that differ in nothing but their seed.
 pub fn settings_identity(spec: &CellSpec, digests: &Digests) -> String {
     digest(&described(spec, digests, None))
