@@ -177,6 +177,86 @@ fn a_merged_model_predicts_as_the_adapted_one() {
     assert_eq!(metrics("experiment"), metrics("merged"));
     let again = fails(host(folder.path(), &["merge", "runs/experiment", "--out", "merged"]), 1);
     assert!(again.contains("not empty"), "{again}");
+    // As transformers' own classes load it, with the names of the task.
+    let config = |folder: &std::path::Path| -> serde_json::Value {
+        serde_json::from_str(&fs::read_to_string(folder.join("config.json")).unwrap()).unwrap()
+    };
+    let merged = config(&folder.path().join("merged"));
+    assert_eq!(merged["architectures"], serde_json::json!(["BertForSequenceClassification"]));
+    assert_eq!(
+        (&merged["id2label"]["4"], &merged["label2id"]["neutral"]),
+        (&"very positive".into(), &2.into())
+    );
+    assert_eq!(merged["hidden_size"], config(&folder.path().join("model"))["hidden_size"]);
+    let plain = ["merge", "runs/experiment", "--out", "plain", "--without-head", "--precision", "f16"];
+    succeeds(host(folder.path(), &plain));
+    let plain = config(&folder.path().join("plain"));
+    assert_eq!(plain["architectures"], serde_json::json!(["BertModel"]));
+    assert_eq!(plain["torch_dtype"], "float16");
+}
+
+/// What cannot be loaded again is not finished; nothing of it is thrown away.
+#[test]
+fn a_cell_that_lacks_what_it_saved_is_trained_again() {
+    let folder = experiment(|config| config);
+    let path = folder.path();
+    let run = || succeeds(host(path, &["run", "experiment.toml", "--method", "lora"])).1;
+    run();
+    assert!(run().contains("finished earlier, not trained again"));
+    let cells_folder = path.join("runs/experiment/cells");
+    let cell = cells_folder.join(&cells(&path.join("runs/experiment"))[0].0);
+    let adapter = fs::read(cell.join("adapter.safetensors")).unwrap();
+    fs::write(cell.join("adapter.safetensors"), &adapter[..100]).unwrap();
+    for command in [&["eval", "runs/experiment"][..], &["merge", "runs/experiment", "--out", "merged"]] {
+        let error = fails(host(path, command), 1);
+        assert!(error.contains("adapter.safetensors has 100 bytes, and "), "{error}");
+        assert!(error.contains("`host run` with the config of this run"), "{error}");
+    }
+    let log = run();
+    assert!(log.contains("is broken (") && log.contains("trained anew"), "{log}");
+    assert_eq!(fs::read(cell.join("adapter.safetensors")).unwrap(), adapter);
+    fs::write(cell.join("result.json"), "").unwrap();
+    let error = fails(host(path, &["compare", "runs/experiment"]), 1);
+    assert!(error.contains("`host run` with its config trains it again"), "{error}");
+    assert!(run().contains("result.json is not what this version writes"));
+    let mut names: Vec<_> = fs::read_dir(&cells_folder)
+        .unwrap()
+        .flatten()
+        .map(|entry| entry.file_name().into_string().unwrap())
+        .collect();
+    names.sort();
+    let name = cell.file_name().unwrap().to_string_lossy().into_owned();
+    assert_eq!(names, ["", ".broken", ".broken2"].map(|end| format!("{name}{end}")));
+    succeeds(host(path, &["eval", "runs/experiment"]));
+}
+
+/// Data that are not what they were are named, whatever the metrics say of them.
+#[test]
+fn an_evaluation_names_the_file_that_has_changed() {
+    let folder = experiment(|config| config);
+    let path = folder.path();
+    succeeds(host(path, &["run", "experiment.toml", "--method", "lora"]));
+    let (out, log) = succeeds(host(path, &["eval", "runs/experiment"]));
+    assert!(!log.contains("not what it was") && !out.contains("agrees\n"), "{out}{log}");
+    let lines = (0..12).map(|n| format!("{} word{n} word9\n", n % 3)).collect::<String>();
+    fs::write(path.join("data/stsa.fine.dev"), lines).unwrap();
+    let error = fails(host(path, &["eval", "runs/experiment"]), 1);
+    assert!(error.contains("stsa.fine.dev is not what it was in training (split dev)"), "{error}");
+    assert!(!error.contains("stsa.fine.train is"), "{error}");
+}
+
+/// A method without a result is not passed over in silence.
+#[test]
+fn what_has_failed_stands_beside_the_table() {
+    let folder = experiment(|config| config.replace("bias = \"lora_only\"", "target_modules = [\"qeury\"]"));
+    let text = fails(host(folder.path(), &["run", "experiment.toml"]), 1);
+    let line = "\nfailed: lora (seed 42): ";
+    assert!(text.contains(line), "{text}");
+    let run = folder.path().join("runs/experiment");
+    assert!(fs::read_to_string(run.join("comparison.md")).unwrap().contains(line));
+    let json: serde_json::Value =
+        serde_json::from_str(&fs::read_to_string(run.join("comparison.json")).unwrap()).unwrap();
+    assert!(json["failed"][0].as_str().unwrap().contains("qeury"), "{json}");
 }
 
 /// The quickstart's promises: every method at least ten points above the

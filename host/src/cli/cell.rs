@@ -15,7 +15,9 @@ use super::arguments::CellArguments;
 use super::progress::Reporter;
 use super::terminal;
 use crate::runs::machine::Machine;
-use crate::runs::record::{CellJob, CellRecord, FAILURE, LOG, RESULT, read_json, write_json, write_whole};
+use crate::runs::record::{
+    CellJob, CellRecord, FAILURE, LOG, RESULT, Saved, read_json, write_json, write_whole,
+};
 use crate::runs::words;
 use crate::session;
 
@@ -53,6 +55,7 @@ fn record(arguments: &CellArguments) -> Result<()> {
         machine: Machine::this(),
         finished: words::now(),
         host_version: env!("CARGO_PKG_VERSION").into(),
+        saved: Saved::in_directory(&arguments.directory)?,
     };
     write_json(&arguments.directory.join(RESULT), &record)
 }

@@ -28,6 +28,7 @@ pub fn merge(arguments: &MergeArguments) -> Result<()> {
             )
         }
     };
+    cell.check()?;
     let precision = match arguments.precision {
         StoredPrecision::F32 => host_engine::files::write::Precision::F32,
         StoredPrecision::F16 => host_engine::files::write::Precision::F16,

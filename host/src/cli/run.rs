@@ -103,8 +103,8 @@ fn cell(run: &RunDirectory, spec: &CellSpec, digests: &Digests) -> Result<Finish
             finished.record.spec.label = spec.label.clone();
             return Ok(*finished);
         }
-        Place::Free { set_aside: true } => terminal::note("  was begun and not finished; trained anew"),
-        Place::Free { set_aside: false } => {}
+        Place::Free { set_aside: Some(why) } => terminal::note(&format!("  {why}; trained anew")),
+        Place::Free { set_aside: None } => {}
     }
     let job = CellJob { identity, digests: digests.clone(), spec: spec.clone() };
     let file = directory.join(SPEC);

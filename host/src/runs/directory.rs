@@ -10,7 +10,7 @@
 //! ```
 
 use std::fs::{self, File, OpenOptions, TryLockError};
-use std::io::{Read, Seek, Write};
+use std::io::{ErrorKind, Read, Seek, Write};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
@@ -36,12 +36,16 @@ pub struct RunDirectory {
 #[derive(Debug)]
 pub enum Place {
     Finished(Box<Finished>),
-    /// The directory is there and empty. Whether an unfinished one was set
-    /// aside for it.
+    /// The directory is there and empty. Why what was in it was set aside, if there was
+    /// anything.
     Free {
-        set_aside: bool,
+        set_aside: Option<String>,
     },
 }
+
+/// Ends of the names under which folders of cells are set aside.
+const UNFINISHED: &str = ".unfinished";
+const BROKEN: &str = ".broken";
 
 impl RunDirectory {
     /// Makes or opens a run's directory and takes its lock.
@@ -65,35 +69,44 @@ impl RunDirectory {
     /// Looks for a cell and makes its place free unless it is finished.
     ///
     /// What a killed run left is set aside under `NAME.unfinished`, where the
-    /// next one replaces it.
+    /// next one replaces it; a finished cell of which something is missing or broken, under
+    /// `NAME.broken`, where it stays.
     ///
     /// # Errors
-    /// The place has another cell's record, or one that cannot be read.
+    /// The place has another cell's record, or cannot be read or written.
     pub fn place(&self, directory: &Path, identity: &str) -> Result<Place> {
+        let mut set_aside = None;
         if directory.join(RESULT).exists() {
-            let finished = Finished::read(directory)?;
-            if finished.record.identity != identity {
-                bail!(
+            let broken = match Finished::read(directory) {
+                Ok(finished) if finished.record.identity != identity => bail!(
                     "{} has the result of another cell ({}); move it away",
                     directory.display(),
                     finished.record.identity
-                );
-            }
-            return Ok(Place::Finished(Box::new(finished)));
-        }
-        let cannot = || format!("cannot make {} free for a cell", directory.display());
-        let set_aside = directory.exists();
-        if set_aside {
-            let aside = directory.with_file_name(match directory.file_name() {
-                Some(name) => format!("{}.unfinished", name.to_string_lossy()),
-                None => bail!(cannot()),
+                ),
+                Ok(finished) => match finished.incomplete() {
+                    None => return Ok(Place::Finished(Box::new(finished))),
+                    Some(sentence) => sentence,
+                },
+                // What cannot be read at all may be whole.
+                Err(error) if unreadable(&error) => return Err(error),
+                Err(error) => format!("{error:#}"),
+            };
+            let free = (1..).map(|number| match number {
+                1 => beside(directory, BROKEN),
+                _ => beside(directory, &format!("{BROKEN}{number}")),
             });
+            let aside = free.into_iter().find(|folder| !folder.exists()).unwrap_or_default();
+            move_to(directory, &aside)?;
+            set_aside = Some(format!("is broken ({broken}) and now in {}", aside.display()));
+        } else if directory.exists() {
+            let aside = beside(directory, UNFINISHED);
             if aside.exists() {
-                fs::remove_dir_all(&aside).with_context(cannot)?;
+                fs::remove_dir_all(&aside).with_context(|| format!("cannot remove {}", aside.display()))?;
             }
-            fs::rename(directory, &aside).with_context(cannot)?;
+            move_to(directory, &aside)?;
+            set_aside = Some("was begun and not finished".into());
         }
-        fs::create_dir_all(directory).with_context(cannot)?;
+        fs::create_dir_all(directory).with_context(|| format!("cannot make {}", directory.display()))?;
         Ok(Place::Free { set_aside })
     }
 
@@ -124,14 +137,44 @@ impl RunDirectory {
     }
 }
 
+/// The folder beside a cell's with an end to its name.
+fn beside(directory: &Path, end: &str) -> PathBuf {
+    directory.with_file_name(format!("{}{end}", directory.file_name().unwrap_or_default().to_string_lossy()))
+}
+
+fn move_to(directory: &Path, aside: &Path) -> Result<()> {
+    fs::rename(directory, aside)
+        .with_context(|| format!("cannot move {} to {}", directory.display(), aside.display()))
+}
+
+/// Whether an error is the disk's, and says nothing of what a file has.
+fn unreadable(error: &anyhow::Error) -> bool {
+    let of_disk = |error: &std::io::Error| error.kind() != ErrorKind::InvalidData;
+    error.chain().any(|cause| cause.downcast_ref().is_some_and(of_disk))
+}
+
+/// Whether a folder was a broken cell's.
+fn is_aside(directory: &Path) -> bool {
+    let name = directory.file_name().unwrap_or_default().to_string_lossy();
+    name.rsplit_once(BROKEN).is_some_and(|(_, number)| number.chars().all(|digit| digit.is_ascii_digit()))
+}
+
 /// The finished cells of a run's directory, or of one cell's, in the order in
 /// which they were finished, which is the config's.
 ///
 /// # Errors
 /// There is none, or a record cannot be read.
 pub fn finished_cells(path: &Path) -> Result<Vec<Finished>> {
+    let read = |directory: &Path| {
+        Finished::read(directory).with_context(|| {
+            format!(
+                "the cell {} cannot be read; `host run` with its config trains it again, or move it away",
+                directory.display()
+            )
+        })
+    };
     if path.join(RESULT).exists() {
-        return Ok(vec![Finished::read(path)?]);
+        return Ok(vec![read(path)?]);
     }
     let cells = path.join("cells");
     let entries = fs::read_dir(&cells)
@@ -140,13 +183,13 @@ pub fn finished_cells(path: &Path) -> Result<Vec<Finished>> {
         .map(|entry| Ok(entry?.path()))
         .collect::<std::io::Result<_>>()
         .with_context(|| format!("cannot read {}", cells.display()))?;
-    directories.retain(|directory| directory.join(RESULT).exists());
+    directories.retain(|directory| directory.join(RESULT).exists() && !is_aside(directory));
     directories.sort();
     if directories.is_empty() {
         bail!("{} has no finished cell", path.display());
     }
     let mut cells: Vec<Finished> =
-        directories.iter().map(|directory| Finished::read(directory)).collect::<Result<_>>()?;
+        directories.iter().map(|directory| read(directory)).collect::<Result<_>>()?;
     cells.sort_by(|a, b| a.record.finished.cmp(&b.record.finished));
     Ok(cells)
 }
@@ -206,7 +249,7 @@ impl Drop for RunDirectory {
 mod tests {
     use super::*;
     use crate::runs::identity::tests::spec;
-    use crate::runs::record::{tests::finished, write_json};
+    use crate::runs::record::{ADAPTER, tests::finished, tests::save, write_json};
 
     #[test]
     fn a_directory_is_held_by_one() {
@@ -241,9 +284,10 @@ mod tests {
         );
         assert!(matches!(
             run.place(&directory, &cell.record.identity).unwrap(),
-            Place::Free { set_aside: false }
+            Place::Free { set_aside: None }
         ));
         write_json(&directory.join(RESULT), &cell.record).unwrap();
+        save(&directory, 10);
         assert!(matches!(run.place(&directory, &cell.record.identity).unwrap(), Place::Finished(_)));
         let error = run.place(&directory, "another").unwrap_err().to_string();
         assert!(error.contains("result of another cell"), "{error}");
@@ -260,11 +304,45 @@ mod tests {
             run.place(&directory, "0123456789").unwrap();
             fs::write(directory.join("log.txt"), content).unwrap();
         }
-        assert!(matches!(run.place(&directory, "0123456789").unwrap(), Place::Free { set_aside: true }));
+        let Place::Free { set_aside: Some(why) } = run.place(&directory, "0123456789").unwrap() else {
+            panic!("nothing was set aside")
+        };
+        assert_eq!(why, "was begun and not finished");
         assert!(!directory.join("log.txt").exists());
         let aside = run.path.join("cells/a-s1-01234567.unfinished/log.txt");
         assert_eq!(fs::read_to_string(aside).unwrap(), "second");
         assert!(finished_cells(folder.path()).unwrap_err().to_string().contains("no finished cell"));
+    }
+
+    /// A record alone is no cell, and a record that is none blocks none.
+    #[test]
+    fn a_broken_cell_makes_place_and_stays_beside_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let run = RunDirectory::open(folder.path()).unwrap();
+        let record = finished("a", 1, 0.5).record;
+        let directory = run.cell(&record.spec, &record.identity);
+        let broken = |what: &str| {
+            let Place::Free { set_aside: Some(why) } = run.place(&directory, &record.identity).unwrap()
+            else {
+                panic!("{what}: nothing was set aside")
+            };
+            why
+        };
+        fs::create_dir(&directory).unwrap();
+        write_json(&directory.join(RESULT), &record).unwrap();
+        save(&directory, 10);
+        fs::remove_file(directory.join(ADAPTER)).unwrap();
+        let why = broken("no adapter");
+        assert!(why.contains("adapter.safetensors cannot be read") && why.ends_with(".broken"), "{why}");
+        for text in [&b""[..], b"\xff", b"{\"identity\":"] {
+            fs::write(directory.join(RESULT), text).unwrap();
+            let why = broken(&String::from_utf8_lossy(text));
+            assert!(why.contains("is broken (") && why.contains("result.json"), "{why}");
+        }
+        let kept = |end: &str| beside(&directory, end);
+        assert!(Finished::read(&kept(".broken")).is_ok() && kept(".broken4").join(RESULT).exists());
+        let error = finished_cells(folder.path()).unwrap_err().to_string();
+        assert!(error.contains("no finished cell"), "{error}");
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! The record of a finished cell, `result.json`: written last and at once, so
 //! that a directory that has one is complete.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -9,10 +10,10 @@ use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 
 use super::machine::Machine;
+use super::words;
 use crate::cell::{CellResult, CellSpec, Digests};
 
-/// Names of the files of a cell's directory that the command line writes; the
-/// session writes what it trains beside them.
+/// Names of the files of a cell's directory that the command line writes.
 pub const RESULT: &str = "result.json";
 pub const SPEC: &str = "cell.json";
 pub const LOG: &str = "log.txt";
@@ -20,6 +21,11 @@ pub const FAILURE: &str = "failure.txt";
 /// A line of JSON for each epoch, and for about every two hundredth of the steps.
 pub const EPOCHS: &str = "epochs.jsonl";
 pub const STEPS: &str = "steps.jsonl";
+
+/// What the session writes beside them and nothing can be loaded without: the method's plan,
+/// and what was trained.
+pub const PLAN: &str = "plan.json";
+pub const ADAPTER: &str = "adapter.safetensors";
 
 /// What the parent tells the child that trains a cell.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -42,6 +48,35 @@ pub struct CellRecord {
     /// When it was finished, in UTC.
     pub finished: String,
     pub host_version: String,
+    /// [`PLAN`] and [`ADAPTER`] as they were saved; older records say nothing of them.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub saved: BTreeMap<String, Saved>,
+}
+
+/// A file as it was saved.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Saved {
+    pub bytes: u64,
+    pub digest: String,
+}
+
+impl Saved {
+    /// The file as it is now.
+    fn now(path: &Path) -> Result<Saved> {
+        let bytes = fs::metadata(path).with_context(|| path.display().to_string())?.len();
+        Ok(Saved { bytes, digest: host_engine::files::digest(&[path.to_path_buf()])? })
+    }
+
+    /// What a directory has of [`PLAN`] and [`ADAPTER`].
+    ///
+    /// # Errors
+    /// A file that is missing or cannot be read.
+    pub fn in_directory(directory: &Path) -> Result<BTreeMap<String, Saved>> {
+        [PLAN, ADAPTER]
+            .iter()
+            .map(|name| Ok((name.to_string(), Saved::now(&directory.join(name))?)))
+            .collect()
+    }
 }
 
 /// Training between two lines of [`STEPS`].
@@ -75,6 +110,48 @@ impl Finished {
         let steps = fs::read_to_string(directory.join(STEPS)).unwrap_or_default();
         let steps = steps.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
         Ok(Finished { directory: directory.to_path_buf(), record, steps })
+    }
+
+    /// What is missing of what was saved, or has another size; contents are not read.
+    pub fn incomplete(&self) -> Option<String> {
+        [PLAN, ADAPTER].iter().find_map(|name| {
+            let path = self.directory.join(name);
+            let bytes = match fs::metadata(&path) {
+                Ok(file) => file.len(),
+                Err(error) => return Some(format!("{} cannot be read: {error}", path.display())),
+            };
+            match self.record.saved.get(*name) {
+                Some(saved) if saved.bytes != bytes => Some(format!(
+                    "{} has {} bytes, and {} were saved",
+                    path.display(),
+                    words::count(bytes),
+                    words::count(saved.bytes)
+                )),
+                None if bytes == 0 => Some(format!("{} is empty", path.display())),
+                _ => None,
+            }
+        })
+    }
+
+    /// That what was saved is there and is what it was.
+    ///
+    /// # Errors
+    /// What is missing or broken, with advice.
+    pub fn check(&self) -> Result<()> {
+        let broken = match self.incomplete() {
+            Some(sentence) => Some(sentence),
+            None => self.record.saved.iter().find_map(|(name, saved)| {
+                let path = self.directory.join(name);
+                let changed = Saved::now(&path).map_or(true, |now| now != *saved);
+                changed.then(|| format!("{} is not what was saved", path.display()))
+            }),
+        };
+        match broken {
+            Some(sentence) => bail!(
+                "{sentence}; `host run` with the config of this run keeps what is left and trains the cell again"
+            ),
+            None => Ok(()),
+        }
     }
 }
 
@@ -162,9 +239,39 @@ pub mod tests {
                 machine: Machine { host: "node1".into(), cores: 2, ..Machine::default() },
                 finished: "2026-03-01T00:00:00Z".into(),
                 host_version: "0.1.0".into(),
+                saved: BTreeMap::new(),
             },
             steps: vec![step(1, 1.6), step(5, 1.3), step(10, 1.1)],
         }
+    }
+
+    /// The files that a cell cannot do without, so many bytes each.
+    pub fn save(directory: &Path, bytes: usize) {
+        for name in [PLAN, ADAPTER] {
+            fs::write(directory.join(name), vec![b'x'; bytes]).unwrap();
+        }
+    }
+
+    #[test]
+    fn what_was_saved_is_held_against_what_is_there() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut cell = Finished { directory: folder.path().into(), ..finished("a", 1, 0.5) };
+        assert!(cell.incomplete().unwrap().contains("plan.json cannot be read"));
+        save(folder.path(), 10);
+        assert_eq!(cell.incomplete(), None, "an older record says nothing of sizes");
+        cell.record.saved = Saved::in_directory(folder.path()).unwrap();
+        cell.check().unwrap();
+        // The size is the same.
+        fs::write(folder.path().join(ADAPTER), "yyyyyyyyyy").unwrap();
+        assert_eq!(cell.incomplete(), None);
+        let error = cell.check().unwrap_err().to_string();
+        assert!(error.contains("adapter.safetensors is not what was saved; `host run`"), "{error}");
+        fs::write(folder.path().join(ADAPTER), "y").unwrap();
+        let sentence = cell.incomplete().unwrap();
+        assert!(sentence.ends_with("adapter.safetensors has 1 bytes, and 10 were saved"), "{sentence}");
+        fs::write(folder.path().join(ADAPTER), "").unwrap();
+        cell.record.saved.clear();
+        assert!(cell.incomplete().unwrap().ends_with("adapter.safetensors is empty"));
     }
 
     #[test]

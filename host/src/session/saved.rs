@@ -17,9 +17,8 @@ use host_ir::method::{AnyParameter, MethodPlan};
 use crate::cell::CellSpec;
 use crate::runs::confidence::Resamples;
 use crate::session::prepare::prepare_saved;
-
-const PLAN: &str = "plan.json";
-const ADAPTER: &str = "adapter.safetensors";
+use crate::runs::record::{ADAPTER, PLAN};
+use crate::session::merged_config::{Head, merged};
 
 /// Writes the method's plan, of which the cell can be compiled again without
 /// the plugin.
