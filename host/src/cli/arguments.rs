@@ -230,7 +230,8 @@ pub struct PluginFolder {
 /// Load what a run has saved and evaluate it again
 ///
 /// Gives the metrics again beside the recorded ones, and says whether they
-/// agree. Where they do not, the exit code is 1.
+/// agree, and which files are others than in training. Where metrics do not agree,
+/// the exit code is 1.
 #[derive(Debug, Args)]
 pub struct EvalArguments {
     /// The run directory, or the directory of one cell

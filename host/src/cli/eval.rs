@@ -40,10 +40,18 @@ impl Line {
 pub fn eval(arguments: &EvalArguments) -> Result<()> {
     let cells = finished_cells(&arguments.run)?;
     let (mut compared, mut apart) = (0, 0);
+    let mut others: Vec<String> = Vec::new();
     for cell in &cells {
-        let spec = &cell.record.spec;
-        terminal::heading(&spec.title());
-        let spec = &sources::again(spec)?;
+        let title = title(cell, &cells);
+        terminal::heading(&title);
+        cell.check()?;
+        let spec = &sources::again(&cell.record.spec)?;
+        for sentence in session::changed(spec, &cell.record.digests)? {
+            terminal::warning(&sentence);
+            if !others.contains(&sentence) {
+                others.push(sentence);
+            }
+        }
         let mut progress = Reporter::showing();
         let again = session::evaluate_cell(spec, &cell.directory, &mut progress);
         progress.finish();
@@ -54,13 +62,26 @@ pub fn eval(arguments: &EvalArguments) -> Result<()> {
         terminal::print(&format!("{title}\n{}\n", draw(&lines)))?;
     }
     if apart > 0 {
-        bail!("{apart} of {} differ from what was recorded", words::plural(compared as u64, "metric"));
+        let because = others.iter().map(|sentence| format!("\n  {sentence}")).collect::<String>();
+        bail!(
+            "{apart} of {} differ from what was recorded{because}",
+            words::plural(compared as u64, "metric")
+        );
     }
     terminal::print(&format!(
         "{} of {} agree with what was recorded\n",
         words::plural(compared as u64, "metric"),
         words::plural(cells.len() as u64, "cell")
     ))
+}
+
+/// What a cell is called, with its folder's name where another one is called the same.
+fn title(cell: &Finished, all: &[Finished]) -> String {
+    let title = cell.record.spec.title();
+    match all.iter().filter(|other| other.record.spec.title() == title).count() {
+        0 | 1 => title,
+        _ => format!("{title}, {}", cell.directory.file_name().unwrap_or_default().display()),
+    }
 }
 
 /// Every metric that is in either.
@@ -75,15 +96,6 @@ fn lines(recorded: &[SplitMetrics], again: &[SplitMetrics]) -> Vec<Line> {
             if !lines.iter().any(|line| line.split == *split && line.metric == *metric) {
                 lines.push(Line {
                     split: split.clone(),
-/// What a cell is called, with its folder's name where another one is called the same.
-fn title(cell: &Finished, all: &[Finished]) -> String {
-    let title = cell.record.spec.title();
-    match all.iter().filter(|other| other.record.spec.title() == title).count() {
-        0 | 1 => title,
-        _ => format!("{title}, {}", cell.directory.file_name().unwrap_or_default().display()),
-    }
-}
-
                     metric: metric.clone(),
                     recorded: get(recorded, split, metric),
                     again: get(again, split, metric),

@@ -4,6 +4,7 @@
 mod baseline;
 mod bench;
 mod data;
+mod digests;
 mod duplicates;
 mod evaluate;
 mod inspect;
@@ -21,19 +22,13 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
-use host_engine::REVISION;
-use host_engine::data::find;
-use host_engine::files;
-use host_engine::files::checkpoint::weight_files;
 use host_engine::text;
 use host_ir::task::Layout;
-use host_plugin::plugin::CONTRACT;
 use host_plugin::{Catalogue, Entry, Kind};
 
 use crate::cell::{
-    CellResult, CellSpec, Digests, Origin, PlanReport, Plugin, PluginKind, PluginSpec, Progress, SplitMetrics,
+    CellResult, CellSpec, Origin, PlanReport, Plugin, PluginKind, PluginSpec, Progress, SplitMetrics,
 };
-use crate::embedded;
 use crate::plugins::EMBEDDED;
 
 /// Files of a model, beside its configuration and its weights, that are read
@@ -42,6 +37,7 @@ pub const FURTHER_MODEL_FILES: &[&str] = &text::FILES;
 
 pub use bench::measure;
 pub use inspect::describe_data;
+pub use digests::{changed, digests};
 pub use saved::merge_cell;
 pub use score::{Scored, score};
 pub use smoke::smoke;
@@ -81,32 +77,6 @@ pub fn catalogue(plugin_dir: Option<&Path>) -> Result<Vec<Plugin>> {
 pub fn inspect(file: &Path) -> Result<Plugin> {
     let plugin = host_plugin::catalogue::load(file)?;
     Ok(described(&Entry { plugin, origin: host_plugin::Origin::File(file.into()) }))
-}
-
-/// Digests of all that the spec names by path.
-///
-/// # Errors
-/// A file that is missing or cannot be read.
-pub fn digests(spec: &CellSpec) -> Result<Digests> {
-    let model = embedded::model(&spec.model.path)?;
-    let names = ["config.json", "generation_config.json"].into_iter().chain(text::FILES);
-    let mut model_files: Vec<PathBuf> =
-        names.map(|name| model.join(name)).filter(|path| path.is_file()).collect();
-    if !spec.model.reinitialise {
-        model_files.extend(weight_files(&model)?);
-    }
-    let task = load::task(&spec.task)?;
-    let data = embedded::data(&spec.data.path)?;
-    let splits = find::find(&task.layout, &data, &spec.data.overrides())?;
-    let mut data_digest = String::new();
-    for split in &splits {
-        data_digest.push_str(&format!("{} {} ", split.name, files::digest(&split.files)?));
-    }
-    Ok(Digests {
-        model: files::digest(&model_files)?,
-        data: data_digest.trim_end().into(),
-        program: format!("contract {CONTRACT}, engine {} revision {}", env!("CARGO_PKG_VERSION"), REVISION),
-    })
 }
 
 /// The layout of a task's data.
