@@ -187,9 +187,9 @@ pub struct ConfigArguments {
 /// Write a trained cell as a model in the hub's layout
 ///
 /// What the method has learned is merged into the weights, so that the folder
-/// loads wherever such models do: config.json, the tokenizer and
-/// model.safetensors with the names of transformers. A method with virtual
-/// tokens cannot be merged.
+/// loads wherever such models do: config.json with the class of transformers that
+/// has this head and the names of its labels, the tokenizer, and model.safetensors
+/// with the names of transformers. A method with virtual tokens cannot be merged.
 #[derive(Debug, Args)]
 pub struct MergeArguments {
     /// The run directory, or that of one cell
@@ -240,10 +240,10 @@ pub struct EvalArguments {
 }
 
 /// Show the comparison of finished runs again, or of several together
-#[derive(Debug, Args)]
-pub struct CompareArguments {
 ///
 /// A cell that is named twice, or of which there is a copy, counts once.
+#[derive(Debug, Args)]
+pub struct CompareArguments {
     /// Run directories, or directories of cells
     #[arg(value_name = "RUN", required = true)]
     pub runs: Vec<PathBuf>,

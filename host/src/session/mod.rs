@@ -9,6 +9,7 @@ mod duplicates;
 mod evaluate;
 mod inspect;
 mod load;
+mod merged_config;
 mod predictions;
 mod prepare;
 mod resample;
@@ -36,8 +37,8 @@ use crate::plugins::EMBEDDED;
 pub const FURTHER_MODEL_FILES: &[&str] = &text::FILES;
 
 pub use bench::measure;
-pub use inspect::describe_data;
 pub use digests::{changed, digests};
+pub use inspect::describe_data;
 pub use saved::merge_cell;
 pub use score::{Scored, score};
 pub use smoke::smoke;

@@ -13,12 +13,13 @@ use host_engine::merge::merged_tensors;
 use host_engine::parameters::Part;
 use host_engine::text;
 use host_ir::method::{AnyParameter, MethodPlan};
+use host_ir::task::{HeadKind, Layout};
 
 use crate::cell::CellSpec;
 use crate::runs::confidence::Resamples;
-use crate::session::prepare::prepare_saved;
 use crate::runs::record::{ADAPTER, PLAN};
 use crate::session::merged_config::{Head, merged};
+use crate::session::prepare::prepare_saved;
 
 /// Writes the method's plan, of which the cell can be compiled again without
 /// the plugin.
@@ -94,11 +95,27 @@ pub fn merge_cell(
         .collect();
     let metadata = BTreeMap::from([("format".to_string(), "pt".to_string())]);
     write_safetensors(&out.join("model.safetensors"), &kept, &metadata, precision)?;
-    for name in ["config.json", "generation_config.json"].into_iter().chain(text::FILES) {
+    let path = prepared.model_folder().join("config.json");
+    let base = fs::read_to_string(&path).with_context(|| path.display().to_string())?;
+    let kind = prepared.plans.task.head;
+    let left_out = !head && tensors.iter().any(|(is_head, _)| *is_head);
+    let head = Head { kind, left_out, classes: class_names(&prepared.task.layout, kind) };
+    let config = merged(&base, head, precision).with_context(|| path.display().to_string())?;
+    write_whole(&out.join("config.json"), config.as_bytes())?;
+    for name in ["generation_config.json"].into_iter().chain(text::FILES) {
         let from = prepared.model_folder().join(name);
         if from.is_file() {
             write_whole(&out.join(name), &fs::read(&from)?)?;
         }
     }
     Ok(())
+}
+
+/// The names of what a head tells apart: those of the task's label of so many.
+fn class_names(layout: &Layout, head: Option<HeadKind>) -> Option<&[String]> {
+    let (HeadKind::Classification { classes } | HeadKind::TokenClassification { classes }) = head? else {
+        return None;
+    };
+    let labels = layout.fields.iter().filter_map(|field| layout.labels(&field.name));
+    labels.into_iter().find(|names| names.len() == classes as usize)
 }
