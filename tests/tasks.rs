@@ -152,6 +152,17 @@ fn what_trains_and_is_scored_is_counted() {
     assert!(log.contains("3 of 4 examples of dev stand among those that train too"), "{log}");
 }
 
+#[test]
+fn texts_without_a_word_are_counted() {
+    let folder = experiment(|config| config.replace("[task]", "files = { train = \"train.jsonl\" }\n[task]"));
+    let text = |n: usize| if n.is_multiple_of(4) { "  " } else { "word5 word6" };
+    let line = |n: usize| format!("{}\n", serde_json::json!({ "text": text(n), "label": n % 5 }));
+    fs::write(folder.path().join("data/train.jsonl"), (0..12).map(line).collect::<String>()).unwrap();
+    let (_, log) = succeeds(host(folder.path(), &["run", "experiment.toml", "--method", "lora"]));
+    let wanted = "3 of 12 examples of train have no text: the model reads nothing but special tokens";
+    assert!(log.contains(wanted) && !log.contains("of dev have no text"), "{log}");
+}
+
 /// With the program's own model with a decoder: what it says means nothing, and every
 /// step is made.
 #[test]

@@ -20,7 +20,7 @@ use host_plugin::Task;
 
 use crate::cell::TooLong;
 use crate::runs::words;
-use crate::session::duplicates::Seen;
+use crate::session::duplicates::{Seen, is_blank, read_fields};
 
 /// A split that is ready for the model.
 pub struct Split {
@@ -198,14 +198,23 @@ impl Tokenising<'_> {
             dataset.rereads = self.config.decoder().cloned();
         }
         dataset.first_position = self.config.first_position() as u32;
+        let (fields, mut blank) = (read_fields(&reading), 0);
         parse(self.task, found, self.max_bad_records, |examples| {
             dataset.add(&examples, &reading)?;
             seen.add(found, &examples)?;
+            blank += examples.iter().filter(|example| is_blank(example, &fields)).count();
             if found.usage != SplitUse::Train {
                 examples.iter().try_for_each(|example| kept.add(example))?;
             }
             Ok(())
         })?;
+        if blank > 0 {
+            warnings.push(format!(
+                "{blank} of {} of {} have no text: the model reads nothing but special tokens",
+                words::plural(dataset.len() as u64, "example"),
+                found.name
+            ));
+        }
         let sequences = (dataset.cut, dataset.sequences());
         warnings.extend(self.shortened(&found.name, "sequences", sequences, self.room)?);
         if let Some(targets) = &dataset.targets {

@@ -31,8 +31,18 @@ fn digest(example: &Example, fields: &[usize]) -> u64 {
     hasher.finish()
 }
 
+/// Whether an example has nothing that the model reads but spaces.
+pub fn is_blank(example: &Example, fields: &[usize]) -> bool {
+    let blank = |text: &String| text.trim().is_empty();
+    fields.iter().all(|&field| match example.values.get(field) {
+        Some(Some(FieldValue::Text(text))) => blank(text),
+        Some(Some(FieldValue::Texts(texts) | FieldValue::Words(texts))) => texts.iter().all(blank),
+        _ => true,
+    })
+}
+
 /// The places of the fields that the model reads.
-fn read_fields(reading: &Reading<'_>) -> Vec<usize> {
+pub fn read_fields(reading: &Reading<'_>) -> Vec<usize> {
     let names = reading.sequence.texts.iter().chain(reading.sequence.words.iter().map(|(name, _)| name));
     names.filter_map(|name| reading.layout.field(name)).collect()
 }
