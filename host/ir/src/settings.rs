@@ -98,7 +98,7 @@ impl SettingType {
                 Some(value.clone())
             }
             (SettingType::Real { minimum, maximum }, Setting::Real(real))
-                if (minimum..=maximum).contains(&real) =>
+                if real.is_finite() && (minimum..=maximum).contains(&real) =>
             {
                 Some(value.clone())
             }
@@ -113,8 +113,12 @@ impl SettingType {
                 Setting::Text(_),
             )
             | (SettingType::OptionalText, Setting::Absent)
-            | (SettingType::Texts | SettingType::NamesOrPattern, Setting::Texts(_))
-            | (SettingType::Numbers, Setting::Numbers(_)) => Some(value.clone()),
+            | (SettingType::Texts | SettingType::NamesOrPattern, Setting::Texts(_)) => Some(value.clone()),
+            (SettingType::Numbers, Setting::Numbers(numbers))
+                if numbers.iter().all(|(_, n)| n.is_finite()) =>
+            {
+                Some(value.clone())
+            }
             (SettingType::Choice(options), Setting::Text(text)) if options.contains(text) => {
                 Some(value.clone())
             }

@@ -155,7 +155,8 @@ pub struct ConfigArguments {
     ///
     /// The value is read as TOML, and as a string where it is none. An override
     /// of one method (--set methods.NAME.KEY=VALUE) leaves the other methods as
-    /// they are.
+    /// they are; one of the training (--set training.KEY=VALUE) holds for every
+    /// method, whatever its own table says.
     #[arg(long, value_name = "KEY.PATH=VALUE")]
     pub set: Vec<String>,
     /// Only this method of the config (repeatable)

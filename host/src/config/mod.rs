@@ -4,6 +4,7 @@
 //!
 //! Relative paths in a config are relative to the current directory.
 
+mod methods;
 pub mod raw;
 pub mod resolved;
 mod source;

@@ -38,6 +38,11 @@ impl Place {
         Item { value, place: self.clone() }
     }
 
+    /// Whether it stands in an argument of the command line.
+    pub fn is_argument(&self) -> bool {
+        self.text.file.is_none()
+    }
+
     fn at(&self, span: Range<usize>) -> Place {
         Place { text: self.text.clone(), span: Some(span) }
     }
@@ -128,8 +133,10 @@ impl Item {
         match &self.value {
             Value::Boolean(value) => value.to_string(),
             Value::Whole(value) => value.to_string(),
-            Value::Real(value) => format!("{value:?}"),
+            Value::Real(value) if value.is_finite() => format!("{value:?}"),
+            Value::Real(value) => format!("{value:?}, which is no finite number"),
             Value::Text(value) => format!("\"{value}\""),
+            Value::List(items) if items.is_empty() => "an empty list".into(),
             Value::List(_) => "a list".into(),
             Value::Table(_) => "a table".into(),
             Value::Date => "a date".into(),
@@ -255,6 +262,7 @@ impl Raw {
         if *last == "methods" && parents.is_empty() {
             self.all_methods = false;
         } else if parents.first() == Some(&"methods") {
+            self.list_as_tables();
             let all = match self.root.get("methods").map(|entry| &entry.item.value) {
                 None => true,
                 Some(Value::Text(text)) => text == "all",
@@ -293,6 +301,23 @@ impl Raw {
 }
 
 impl Raw {
+    /// A list of methods becomes tables of the same methods, which have keys to set.
+    fn list_as_tables(&mut self) {
+        let Some(methods) = self.root.get_mut("methods") else { return };
+        let Value::List(items) = &methods.item.value else { return };
+        let table = |item: &Item| match &item.value {
+            Value::Text(name) => {
+                let empty = item.place.item(Value::Table(Table { entries: Vec::new() }));
+                Some(Entry { key: name.clone(), place: item.place.clone(), item: empty })
+            }
+            _ => None,
+        };
+        // What is no name stays in its list, of which the error tells.
+        if let Some(entries) = items.iter().map(table).collect() {
+            methods.item.value = Value::Table(Table { entries });
+        }
+    }
+
     /// A path on the command line takes the place of the file's name, and a name
     /// that of the file's path and revision. What the command line itself says
     /// of both stays, and is an error later.
@@ -303,8 +328,7 @@ impl Raw {
             _ => return,
         };
         if let Some(Value::Table(table)) = self.root.get_mut(table).map(|entry| &mut entry.item.value) {
-            let of_file = |entry: &Entry| entry.place.text.file.is_some();
-            table.entries.retain(|entry| !(of_file(entry) && others.contains(&entry.key.as_str())));
+            table.entries.retain(|entry| entry.place.is_argument() || !others.contains(&entry.key.as_str()));
         }
     }
 }
@@ -325,7 +349,7 @@ fn read_table(table: &DeTable<'_>, place: &Place) -> Result<Table, ConfigError> 
 }
 
 fn read_item(value: &Spanned<DeValue<'_>>, place: &Place) -> Result<Item, ConfigError> {
-    let place = if place.text.file.is_some() { place.at(value.span()) } else { place.clone() };
+    let place = if place.is_argument() { place.clone() } else { place.at(value.span()) };
     Ok(Item { value: read_value(value.get_ref(), &place)?, place })
 }
 
@@ -426,6 +450,19 @@ mod tests {
         assert_eq!(error("threads.x=1"), "--set threads.x=1: `threads` is no table, so it has no key `x`");
         assert!(error("a b=1").contains("not a path of keys"));
         assert!(error("threads=99999999999999999999").contains("64 bits"));
+    }
+
+    #[test]
+    fn a_list_of_methods_takes_overrides_of_each() {
+        let mut listed = raw("methods = [\"b\", \"a\"]\n");
+        listed.set("methods.a.r=4").unwrap();
+        assert!(!listed.all_methods);
+        let Value::Table(methods) = &listed.root.get("methods").unwrap().item.value else { panic!() };
+        let names: Vec<&str> = methods.entries.iter().map(|entry| entry.key.as_str()).collect();
+        assert_eq!(names, ["b", "a"]);
+        assert_eq!(words(&listed, &["methods", "a", "r"]), "4");
+        let error = raw("methods = [\"b\", 3]\n").set("methods.b.r=4").unwrap_err().to_string();
+        assert!(error.contains("`methods` is no table"), "{error}");
     }
 
     #[test]

@@ -5,21 +5,13 @@ use host_engine::device::{Device, Precision};
 use host_engine::train::settings::TrainingSettings;
 use host_ir::settings::{Values, did_you_mean};
 
+use super::methods::{self, MethodConfig};
 use super::raw::{ConfigError, Entry, Item, Place, Raw, Table, Value};
 use super::{source, training};
 use crate::cell::{CellSpec, DataSpec, ModelSpec, Plugin, PluginKind, PluginSpec, TooLong};
 
 const ROOT_KEYS: [&str; 10] =
     ["name", "device", "precision", "threads", "seeds", "methods", "model", "data", "task", "training"];
-
-/// A method of the run: a row of the comparison.
-#[derive(Clone, Debug, PartialEq)]
-pub struct MethodConfig {
-    pub label: String,
-    pub plugin: PluginSpec,
-    /// The run's training settings with the method's own over them.
-    pub training: TrainingSettings,
-}
 
 /// A run.
 #[derive(Clone, Debug, PartialEq)]
@@ -79,13 +71,10 @@ pub fn resolve(raw: &Raw, name: &str, catalogue: &[Plugin], only: &[String]) -> 
             sentence,
         ));
     }
-    let base = match root.get("training") {
-        Some(entry) => training::over(&TrainingSettings::default(), table(entry)?, "[training]")?,
-        None => TrainingSettings::default(),
-    };
+    let base = training::of_run(root)?;
     let (model, data) = (model(raw)?, data(raw)?);
     let task = task(raw, catalogue)?;
-    let methods = narrow(methods(raw, catalogue, &base)?, only)?;
+    let methods = methods::narrow(methods::of(raw, catalogue, &base)?, only)?;
     let threads = match root.get("threads") {
         Some(entry) => whole(entry, 1, 4096)? as usize,
         None => threads_of_machine(),
@@ -127,7 +116,7 @@ fn check_keys(table: &Table, known: &[&str], named: &str) -> Result<(), ConfigEr
     }
 }
 
-fn wrong(entry: &Entry, wanted: &str) -> ConfigError {
+pub(super) fn wrong(entry: &Entry, wanted: &str) -> ConfigError {
     entry.item.error(format!("`{}` takes {wanted}, not {}", entry.key, entry.item.words()))
 }
 
@@ -216,7 +205,7 @@ pub fn task(raw: &Raw, catalogue: &[Plugin]) -> Result<PluginSpec, ConfigError> 
 }
 
 /// The plugin with a name.
-fn find<'a>(
+pub(super) fn find<'a>(
     catalogue: &'a [Plugin],
     kind: PluginKind,
     name: &str,
@@ -234,7 +223,7 @@ fn find<'a>(
 }
 
 /// The plugin with the settings of a table, where `ours` are the host's keys.
-fn plugin_spec(plugin: &Plugin, table: &Table, ours: &[&str]) -> Result<PluginSpec, ConfigError> {
+pub(super) fn plugin_spec(plugin: &Plugin, table: &Table, ours: &[&str]) -> Result<PluginSpec, ConfigError> {
     let mut values = Values::new();
     for entry in table.entries.iter().filter(|entry| !ours.contains(&entry.key.as_str())) {
         let key = &entry.key;
@@ -263,110 +252,18 @@ fn plugin_spec(plugin: &Plugin, table: &Table, ours: &[&str]) -> Result<PluginSp
     })
 }
 
-fn methods(
-    raw: &Raw,
-    catalogue: &[Plugin],
-    base: &TrainingSettings,
-) -> Result<Vec<MethodConfig>, ConfigError> {
-    let empty = Table { entries: Vec::new() };
-    let entry = raw.root.get("methods");
-    let place = entry.map_or(&raw.place, |entry| &entry.item.place);
-    let (names, tables): (Vec<&str>, &Table) = match entry.map(|entry| (entry, &entry.item.value)) {
-        None => (all(catalogue), &empty),
-        Some((_, Value::Text(text))) if text == "all" => (all(catalogue), &empty),
-        Some((_, Value::Table(table))) if raw.all_methods => (all(catalogue), table),
-        Some((_, Value::Table(table))) => (Vec::new(), table),
-        Some((entry, Value::List(items))) => {
-            let name = |item: &'_ Item| match &item.value {
-                Value::Text(name) => Some(name.clone()),
-                _ => None,
-            };
-            let names: Option<Vec<String>> = items.iter().map(name).collect();
-            let names = names.ok_or_else(|| wrong(entry, "names of methods"))?;
-            let resolve = |name: &String| method(name, &empty, place, catalogue, base);
-            return some(names.iter().map(resolve).collect::<Result<_, _>>()?, place);
-        }
-        Some((entry, _)) => return Err(wrong(entry, "\"all\", a list of names or tables [methods.NAME]")),
-    };
-    let mut methods: Vec<MethodConfig> = Vec::new();
-    for name in names.into_iter().filter(|name| tables.get(name).is_none()) {
-        methods.push(method(name, &empty, place, catalogue, base)?);
-    }
-    for entry in &tables.entries {
-        methods.push(method(&entry.key, table(entry)?, &entry.place, catalogue, base)?);
-    }
-    if raw.all_methods {
-        // Those with overrides stay in their places.
-        let order = all(catalogue);
-        methods
-            .sort_by_key(|method| order.iter().position(|name| *name == method.label).unwrap_or(usize::MAX));
-    }
-    some(methods, place)
-}
-
-/// Methods as they are, unless there is none or a label stands twice.
-fn some(methods: Vec<MethodConfig>, place: &Place) -> Result<Vec<MethodConfig>, ConfigError> {
-    for (index, method) in methods.iter().enumerate() {
-        if methods[..index].iter().any(|other| other.label == method.label) {
-            return Err(ConfigError::new(place, format!("the method `{}` is named twice", method.label)));
-        }
-    }
-    match methods.is_empty() {
-        true => Err(ConfigError::new(
-            place,
-            "there is no method to train; `host plugin list` shows those that are installed",
-        )),
-        false => Ok(methods),
-    }
-}
-
-fn all(catalogue: &[Plugin]) -> Vec<&str> {
-    let methods = catalogue.iter().filter(|plugin| plugin.kind == PluginKind::Method);
-    methods.map(|plugin| plugin.description.name.as_str()).collect()
-}
-
-fn method(
-    label: &str,
-    keys: &Table,
-    place: &Place,
-    catalogue: &[Plugin],
-    base: &TrainingSettings,
-) -> Result<MethodConfig, ConfigError> {
-    let plugin = match keys.get("plugin") {
-        Some(entry) => find(catalogue, PluginKind::Method, &text(entry)?, &entry.item.place)?,
-        None => find(catalogue, PluginKind::Method, label, place)?,
-    };
-    let training = match keys.get("training") {
-        Some(entry) => training::over(base, table(entry)?, &format!("[methods.{label}.training]"))?,
-        None => base.clone(),
-    };
-    let plugin = plugin_spec(plugin, keys, &["plugin", "training"])?;
-    Ok(MethodConfig { label: label.to_string(), plugin, training })
-}
-
-fn narrow(methods: Vec<MethodConfig>, only: &[String]) -> Result<Vec<MethodConfig>, ConfigError> {
-    let known: Vec<&str> = methods.iter().map(|method| method.label.as_str()).collect();
-    if let Some(unknown) = only.iter().find(|name| !known.contains(&name.as_str())) {
-        let nearest = did_you_mean(unknown, &known);
-        let sentence = format!("--method {unknown}: the config has no such method{nearest}");
-        return Err(ConfigError { sentence, place: None });
-    }
-    let wanted = |method: &MethodConfig| only.is_empty() || only.contains(&method.label);
-    Ok(methods.into_iter().filter(wanted).collect())
-}
-
 fn seeds(root: &Table) -> Result<Vec<u64>, ConfigError> {
     let Some(entry) = root.get("seeds") else { return Ok(vec![42]) };
+    let wanted = "a list of whole numbers such as [1, 2, 3]";
+    let Value::List(items) = &entry.item.value else { return Err(wrong(entry, wanted)) };
     let seed = |item: &Item| match item.value {
-        Value::Whole(seed) => u64::try_from(seed).ok(),
-        _ => None,
+        Value::Whole(seed) if seed >= 0 => Ok(seed as u64),
+        _ => Err(item.error(format!("`seeds` takes {wanted}, and {} is no seed", item.words()))),
     };
-    let seeds: Option<Vec<u64>> = match &entry.item.value {
-        Value::List(items) => items.iter().map(seed).collect(),
-        _ => None,
-    };
-    let seeds = seeds.filter(|seeds| !seeds.is_empty());
-    let seeds = seeds.ok_or_else(|| wrong(entry, "a list of whole numbers such as [1, 2, 3]"))?;
+    let seeds: Vec<u64> = items.iter().map(seed).collect::<Result<_, _>>()?;
+    if seeds.is_empty() {
+        return Err(wrong(entry, wanted));
+    }
     match (1..seeds.len()).find(|&index| seeds[..index].contains(&seeds[index])) {
         Some(index) => Err(entry.item.error(format!("the seed {} is given twice", seeds[index]))),
         None => Ok(seeds),

@@ -83,6 +83,33 @@ fn precedence() {
     assert_eq!((full.training.learning_rate, full.training.max_grad_norm), (1e-3, 2.0));
 }
 
+/// What the command line says of all methods wins over what the file says of one,
+/// whatever the order, and the written config says the same without it.
+#[test]
+fn the_command_line_wins_over_a_methods_own() {
+    let text = format!(
+        "{MINIMAL}[training]\nnum_train_epochs = 3\nmax_steps = 7\n[methods.lora.training]\nnum_train_epochs = 4\n\
+         max_steps = 8\nlearning_rate = 1e-2\n[methods.fft.training]\nnum_train_epochs = 5\n"
+    );
+    let trained = |sets: &[&str]| {
+        let config = resolved(&text, sets, &[]).unwrap();
+        let written = to_toml(&config, "host run x.toml");
+        assert_eq!(resolved(&written, &[], &[]).unwrap(), config, "{written}");
+        let of = |place: usize| {
+            let training = &config.methods[place].training;
+            (training.num_train_epochs, training.max_steps, training.learning_rate)
+        };
+        [of(0), of(1)]
+    };
+    assert_eq!(trained(&[]), [(4.0, Some(8), 1e-2), (5.0, Some(7), 5e-5)]);
+    assert_eq!(trained(&["training.num_train_epochs=1"]), [(1.0, Some(8), 1e-2), (1.0, Some(7), 5e-5)]);
+    assert_eq!(trained(&["training={num_train_epochs=1}"]), [(1.0, Some(8), 1e-2), (1.0, None, 5e-5)]);
+    let of_one = ["methods.lora.training.num_train_epochs=2", "training.num_train_epochs=1"];
+    assert_eq!(trained(&of_one), [(2.0, Some(8), 1e-2), (1.0, Some(7), 5e-5)]);
+    assert_eq!(trained(&["methods.lora.training.max_steps=-1"])[0], (4.0, None, 1e-2));
+    assert_eq!(trained(&["training.max_steps=-1"]), [(4.0, None, 1e-2), (5.0, None, 5e-5)]);
+}
+
 #[test]
 fn one_method_overridden_keeps_all_and_their_order() {
     let config =
@@ -108,7 +135,9 @@ fn methods_are_narrowed_by_label() {
     assert_eq!(cells, ["lora (seed 1)", "lora (seed 2)"]);
     let error = resolved(MINIMAL, &[], &["loar"]).unwrap_err();
     assert_eq!(error, "--method loar: the config has no such method; did you mean `lora`?");
-    assert_eq!(resolved(&with("methods = [\"lora\"]"), &[], &[]).unwrap().methods.len(), 1);
+    let listed = resolved(&with("methods = [\"lora\"]"), &["methods.lora.r=4"], &[]).unwrap();
+    assert_eq!(listed.methods.len(), 1);
+    assert_eq!(listed.methods[0].plugin.settings["r"], Setting::Whole(4));
 }
 
 #[test]
@@ -142,6 +171,28 @@ fn what_cannot_be_meant_is_an_error_with_its_line() {
     assert!(at_end("[methods.a]\nplugin = \"sst5\"").contains("there is no method plugin `sst5`"));
     assert!(at_end("[methods]").contains("no method to train"));
     assert!(error(&with("seeds = 3")).contains("`seeds` takes a list of whole numbers"));
+    assert!(error(&with("seeds = []")).contains("such as [1, 2, 3], not an empty list"));
+    assert!(
+        error(&with("seeds = [1, \"a\"]"))
+            .contains("and \"a\" is no seed\n  1 | seeds = [1, \"a\"]\n    |             ^^^")
+    );
+    assert!(error(&with("methods = [\"lora\", 3]")).contains("takes names of methods, in quotes, not 3\n"));
+    assert!(
+        at_end("[training]\nlearning_rate = inf").contains("at least 0, not inf, which is no finite number")
+    );
+    assert!(at_end("[methods.lora]\nlora_alpha = inf").contains("not inf, which is no finite number"));
+    assert!(
+        at_end("[methods.lora]\nrank_pattern = { a = inf }").contains("takes a table from names to numbers")
+    );
+    for blank in ["", " "] {
+        let blank = at_end(&format!("[methods.\"{blank}\"]\nplugin = \"lora\""));
+        assert!(blank.starts_with("x.toml:7: a method needs a name"), "{blank}");
+    }
+    let long = at_end(&format!("[methods.{}]\nplugin = \"lora\"", "a".repeat(300)));
+    assert!(
+        long.starts_with("x.toml:7: a method's name also names folders: it can have 100 bytes and has 300"),
+        "{long}"
+    );
     assert!(error(&with("seeds = [3, 3]")).contains("the seed 3 is given twice"));
     assert!(error(&with("threads = 0")).contains("`threads` takes a whole number from 1"));
     assert!(error(&with("device = \"gpu\"")).contains("there is no device \"gpu\"; devices are \"cpu\""));

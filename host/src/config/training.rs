@@ -3,7 +3,8 @@
 use host_engine::train::settings::TrainingSettings;
 use host_ir::settings::{Setting, SettingType, did_you_mean};
 
-use super::raw::{ConfigError, Table};
+use super::raw::{ConfigError, Table, Value};
+use super::resolved::table;
 
 const POSITIVE: f64 = f64::MIN_POSITIVE;
 
@@ -35,12 +36,42 @@ pub fn keys() -> Vec<(&'static str, SettingType)> {
     ]
 }
 
+/// The settings of a run, with those of its `[training]` over the defaults.
+///
+/// # Errors
+/// As [`over`].
+pub fn of_run(root: &Table) -> Result<TrainingSettings, ConfigError> {
+    match root.get("training") {
+        Some(entry) => over(&TrainingSettings::default(), table(entry)?, "[training]"),
+        None => Ok(TrainingSettings::default()),
+    }
+}
+
+/// The settings of a method: the run's, its own over them, and over those what the
+/// command line says of every method, where it says nothing of this one.
+///
+/// # Errors
+/// As [`over`].
+pub fn of_method(
+    run: &TrainingSettings,
+    root: &Table,
+    own: &Table,
+    label: &str,
+) -> Result<TrainingSettings, ConfigError> {
+    let settings = over(run, own, &format!("[methods.{label}.training]"))?;
+    let Some(entry) = root.get("training") else { return Ok(settings) };
+    let said_of_it = |key: &str| own.get(key).is_some_and(|entry| entry.place.is_argument());
+    let mut said = table(entry)?.clone();
+    said.entries.retain(|entry| entry.place.is_argument() && !said_of_it(&entry.key));
+    over(&settings, &said, "[training]")
+}
+
 /// The settings with those of a table over them. `named` is how the table is
 /// called in errors.
 ///
 /// # Errors
 /// An unknown key, a value of the wrong type or out of its range.
-pub fn over(base: &TrainingSettings, table: &Table, named: &str) -> Result<TrainingSettings, ConfigError> {
+fn over(base: &TrainingSettings, table: &Table, named: &str) -> Result<TrainingSettings, ConfigError> {
     let keys = keys();
     let mut settings = base.clone();
     for entry in &table.entries {
@@ -53,16 +84,22 @@ pub fn over(base: &TrainingSettings, table: &Table, named: &str) -> Result<Train
         let wrong = |wanted: String| {
             entry.item.error(format!("`{key}` of {named} takes {wanted}, not {}", entry.item.words()))
         };
-        let setting = entry.item.setting().ok_or_else(|| wrong(kind.words()))?;
-        let setting = kind.accept(&setting).map_err(|_| wrong(words(kind)))?;
+        if *key == "max_steps" && matches!(entry.item.value, Value::Whole(-1)) {
+            // As in transformers: the epochs decide.
+            settings.max_steps = None;
+            continue;
+        }
+        let setting = entry.item.setting().and_then(|setting| kind.accept(&setting).ok());
+        let setting = setting.ok_or_else(|| wrong(words(key, kind)))?;
         settings = with(&settings, key, &setting).map_err(|error| wrong(error.to_string()))?;
     }
     Ok(settings)
 }
 
 /// The type in words; the smallest positive number is none that a user knows.
-fn words(kind: &SettingType) -> String {
+fn words(key: &str, kind: &SettingType) -> String {
     match kind {
+        kind if key == "max_steps" => format!("{}, or -1 for none", kind.words()),
         SettingType::Real { minimum, .. } if *minimum == POSITIVE => "a number above 0".into(),
         kind => kind.words(),
     }
@@ -131,7 +168,7 @@ mod tests {
         );
         assert_eq!(
             error("max_steps = 1.5"),
-            "`max_steps` of [training] takes a whole number of at least 1, not 1.5"
+            "`max_steps` of [training] takes a whole number of at least 1, or -1 for none, not 1.5"
         );
         assert!(
             error("lr_scheduler_type = \"step\"").contains("one of \"linear\", \"constant\" or \"cosine\"")

@@ -107,6 +107,8 @@ fn training(settings: &TrainingSettings, base: &TrainingSettings, all: bool) -> 
     for (key, value) in &settings {
         let value: Value = match value {
             _ if !all && base.get(key) == Some(value) => continue,
+            // The run's number does not hold for this method; no other key is taken back.
+            Json::Null if !all && key == "max_steps" => (-1).into(),
             Json::Bool(value) => (*value).into(),
             Json::String(value) => value.into(),
             Json::Number(number) => match number.as_i64() {

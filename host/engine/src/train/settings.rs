@@ -55,7 +55,8 @@ pub struct TrainingSettings {
 }
 
 impl Default for TrainingSettings {
-    /// The defaults of transformers' TrainingArguments.
+    /// The defaults of transformers' TrainingArguments, but for two that change no
+    /// result: more examples are evaluated together, and micro-batches fit the memory.
     fn default() -> Self {
         TrainingSettings {
             learning_rate: 5e-5,

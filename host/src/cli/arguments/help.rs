@@ -66,9 +66,11 @@ pub const CONFIG_HELP: &str = r#"A config:
   [task]
   name = "NAME"                  # all other keys are the task's: host plugin show NAME
 
-  [training]                     # names and defaults of transformers' TrainingArguments
+  [training]                     # names and defaults of transformers' TrainingArguments, but
+                                 # auto_find_batch_size is true, which changes no result,
+                                 # and per_device_eval_batch_size is 32
   learning_rate, head_learning_rate (of what the task adds), num_train_epochs,
-  max_steps, per_device_train_batch_size,
+  max_steps (-1: the epochs decide), per_device_train_batch_size,
   train_batch_tokens, per_device_eval_batch_size, gradient_accumulation_steps,
   weight_decay, adam_beta1, adam_beta2, adam_epsilon, max_grad_norm,
   lr_scheduler_type (linear, constant, cosine), warmup_ratio, warmup_steps,
@@ -76,7 +78,7 @@ pub const CONFIG_HELP: &str = r#"A config:
 
   [methods.NAME]                 # a row of the table; all other keys are the method's
   plugin = "PLUGIN"              # default: NAME
-  [methods.NAME.training]        # overrides of [training]
+  [methods.NAME.training]        # overrides of [training]; --set training.KEY=VALUE wins
 
 Examples:
   host run configs/quickstart.toml
