@@ -3,7 +3,6 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use host_ir::settings::did_you_mean;
 use rayon::prelude::*;
 
 use crate::error::PluginError;
@@ -36,10 +35,6 @@ pub struct Entry {
 /// Why a plugin is not found.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum CatalogueError {
-    #[error("there is no {kind} plugin called {name}{nearest}")]
-    Unknown { kind: &'static str, name: String, nearest: String },
-    #[error("two plugins are called {name}: {first} and {second}; take one away")]
-    Twice { name: String, first: String, second: String },
     #[error("{}: the plugin folder cannot be read: {sentence}", folder.display())]
     Folder { folder: PathBuf, sentence: String },
     #[error(transparent)]
@@ -52,14 +47,25 @@ pub struct Catalogue {
     pub entries: Vec<Entry>,
     /// Files of folders that are no plugins, as sentences.
     pub broken: Vec<(PathBuf, PluginError)>,
+    /// Plugins that cannot be told apart, so that none of them is among the entries.
+    pub twice: Vec<Twice>,
+}
+
+/// A name that two plugins of a kind have.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("two {} plugins are called {name}: {first} and {second}; take one away", kind.name())]
+pub struct Twice {
+    pub kind: Kind,
+    pub name: String,
+    pub first: Origin,
+    pub second: Origin,
 }
 
 impl Catalogue {
     /// The embedded plugins, then those of a folder's `.wasm` files, by name.
     ///
     /// # Errors
-    /// An embedded plugin that does not load; a folder that cannot be read; a
-    /// name that two plugins have.
+    /// An embedded plugin that does not load; a folder that cannot be read.
     pub fn find(embedded: &[(&str, &[u8])], folders: &[PathBuf]) -> Result<Catalogue, CatalogueError> {
         let mut catalogue = Catalogue::default();
         let load_embedded = |(_, bytes): &(&str, &[u8])| -> Result<Entry, CatalogueError> {
@@ -75,37 +81,22 @@ impl Catalogue {
                 }
             }
         }
-        let name = |entry: &Entry| (entry.plugin.kind, entry.plugin.description.name.clone());
         catalogue.entries.sort_by_key(name);
-        for pair in catalogue.entries.windows(2) {
-            if name(&pair[0]) == name(&pair[1]) {
-                let (first, second) = (pair[0].origin.to_string(), pair[1].origin.to_string());
-                return Err(CatalogueError::Twice { name: name(&pair[0]).1, first, second });
-            }
+        for pair in catalogue.entries.windows(2).filter(|pair| name(&pair[0]) == name(&pair[1])) {
+            let ((kind, name), [first, second]) =
+                (name(&pair[0]), [0, 1].map(|place| pair[place].origin.clone()));
+            catalogue.twice.push(Twice { kind, name, first, second });
         }
+        let twice = &catalogue.twice;
+        catalogue
+            .entries
+            .retain(|entry| !twice.iter().any(|twice| (twice.kind, twice.name.clone()) == name(entry)));
         Ok(catalogue)
     }
+}
 
-    /// The plugin of a kind with a name.
-    ///
-    /// # Errors
-    /// There is none; the nearest name is told, or why the file of that name is
-    /// no plugin.
-    pub fn get(&self, kind: Kind, name: &str) -> Result<&Entry, CatalogueError> {
-        let of_kind = || self.entries.iter().filter(|entry| entry.plugin.kind == kind);
-        if let Some(entry) = of_kind().find(|entry| entry.plugin.description.name == name) {
-            return Ok(entry);
-        }
-        let named = |path: &Path| {
-            path.file_stem().is_some_and(|stem| stem.to_string_lossy().replace('_', "-") == name)
-        };
-        if let Some((_, error)) = self.broken.iter().find(|(path, _)| named(path)) {
-            return Err(error.clone().into());
-        }
-        let known: Vec<&str> = of_kind().map(|entry| entry.plugin.description.name.as_str()).collect();
-        let nearest = did_you_mean(name, &known);
-        Err(CatalogueError::Unknown { kind: kind.name(), name: name.into(), nearest })
-    }
+fn name(entry: &Entry) -> (Kind, String) {
+    (entry.plugin.kind, entry.plugin.description.name.clone())
 }
 
 /// Loads the plugin in a file.
@@ -117,7 +108,7 @@ pub fn load(path: &Path) -> Result<Plugin, PluginError> {
     let bytes = std::fs::read(path).map_err(|error| PluginError {
         origin: origin.clone(),
         call: None,
-        problem: crate::error::Problem::NotAComponent(error.to_string()),
+        problem: crate::error::Problem::Unreadable(error.to_string()),
     })?;
     Plugin::load(&bytes, &origin, Limits::default())
 }

@@ -18,6 +18,8 @@ pub struct PluginError {
 pub enum Problem {
     #[error("this is no WebAssembly component, nor a module that carries its world: {0}")]
     NotAComponent(String),
+    #[error("the file cannot be read: {0}")]
+    Unreadable(String),
     #[error("the module exports nothing of the contract; is the `export!` of the SDK forgotten?")]
     NoExports,
     #[error(

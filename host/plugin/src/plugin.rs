@@ -11,7 +11,7 @@ use host_ir::record::{
 use host_ir::settings::{Description, Values};
 use host_ir::task::{Container, Example, Layout, Outputs, Parsed, Prediction, Record, Sums, TaskPlan};
 use wasmtime::component::{Component, HasSelf, InstancePre, Linker};
-use wasmtime::{Engine, Store, Trap};
+use wasmtime::{Engine, Module, Store, Trap};
 use wit_component::ComponentEncoder;
 
 use crate::error::{PluginError, Problem};
@@ -81,7 +81,7 @@ impl Plugin {
     pub fn load(bytes: &[u8], origin: &str, limits: Limits) -> Result<Plugin, PluginError> {
         let failed = |problem| PluginError { origin: origin.into(), call: None, problem };
         let engine = engine().map_err(|sentence| failed(Problem::NotAComponent(sentence)))?;
-        let component = encoded(bytes).map_err(failed)?;
+        let component = encoded(engine, bytes).map_err(failed)?;
         let component = Component::new(engine, &component);
         let component = component.map_err(|error| failed(Problem::NotAComponent(format!("{error:#}"))))?;
         check_imports(engine, &component).map_err(failed)?;
@@ -334,16 +334,19 @@ impl Task {
 }
 
 /// The bytes of a component: as they are, or made of a core module.
-fn encoded(bytes: &[u8]) -> Result<Vec<u8>, Problem> {
+fn encoded(engine: &Engine, bytes: &[u8]) -> Result<Vec<u8>, Problem> {
+    let no_component = |sentence: String| Problem::NotAComponent(sentence);
     // The layer of the binary format, after magic number and version.
     match (bytes.get(..4), bytes.get(6)) {
         (Some(b"\0asm"), Some(1)) => Ok(bytes.to_vec()),
         (Some(b"\0asm"), Some(0)) => {
+            // The encoder trusts the lengths of sections, which a file that was cut belies.
+            Module::validate(engine, bytes).map_err(|error| no_component(format!("{error:#}")))?;
             let mut encoder = ComponentEncoder::default();
             let component = encoder.validate(true).module(bytes).and_then(|encoder| encoder.encode());
-            component.map_err(|error| Problem::NotAComponent(format!("{error:#}")))
+            component.map_err(|error| no_component(format!("{error:#}")))
         }
-        _ => Err(Problem::NotAComponent("the file does not start as WebAssembly does".into())),
+        _ => Err(no_component("the file does not start as WebAssembly does".into())),
     }
 }
 
