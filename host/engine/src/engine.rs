@@ -20,9 +20,21 @@ pub enum EngineError {
     Compile(#[from] CompileError),
     #[error(transparent)]
     Backend(#[from] BackendError),
-    /// The loss or the norm of the gradients is no number any more.
-    #[error("the {what} of step {step} is {value}; a lower learning rate, or warm-up, may help")]
-    NotFinite { what: &'static str, step: u64, value: f64 },
+    /// The loss or the norm of the gradients is no number any more, or never was one
+    /// where no update has changed anything.
+    #[error("the {what} of step {step} is {value}; {}", advice(*changed))]
+    NotFinite { what: &'static str, step: u64, value: f64, changed: bool },
+}
+
+/// What helps against a number that is none.
+fn advice(changed: bool) -> &'static str {
+    match changed {
+        true => "a lower learning rate, or warm-up, may help",
+        false => {
+            "nothing was changed before it, so that no learning rate helps: the weights of the checkpoint, the \
+             start of what the method adds, or the precision are the cause"
+        }
+    }
 }
 
 /// A parameter with its elements, by name.
@@ -53,11 +65,16 @@ pub struct Engine {
     generation: Option<[Compiled; 2]>,
     backend: Box<dyn Backend>,
     updates: u64,
+    /// Whether an update with a learning rate above 0 was made.
+    changed: bool,
     /// Steps that were made and not read yet.
     unread: Vec<Unread>,
     /// Parameters, by block and place, that should train and have had no
     /// gradient but zeros since this was asked for last.
     silent: Vec<(usize, usize)>,
+    /// Whether a step was read since then that came after a change: what starts at zero
+    /// keeps others from a gradient until it has moved.
+    looked: bool,
 }
 
 impl Engine {
@@ -75,7 +92,18 @@ impl Engine {
         backend.set_parameters(&plans.parameters, blocks)?;
         let silent = trained_places(&plans.parameters);
         let unread = Vec::new();
-        Ok(Engine { plans, training, evaluation, generation: None, backend, updates: 0, unread, silent })
+        Ok(Engine {
+            plans,
+            training,
+            evaluation,
+            generation: None,
+            backend,
+            updates: 0,
+            changed: false,
+            unread,
+            silent,
+            looked: false,
+        })
     }
 
     /// The compiled program of a training step.

@@ -3,11 +3,13 @@
 use host_ir::graph::NewParameterId;
 use host_ir::interpret::{self, Leaves};
 use host_ir::method::AnyParameter;
-use host_ir::model::{Parameter, ParameterId, Role};
+use host_ir::model::{ModelDescription, Parameter, ParameterId, Role};
 use host_ir::random::Stream;
 use rayon::prelude::*;
 
 use crate::compile::Plans;
+use crate::files::checkpoint::Checkpoint;
+use crate::models::Architecture;
 
 /// Why a parameter has no start.
 #[derive(Debug, thiserror::Error)]
@@ -88,6 +90,37 @@ pub fn initial_blocks(
     Ok(blocks)
 }
 
+/// Whether a checkpoint has what the model needs of it, before any of it is read.
+///
+/// # Errors
+/// A tensor that is missing or of another shape.
+pub fn check(
+    config: &dyn Architecture,
+    model: &ModelDescription,
+    checkpoint: &Checkpoint,
+) -> Result<(), InitError> {
+    for parameter in &model.parameters {
+        let mut there = false;
+        for name in std::iter::once(&parameter.name).chain(&config.aliases(&parameter.name)) {
+            there |= checkpoint.fits(name, &parameter.shape).map_err(InitError::Checkpoint)?;
+        }
+        if !(there || may_be_new(parameter)) {
+            return Err(missing(checkpoint, parameter));
+        }
+    }
+    Ok(())
+}
+
+/// Whether a parameter may start without a tensor of the checkpoint.
+fn may_be_new(parameter: &Parameter) -> bool {
+    parameter.head || parameter.role == Role::Buffer
+}
+
+fn missing(weights: &dyn Weights, parameter: &Parameter) -> InitError {
+    let nearest = weights.nearest(&parameter.name);
+    InitError::Checkpoint(format!("the checkpoint has no tensor {}{nearest}", parameter.name))
+}
+
 /// Writes the elements with which a parameter of the model starts to their place.
 fn start_base(
     plans: &Plans,
@@ -101,10 +134,8 @@ fn start_base(
     if load(plans, weights, parameter, elements)? {
         return Ok(());
     }
-    if !(parameter.head || may_be_missing || parameter.role == Role::Buffer) {
-        let nearest = weights.nearest(&parameter.name);
-        let sentence = format!("the checkpoint has no tensor {}{nearest}", parameter.name);
-        return Err(InitError::Checkpoint(sentence));
+    if !(may_be_missing || may_be_new(parameter)) {
+        return Err(missing(weights, parameter));
     }
     match own_start(plans, &parameter.name, seed)? {
         Some(start) => elements.copy_from_slice(&start),

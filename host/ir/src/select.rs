@@ -56,6 +56,11 @@ pub fn select(model: &ModelDescription, selection: &Selection<'_>) -> Result<Vec
         let excluded = matching(model, &all, selection.exclude, "exclude_modules")?;
         chosen.retain(|site| !excluded.contains(site));
     }
+    if !selection.layers_patterns.is_empty() && selection.layers.is_empty() {
+        return Err("layers_pattern says where layers are counted, and layers_to_transform, which says \
+                    which of them are meant, is not given"
+            .into());
+    }
     if !selection.layers.is_empty() {
         chosen = in_layers(model, &chosen, selection)?;
     }

@@ -16,7 +16,7 @@ use host_engine::data::find;
 use host_engine::data::sampler::Sampler;
 use host_engine::engine::Engine;
 use host_engine::files::checkpoint::{Checkpoint, read_generation_config};
-use host_engine::init::{Reinitialised, initial_blocks};
+use host_engine::init::{self, Reinitialised, initial_blocks};
 use host_engine::machine;
 use host_engine::models::{self, Architecture};
 use host_engine::text::Tokenizer;
@@ -130,6 +130,7 @@ fn prepare_with(spec: &CellSpec, saved: Option<MethodPlan>) -> Result<Prepared> 
         );
     }
     if let (false, Some(checkpoint)) = (spec.model.reinitialise, &names) {
+        init::check(config.as_ref(), &description, checkpoint)?;
         let shared = description.parameters.iter().flat_map(|parameter| config.aliases(&parameter.name));
         let shared: Vec<String> = shared.collect();
         let names = description.parameters.iter().map(|parameter| parameter.name.as_str());

@@ -2,6 +2,7 @@
 
 use std::ops::RangeInclusive;
 
+use crate::method::Site;
 use crate::raw;
 
 /// A struct of settings; implemented by [`crate::config!`].
@@ -74,6 +75,28 @@ impl Setting for Vec<String> {
 /// A table from names, or regular expressions, to numbers: `rank_pattern`.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Patterns(pub Vec<(String, f64)>);
+
+impl Patterns {
+    /// Refuses a pattern that matches none of the sites; `key` is what the user calls them.
+    ///
+    /// # Errors
+    /// A sentence about the first.
+    pub fn all_match(&self, key: &str, sites: &[Site]) -> Result<(), String> {
+        let alone = |(pattern, number): &(String, f64)| Patterns(vec![(pattern.clone(), *number)]);
+        let idle = self.0.iter().find(|pattern| {
+            let pattern = alone(pattern);
+            !sites.iter().any(|site| site.lookup(&pattern).is_some())
+        });
+        match idle {
+            Some((pattern, _)) => Err(format!(
+                "{key} has \"{pattern}\", which matches no module that is adapted; a pattern is the end of a \
+                 module's name, or a regular expression of it, such as \"{}\"",
+                sites.first().map_or(String::new(), |site| site.name())
+            )),
+            None => Ok(()),
+        }
+    }
+}
 
 impl Setting for Patterns {
     type Bounds = Unbounded;

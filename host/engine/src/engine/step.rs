@@ -18,6 +18,8 @@ pub struct StepResult {
     pub loss: f64,
     /// Euclidean norm of the gradients, before clipping.
     pub gradient_norm: f64,
+    /// Whether an update before it, with a learning rate above 0, has changed what trains.
+    pub changed: bool,
 }
 
 impl StepResult {
@@ -26,7 +28,7 @@ impl StepResult {
     pub fn check(&self) -> Result<(), EngineError> {
         for (what, value) in [("loss", self.loss), ("norm of the gradients", self.gradient_norm)] {
             if !value.is_finite() {
-                return Err(EngineError::NotFinite { what, step: self.step, value });
+                return Err(EngineError::NotFinite { what, step: self.step, value, changed: self.changed });
             }
         }
         Ok(())
@@ -44,6 +46,7 @@ struct LossPart {
 /// A step whose numbers were not read yet.
 pub(super) struct Unread {
     step: u64,
+    changed: bool,
     losses: Vec<LossPart>,
     gradient_norm: Number,
     /// Parameters, by block and place, that had no gradient when numbers were read last,
@@ -75,11 +78,14 @@ pub(super) fn trained_places(parameters: &Parameters) -> Vec<(usize, usize)> {
 
 impl Engine {
     /// Names of parameters that should train and whose gradient was exactly zero
-    /// in every step that was read since the last call; the count begins anew.
+    /// in every step that was read since the last call, unless nothing had changed before
+    /// them; the count begins anew.
     pub fn take_silent(&mut self) -> Vec<String> {
         let blocks = &self.plans.parameters.blocks;
         let silent = std::mem::replace(&mut self.silent, trained_places(&self.plans.parameters));
-        silent.into_iter().map(|(block, place)| blocks[block].parts[place].name.clone()).collect()
+        let looked = std::mem::take(&mut self.looked);
+        let silent = silent.into_iter().filter(|_| looked);
+        silent.map(|(block, place)| blocks[block].parts[place].name.clone()).collect()
     }
 
     /// Optimizer steps made.
@@ -135,7 +141,8 @@ impl Engine {
     pub fn accumulate(&mut self, micro_batches: &[Batch], seed: u64) -> Result<f64, EngineError> {
         let losses = self.losses(micro_batches, seed)?;
         let none = Number::Known(0.0);
-        let step = Unread { step: self.updates + 1, losses, gradient_norm: none, silent: Vec::new() };
+        let (number, changed) = (self.updates + 1, self.changed);
+        let step = Unread { step: number, changed, losses, gradient_norm: none, silent: Vec::new() };
         let result = self.read(&[step])?[0];
         result.check().map(|()| result.loss)
     }
@@ -158,7 +165,8 @@ impl Engine {
             true => self.backend.clip(&gradient_norm, settings.max_grad_norm)?,
             false => Number::Known(1.0),
         };
-        let step = Unread { step: self.updates + 1, losses, gradient_norm, silent };
+        let (number, changed) = (self.updates + 1, self.changed);
+        let step = Unread { step: number, changed, losses, gradient_norm, silent };
         if !self.backend.waits() {
             self.read(std::slice::from_ref(&step))?[0].check()?;
         }
@@ -213,7 +221,8 @@ impl Engine {
             let heard: Vec<_> =
                 step.silent.iter().filter(|_| next() != 0.0).map(|&(place, _)| place).collect();
             self.silent.retain(|place| !heard.contains(place));
-            results.push(StepResult { step: step.step, loss, gradient_norm });
+            self.looked |= step.changed && !step.silent.is_empty();
+            results.push(StepResult { step: step.step, loss, gradient_norm, changed: step.changed });
         }
         Ok(results)
     }
@@ -226,6 +235,7 @@ impl Engine {
         learning_rate: f64,
     ) -> Result<(), EngineError> {
         self.updates += 1;
+        self.changed |= learning_rate > 0.0;
         let parameters = self.plans.parameters.clone();
         let mut rules = Vec::new();
         for (block, content) in parameters.blocks.iter().enumerate() {

@@ -127,6 +127,20 @@ impl Checkpoint {
 }
 
 impl Checkpoint {
+    /// Whether a tensor is there, by the name of transformers, of the model's shape; of
+    /// its file no more is read than what it lists.
+    ///
+    /// # Errors
+    /// It has another shape.
+    pub fn fits(&self, name: &str, shape: &[u32]) -> Result<bool, String> {
+        let Some(own) = self.names.get(name) else { return Ok(false) };
+        let found = match &self.tensors {
+            Tensors::Safetensors(stored) => stored.get(own).map(|stored| stored.shape.as_slice()),
+            Tensors::Pickled(files) => files.iter().find_map(|file| file.shape(own)),
+        };
+        found.map_or(Ok(()), |found| self.check_shape(own, found, shape)).map(|()| true)
+    }
+
     /// Refuses a tensor of another shape than the model's.
     fn check_shape(&self, own: &str, found: &[usize], wanted: &[u32]) -> Result<(), String> {
         match found.iter().copied().eq(wanted.iter().map(|&size| size as usize)) {

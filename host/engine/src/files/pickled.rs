@@ -68,6 +68,11 @@ impl Pickled {
         self.entries.keys().map(String::as_str)
     }
 
+    /// The shape of a tensor.
+    pub fn shape(&self, name: &str) -> Option<&[usize]> {
+        self.entries.get(name).map(|entry| entry.shape.as_slice())
+    }
+
     /// Shape and elements of a tensor.
     ///
     /// # Errors

@@ -44,7 +44,10 @@ fn default_targets(architecture: &str) -> Result<&'static [&'static str], String
 
 impl Method for Lora {
     fn plan(&self, model: Model, plan: Plan) -> Result<(), String> {
-        for site in model.linears(&self.targets.or(default_targets(&model.architecture())?)) {
+        let sites = model.linears(&self.targets.or(default_targets(&model.architecture())?));
+        self.rank_pattern.all_match("rank_pattern", &sites)?;
+        self.alpha_pattern.all_match("alpha_pattern", &sites)?;
+        for site in sites {
             let r = site.lookup(&self.rank_pattern).map_or(self.r, |rank| rank as u32);
             if r == 0 {
                 return Err(format!("rank_pattern gives {} a rank of 0", site.name()));
@@ -108,6 +111,20 @@ mod tests {
                 .unwrap_err()
                 .contains("one of \"none\", \"all\" or \"lora_only\"")
         );
+        for key in ["rank_pattern", "alpha_pattern"] {
+            let idle = Setting::Numbers(vec![("value".into(), 2.0), ("nope".into(), 3.0)]);
+            let error = trained(&[(key, idle)]).unwrap_err();
+            assert!(error.contains(&format!("{key} has \"nope\", which matches no module")), "{error}");
+            // A module of the model that is not adapted; then an end of names and all of one.
+            let dense = Setting::Numbers(vec![("output.dense".into(), 2.0)]);
+            assert!(trained(&[(key, dense)]).unwrap_err().contains("has \"output.dense\""));
+            let both = [("self.query", 2.0), (r".*layer\.0.*value", 3.0)];
+            let both = Setting::Numbers(both.map(|(name, number)| (name.into(), number)).into());
+            assert!(trained(&[(key, both)]).is_ok());
+        }
+        let pattern = ("layers_pattern", texts(&["layer"]));
+        assert!(trained(std::slice::from_ref(&pattern)).unwrap_err().contains("layers_to_transform"));
+        assert!(trained(&[pattern, ("layers_to_transform", Setting::Wholes(vec![0]))]).is_ok());
         assert!(trained(&[("r", Setting::Whole(0))]).unwrap_err().contains("from 1 to"));
         let unknown = testing::Sizes { architecture: "gpt2", ..MINILM };
         assert!(testing::plan::<Lora>(&testing::bert(unknown), &[]).unwrap_err().contains("target_modules"));
