@@ -14,6 +14,8 @@ fn a_run_trains_compares_and_is_not_repeated() {
         assert!(table.contains(part), "{table}");
     }
     assert!(log.contains("trains") && log.contains("epoch 2"), "{log}");
+    assert!(log.contains("  train: data/stsa.fine.train\n  dev: data/stsa.fine.dev\n"), "{log}");
+    assert_eq!(log.matches("new, and started at random").count(), 2, "a warning a cell, once: {log}");
     let run = folder.path().join("runs/experiment");
     let first = cells(&run);
     assert_eq!(first.len(), 2);
@@ -38,6 +40,35 @@ fn a_run_trains_compares_and_is_not_repeated() {
     assert_eq!(before, after, "finished cells were trained again");
     let (text, _) = succeeds(host(folder.path(), &["eval", "runs/experiment"]));
     assert!(text.contains("agree with what was recorded") && !text.contains("differs"), "{text}");
+}
+
+/// Ctrl-C reaches the run and its cell, as at a terminal.
+#[test]
+fn an_interrupted_run_says_how_to_go_on() {
+    use std::io::{BufRead, BufReader};
+    use std::os::unix::process::{CommandExt, ExitStatusExt};
+    let folder = experiment(|config| config.replace("num_train_epochs = 2", "num_train_epochs = 2000"));
+    let mut command =
+        host(folder.path(), &["run", "experiment.toml", "--set", "methods.fft.training.max_steps=1"]);
+    let mut child = command.stderr(std::process::Stdio::piped()).process_group(0).spawn().unwrap();
+    let mut lines = BufReader::new(child.stderr.take().unwrap()).lines().map(Result::unwrap);
+    assert!(lines.any(|line| line.contains("[2/2] lora")));
+    assert!(lines.any(|line| line.contains("step 1/")));
+    let mut kill = std::process::Command::new("kill");
+    kill.args(["-INT", "--", &format!("-{}", child.id())]);
+    succeeds(kill);
+    let rest: Vec<String> = lines.collect();
+    assert_eq!(child.wait().unwrap().signal(), Some(2), "{rest:?}");
+    assert_eq!(rest.last().unwrap(), "interrupted: run again to go on; 1 cell is finished", "{rest:?}");
+}
+
+/// One step an epoch, the first with a learning rate of 0: what starts at zero has not
+/// moved when it is looked at, and no gradient behind it is no fault.
+#[test]
+fn what_waits_for_the_first_update_is_no_alarm() {
+    let folder = experiment(|config| config.replace("batch_size = 8", "batch_size = 40\nwarmup_steps = 2"));
+    let (_, log) = succeeds(host(folder.path(), &["run", "experiment.toml", "--method", "lora"]));
+    assert!(!log.contains("exactly zero"), "{log}");
 }
 
 /// Families whose parts have other names; the low-rank method knows them by itself.

@@ -14,6 +14,11 @@ fn complains(code: i32, change: impl FnOnce(String) -> String, spoil: impl FnOnc
     let folder = experiment(change);
     spoil(folder.path());
     let text = fails(host(folder.path(), &["run", "experiment.toml"]), code);
+    says(&text, parts);
+}
+
+#[track_caller]
+fn says(text: &str, parts: &[&str]) {
     for part in parts {
         assert!(text.contains(part), "\"{part}\" is not in:\n{text}");
     }
@@ -62,7 +67,16 @@ fn sequences_that_are_too_long_are_an_error_where_the_config_says_so() {
         let lines = fs::read_to_string(&path).unwrap();
         fs::write(path, format!("{lines}1{}\n", " word9".repeat(60))).unwrap();
     };
-    complains(1, change, lengthen, &["1 of 41 sequences of train have more than 40 tokens", "data.too_long"]);
+    let parts = ["1 of 41 sequences of train have more than 40 tokens", "data.too_long"];
+    complains(1, change, lengthen, &parts);
+    // `host data` shows them first.
+    let folder = experiment(change);
+    lengthen(folder.path());
+    let text = fails(host(folder.path(), &["data", "experiment.toml"]), 1);
+    says(
+        &text,
+        &["train: 41 examples from", "1 sequence cut to 40 tokens", "a run would end here: ", parts[0]],
+    );
     let change = |config: String| config.replace("[task]", "too_long = \"shout\"\n[task]");
     complains(2, change, |_| {}, &["experiment.toml:7", "`too_long` is \"shout\""]);
 }
@@ -116,6 +130,59 @@ fn bad_records_are_named_with_their_lines() {
     complains(1, same, write(b""), &["the split train has no example"]);
 }
 
+/// What trains needs a label; the first without one is named.
+#[test]
+fn examples_without_a_label_are_named_with_their_lines() {
+    let change =
+        |config: String| config.replace("\"sst5\"", "\"boolq-sl\"").replace("\"model\"", "\"embedded\"");
+    let folder = experiment(change);
+    let line =
+        |label: &str| format!("{{\"question\": \"word5\", \"passage\": \"word6\", \"idx\": 0{label}}}\n");
+    let (yes, none) = (line(", \"label\": true"), line(""));
+    let data = folder.path().join("data");
+    fs::write(data.join("val.jsonl"), &yes).unwrap();
+    for (train, said) in [
+        (
+            format!("{yes}{none}{yes}"),
+            "train.jsonl:2: 1 example of the training split has no label; it cannot",
+        ),
+        (
+            format!("{yes}{none}{none}"),
+            "train.jsonl:2: 2 examples of the training split have no label, this one",
+        ),
+    ] {
+        fs::write(data.join("train.jsonl"), train).unwrap();
+        for command in ["run", "data"] {
+            says(&fails(host(folder.path(), &[command, "experiment.toml"]), 1), &[said]);
+        }
+    }
+}
+
+#[test]
+fn files_of_no_split_are_named_with_their_line() {
+    let change = |config: String| config.replace("[task]", "[data.files]\ntrian = \"x\"\n[task]");
+    complains(
+        2,
+        change,
+        |_| {},
+        &["experiment.toml:8: the task has no split `trian`; did you mean `train`?"],
+    );
+}
+
+#[test]
+fn a_cache_that_cannot_be_written_is_named() {
+    let folder = experiment(|config| config.replace("\"model\"", "\"embedded\""));
+    let mut command = host(folder.path(), &["plan", "experiment.toml"]);
+    command.env("XDG_CACHE_HOME", folder.path().join("experiment.toml"));
+    says(&fails(command, 1), &["experiment.toml/host cannot be written", "XDG_CACHE_HOME"]);
+}
+
+#[test]
+fn a_measurement_of_no_step_is_refused() {
+    let folder = experiment(same);
+    fails(host(folder.path(), &["bench", "experiment.toml", "--steps", "0"]), 2);
+}
+
 #[test]
 fn damaged_checkpoints_are_named() {
     let cut = |folder: &Path| {
@@ -136,6 +203,51 @@ fn damaged_checkpoints_are_named() {
         fs::write(&path, text.replace("\"num_hidden_layers\": 2", "\"num_hidden_layers\": 3")).unwrap();
     };
     complains(1, same, deeper, &["the checkpoint has no tensor bert.encoder.layer.2."]);
+    // A plan reads no weights, and sees the same.
+    for (spoil, said) in [
+        (&other_size as &dyn Fn(&Path), "has the shape [48, 32]"),
+        (&deeper, "the checkpoint has no tensor bert.encoder.layer.2."),
+        (
+            &renamed,
+            "the checkpoint has no tensor bert.encoder.layer.0.attention.self.query.weight; did you mean",
+        ),
+    ] {
+        let folder = experiment(same);
+        spoil(folder.path());
+        says(&fails(host(folder.path(), &["plan", "experiment.toml", "--summary"]), 1), &[said]);
+    }
+}
+
+/// Gives a tensor of the checkpoint another name of the same length.
+fn renamed(folder: &Path) {
+    let path = folder.join("model/model.safetensors");
+    let mut bytes = fs::read(&path).unwrap();
+    let name = b"layer.0.attention.self.query.weight";
+    let place = bytes.windows(name.len()).position(|part| part == name).unwrap();
+    bytes[place + name.len() - 1] = b'd';
+    fs::write(path, bytes).unwrap();
+}
+
+/// Before anything was changed, no learning rate is to blame.
+#[test]
+fn a_checkpoint_with_no_numbers_is_not_the_learning_rates_fault() {
+    let spoil = |folder: &Path| {
+        let path = folder.join("model/model.safetensors");
+        let mut bytes = fs::read(&path).unwrap();
+        let place = {
+            let tensors = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+            let tensor = tensors.tensor("bert.embeddings.LayerNorm.weight").unwrap();
+            tensor.data().as_ptr() as usize - bytes.as_ptr() as usize
+        };
+        bytes[place..place + 4].copy_from_slice(&f32::NAN.to_le_bytes());
+        fs::write(path, bytes).unwrap();
+    };
+    complains(
+        1,
+        same,
+        spoil,
+        &["step 1 is NaN; nothing was changed before it", "the weights of the checkpoint"],
+    );
 }
 
 #[test]
@@ -164,7 +276,12 @@ fn a_loss_that_explodes_ends_the_cell() {
         let config = config.replace("learning_rate = 1e-3", "learning_rate = 1e30\nmax_grad_norm = 0.0");
         config.split("[methods.lora]").next().unwrap().to_string()
     };
-    complains(1, change, |_| {}, &["of step", "batch 2 of epoch 1: the loss of step 2 is NaN"]);
+    let folder = experiment(change);
+    let text = fails(host(folder.path(), &["run", "experiment.toml"]), 1);
+    let sentence =
+        "batch 2 of epoch 1: the loss of step 2 is NaN; a lower learning rate, or warm-up, may help";
+    assert_eq!(text.matches(sentence).count(), 1, "{text}");
+    says(&text, &["1 of 1 cell failed: fft (seed 42)"]);
 }
 
 /// An evaluation without a number ends the cell too, and the checkpoint of the epoch
@@ -206,6 +323,35 @@ fn files_that_are_no_plugins_are_named() {
     let module = wat::parse_str("(module)").unwrap();
     let text = plugin_check("module.wasm", &module);
     assert!(text.contains("module.wasm: "), "{text}");
+}
+
+#[test]
+fn a_plugin_that_is_not_there_is_said_so() {
+    let folder = tempfile::tempdir().unwrap();
+    let text = fails(host(folder.path(), &["plugin", "check", "none.wasm"]), 1);
+    says(&text, &["none.wasm: the file cannot be read: No such file"]);
+    assert!(!text.contains("WebAssembly"), "{text}");
+}
+
+/// One broken file in the folder of plugins is told of, and stops only who may mean it.
+#[test]
+fn a_broken_plugin_stops_nobody_who_does_not_ask_for_it() {
+    let folder = experiment(same);
+    let plugins = folder.path().join("data-home/host/plugins");
+    fs::create_dir_all(&plugins).unwrap();
+    fs::write(plugins.join("mine.wasm"), b"\0asm\x01\0\0\0\x01\x7f").unwrap();
+    let warning = "mine.wasm: this is no WebAssembly component";
+    for arguments in [&["plugin", "list"][..], &["plan", "experiment.toml", "--summary"]] {
+        let (_, log) = succeeds(host(folder.path(), arguments));
+        says(&log, &["warning: ", warning, "it is left out: build or copy the file again, or take it away"]);
+    }
+    let all = fs::read_to_string(folder.path().join("experiment.toml")).unwrap();
+    fs::write(folder.path().join("all.toml"), all.split("[methods").next().unwrap()).unwrap();
+    let text = fails(host(folder.path(), &["plan", "all.toml", "--summary"]), 1);
+    says(&text, &[warning, "the config takes every method that is installed", "--method NAME"]);
+    succeeds(host(folder.path(), &["plan", "all.toml", "--summary", "--method", "bitfit"]));
+    let asked = ["plan", "experiment.toml", "--set", "methods.mine.r=2"];
+    says(&fails(host(folder.path(), &asked), 2), &[warning, "there is no method plugin `mine`"]);
 }
 
 /// Whatever a plugin does when it is asked, a sentence ends it.

@@ -77,6 +77,8 @@ pub struct SplitReport {
     pub targets: Option<TargetReport>,
     /// Examples of which the same text stood in the split before.
     pub repeated: u64,
+    /// Why a run would not train on it.
+    pub refused: Option<String>,
     pub shown: Vec<ShownExample>,
 }
 

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use anyhow::{Context, Result, bail};
 use clap::{Args, Parser, Subcommand};
 
+use super::terminal;
 use crate::cell::Plugin;
 use crate::config::raw::{Place, Value};
 use crate::config::{Config, raw::Raw, resolved};
@@ -110,8 +111,8 @@ pub struct BenchArguments {
     #[arg(long, value_name = "TOKENS")]
     pub length: Option<usize>,
     /// Steps that are measured
-    #[arg(long, value_name = "NUMBER", default_value_t = 10)]
-    pub steps: usize,
+    #[arg(long, value_name = "NUMBER", default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..))]
+    pub steps: u64,
     /// Steps before them that are not
     #[arg(long, value_name = "NUMBER", default_value_t = 3)]
     pub warmup_steps: usize,
@@ -332,9 +333,17 @@ impl PluginFolder {
         Ok(data.map(|data| data.join("host/plugins")).filter(|folder| folder.is_dir()))
     }
 
-    /// Every plugin that is installed.
+    /// Every plugin that is installed. What of the folder cannot be used is told, and
+    /// only who asks for it goes without.
     pub fn catalogue(&self) -> Result<Vec<Plugin>> {
-        session::catalogue(self.path()?.as_deref())
+        Ok(self.usable()?.0)
+    }
+
+    /// Every plugin that is installed, and how many of the folder cannot be used.
+    fn usable(&self) -> Result<(Vec<Plugin>, usize)> {
+        let (plugins, unusable) = session::catalogue(self.path()?.as_deref())?;
+        unusable.iter().for_each(|sentence| terminal::warning(sentence));
+        Ok((plugins, unusable.len()))
     }
 }
 
@@ -361,8 +370,19 @@ impl ConfigArguments {
             raw.set_option(&format!("--threads {threads}"), "threads", Value::Whole(i64::from(threads)))?;
         }
         let stem = self.path.file_stem().unwrap_or_default().to_string_lossy();
-        let catalogue = self.plugins.catalogue().context("the plugins cannot be listed")?;
+        let (catalogue, unusable) = self.plugins.usable().context("the plugins cannot be listed")?;
         let config = resolved::resolve(&raw, &stem, &catalogue, &self.methods)?;
+        if unusable > 0 && raw.means_all_methods() && self.methods.is_empty() {
+            bail!(
+                "the config takes every method that is installed, and one of them may be a plugin that cannot be \
+                 used (the warning above says which); repair it or take it away, or name the methods: `methods` in \
+                 the config, or --method NAME"
+            );
+        }
+        if !config.data.files.is_empty() && !self.smoke {
+            let layout = session::layout(&config.task)?;
+            resolved::check_splits(&raw, &layout)?;
+        }
         if self.smoke { session::smoke(config) } else { Ok(config) }
     }
 }

@@ -31,7 +31,7 @@ pub fn bench(arguments: &BenchArguments) -> Result<()> {
         terminal::note(&format!("measuring {}", cell.label));
         let spec = BenchmarkSpec {
             length: arguments.length,
-            steps: arguments.steps.max(1),
+            steps: arguments.steps as usize,
             warmup_steps: arguments.warmup_steps,
             cell,
         };

@@ -1,6 +1,6 @@
 //! `host data`: the data as the model would read them.
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 
 use super::arguments::DataArguments;
 use super::{sources, terminal};
@@ -21,7 +21,11 @@ pub fn data(arguments: &DataArguments) -> Result<()> {
     }
     terminal::print(&text)?;
     report.warnings.iter().for_each(|sentence| terminal::warning(sentence));
-    Ok(())
+    // All is shown first, so that it can be seen what a run would refuse.
+    match report.splits.into_iter().find_map(|split| split.refused) {
+        Some(sentence) => bail!("a run would end here: {sentence}"),
+        None => Ok(()),
+    }
 }
 
 fn described(split: &SplitReport) -> String {
@@ -150,6 +154,7 @@ mod tests {
                 missing: 1,
             }),
             repeated: 1,
+            refused: None,
             shown: vec![ShownExample {
                 origin: "data/dev.jsonl:1".into(),
                 labels: vec![("label".into(), Some("yes".into()))],

@@ -8,6 +8,7 @@ mod data;
 mod eval;
 mod fetch;
 mod info;
+mod interrupt;
 mod merge;
 mod plan;
 mod plugin;

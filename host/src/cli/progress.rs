@@ -29,6 +29,14 @@ pub fn bar(template: &str) -> ProgressBar {
     bar.with_style(style.progress_chars("━━╌"))
 }
 
+/// Moves a bar. Its numbers are a part of its message: whatever the bar draws in
+/// between, they never stand before words of something else.
+fn show(bar: &ProgressBar, (done, of): (u64, u64), message: &str) {
+    bar.set_message(format!("{done}/{of} {message}"));
+    bar.set_length(of);
+    bar.set_position(done);
+}
+
 /// Sums since the last line of some kind.
 #[derive(Clone, Copy, Debug, Default)]
 struct Window {
@@ -114,7 +122,7 @@ impl Reporter {
         let now = Instant::now();
         Reporter {
             files: None,
-            bar: std::io::stderr().is_terminal().then(|| bar("  {bar:28} {pos}/{len} {msg}")),
+            bar: std::io::stderr().is_terminal().then(|| bar("  {bar:28} {msg}")),
             best_metric: None,
             started: now,
             heard: now,
@@ -203,9 +211,8 @@ impl Progress for Reporter {
             )
         };
         if let Some(bar) = &self.bar {
-            bar.set_length(step.steps);
-            bar.set_position(step.step);
-            bar.set_message(words(&self.since_line));
+            let message = words(&self.since_line);
+            show(bar, (step.step, step.steps), &message);
         }
         if self.due() {
             let window = std::mem::take(&mut self.since_line);
@@ -223,9 +230,7 @@ impl Progress for Reporter {
     fn evaluated(&mut self, split: &str, examples: u64, of: u64) -> Result<()> {
         self.lap();
         if let Some(bar) = &self.bar {
-            bar.set_length(of);
-            bar.set_position(examples);
-            bar.set_message(format!("examples of {split} evaluated"));
+            show(bar, (examples, of), &format!("examples of {split} evaluated"));
         } else if self.due() {
             let (examples, of) = (words::count(examples), words::count(of));
             self.say(&format!("  {examples} of {of} examples of {split} evaluated"))?;
@@ -326,6 +331,17 @@ mod tests {
             best: true,
             training_seconds: 12.34,
         }
+    }
+
+    /// A bar that goes from steps to examples never shows the ones beside the others.
+    #[test]
+    fn numbers_and_words_of_a_bar_change_together() {
+        let bar = ProgressBar::hidden();
+        show(&bar, (15, 60), "loss 1.6024");
+        assert_eq!(bar.message(), "15/60 loss 1.6024");
+        show(&bar, (0, 40), "examples of dev evaluated");
+        assert_eq!(bar.message(), "0/40 examples of dev evaluated");
+        assert_eq!((bar.position(), bar.length()), (0, Some(40)));
     }
 
     #[test]

@@ -9,7 +9,7 @@ use std::process::{Command, ExitStatus};
 use anyhow::{Context, Result, bail};
 
 use super::arguments::RunArguments;
-use super::{sources, terminal};
+use super::{interrupt, sources, terminal};
 use crate::cell::{CellSpec, Digests};
 use crate::config::write::to_toml;
 use crate::runs::comparison::Comparison;
@@ -34,10 +34,9 @@ pub fn run(arguments: &RunArguments) -> Result<()> {
     let directory = RunDirectory::open(&path)?;
     let text = to_toml(&config, &command());
     if let Some(earlier) = directory.write_config(&text)? {
-        terminal::note(&format!(
-            "the config has changed; the earlier comparison is in {}",
-            earlier.display()
-        ));
+        // A run that was stopped before its end has left no comparison.
+        let what = if earlier.join("report.html").exists() { "comparison is" } else { "config is" };
+        terminal::note(&format!("the config has changed; the earlier {what} in {}", earlier.display()));
     }
     terminal::note(&format!(
         "{} ({} and {}) in {}",
@@ -46,15 +45,29 @@ pub fn run(arguments: &RunArguments) -> Result<()> {
         words::plural(config.seeds.len() as u64, "seed"),
         path.display()
     ));
+    for (split, files) in session::data_files(first)? {
+        terminal::note(&format!("  {split}: {}", files_words(&files)));
+    }
 
     let mut finished = Vec::new();
     let mut failures = Vec::new();
+    let mut failed = Vec::new();
+    interrupt::watch();
     for (number, spec) in cells.iter().enumerate() {
         terminal::heading(&format!("[{}/{}] {}", number + 1, cells.len(), spec.title()));
-        match cell(&directory, spec, &digests) {
+        let trained = cell(&directory, spec, &digests);
+        if interrupt::came() {
+            interrupt::end(&format!(
+                "interrupted: run again to go on; {} finished",
+                match finished.len() + usize::from(trained.is_ok()) {
+                    1 => "1 cell is".into(),
+                    count => format!("{count} cells are"),
+                }
+            ));
+        }
+        match trained {
             Ok(cell) => {
                 terminal::note(&format!("  {}", outcome(&cell)));
-                cell.record.result.warnings.iter().for_each(|sentence| terminal::warning(sentence));
                 finished.push(cell);
             }
             Err(error) => {
@@ -62,6 +75,7 @@ pub fn run(arguments: &RunArguments) -> Result<()> {
                 let sentence = format!("{}: {}", spec.title(), causes.join(": "));
                 terminal::note(&format!("  failed: {}", causes.join(": ")));
                 failures.push(sentence);
+                failed.push(spec.title());
             }
         }
     }
@@ -76,9 +90,21 @@ pub fn run(arguments: &RunArguments) -> Result<()> {
     }
     if !failures.is_empty() {
         let of = words::plural(cells.len() as u64, "cell");
-        bail!("{} of {of} failed\n  {}", failures.len(), failures.join("\n  "));
+        // Each has said why, under its heading.
+        bail!("{} of {of} failed: {}", failed.len(), failed.join(", "));
     }
     Ok(())
+}
+
+/// Files of a split, of many the first.
+fn files_words(files: &[PathBuf]) -> String {
+    match files {
+        [] => String::new(),
+        [file] => file.display().to_string(),
+        [first, rest @ ..] => {
+            format!("{} and {}", first.display(), words::plural(rest.len() as u64, "more file"))
+        }
+    }
 }
 
 /// The command as it was given, for the first line of the resolved config.
@@ -99,6 +125,8 @@ fn cell(run: &RunDirectory, spec: &CellSpec, digests: &Digests) -> Result<Finish
     match run.place(&directory, &identity)? {
         Place::Finished(mut finished) => {
             terminal::note("  finished earlier, not trained again");
+            let warnings = finished.record.result.warnings.iter();
+            warnings.for_each(|sentence| terminal::note(&format!("  warning: {sentence}")));
             // The row is called what this config calls it.
             finished.record.spec.label = spec.label.clone();
             return Ok(*finished);

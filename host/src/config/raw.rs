@@ -251,6 +251,15 @@ impl Raw {
         self.insert(&keys, place.item(item))
     }
 
+    /// Whether the config trains every method that is installed.
+    pub fn means_all_methods(&self) -> bool {
+        match self.root.get("methods").map(|entry| &entry.item.value) {
+            None => true,
+            Some(Value::Text(text)) => text == "all",
+            Some(_) => self.all_methods,
+        }
+    }
+
     /// Sets a key as an option of its own, such as `--threads 2`, does.
     pub fn set_option(&mut self, argument: &str, key: &str, value: Value) -> Result<(), ConfigError> {
         self.insert(&[key], Place::of_argument(argument).item(value))
@@ -263,12 +272,8 @@ impl Raw {
             self.all_methods = false;
         } else if parents.first() == Some(&"methods") {
             self.list_as_tables();
-            let all = match self.root.get("methods").map(|entry| &entry.item.value) {
-                None => true,
-                Some(Value::Text(text)) => text == "all",
-                Some(_) => false,
-            };
-            if all {
+            let table = matches!(self.root.get("methods"), Some(entry) if matches!(entry.item.value, Value::Table(_)));
+            if self.means_all_methods() && !table {
                 self.all_methods = true;
                 self.root.entries.retain(|entry| entry.key != "methods");
             }

@@ -4,6 +4,7 @@
 use host_engine::device::{Device, Precision};
 use host_engine::train::settings::TrainingSettings;
 use host_ir::settings::{Values, did_you_mean};
+use host_ir::task::Layout;
 
 use super::methods::{self, MethodConfig};
 use super::raw::{ConfigError, Entry, Item, Place, Raw, Table, Value};
@@ -192,6 +193,23 @@ fn data(raw: &Raw) -> Result<DataSpec, ConfigError> {
         },
     };
     Ok(DataSpec { path, files, max_bad_records, too_long })
+}
+
+/// Refuses `[data.files]` for a split that the task does not have.
+///
+/// # Errors
+/// There is one.
+pub fn check_splits(raw: &Raw, layout: &Layout) -> Result<(), ConfigError> {
+    let (data, _) = source::of(raw, "data")?;
+    let Some(files) = data.get("files") else { return Ok(()) };
+    let known: Vec<&str> = layout.splits.iter().map(|split| split.name.as_str()).collect();
+    match table(files)?.entries.iter().find(|entry| !known.contains(&entry.key.as_str())) {
+        Some(entry) => {
+            let nearest = did_you_mean(&entry.key, &known);
+            Err(ConfigError::new(&entry.place, format!("the task has no split `{}`{nearest}", entry.key)))
+        }
+        None => Ok(()),
+    }
 }
 
 /// The task of a config with its settings.

@@ -7,7 +7,7 @@ mod encoder_decoder;
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use host_engine::files::write::write_whole;
 
 use crate::cell::{Repository, Source};
@@ -102,7 +102,13 @@ pub fn written(name: &str, files: &[(&str, &[u8])]) -> Result<PathBuf> {
         |(file, content): &(&str, &[u8])| file_length(&folder.join(file)) == Some(content.len() as u64);
     if !files.iter().all(is_there) {
         for (file, content) in files {
-            write_whole(&folder.join(file), content)?;
+            write_whole(&folder.join(file), content).with_context(|| {
+                format!(
+                    "{} cannot be written, where this program keeps what it carries; XDG_CACHE_HOME names another \
+                     folder for caches",
+                    cache().display()
+                )
+            })?;
         }
     }
     Ok(folder)

@@ -189,6 +189,25 @@ impl Tokenising<'_> {
         }
     }
 
+    /// What should be known of a split as it was read: what was cut, what has no gold.
+    ///
+    /// # Errors
+    /// What cannot be trained on, or what the config does not want.
+    pub fn check(&self, found: &FoundSplit, dataset: &Dataset, first: &FirstWithout) -> Result<Vec<String>> {
+        let (layout, mut warnings) = (&self.task.layout, Vec::new());
+        let sequences = (dataset.cut, dataset.sequences());
+        warnings.extend(self.shortened(&found.name, "sequences", sequences, self.room)?);
+        if let Some(targets) = &dataset.targets {
+            let (cut, longest) = ((targets.cut, dataset.len()), targets.longest());
+            warnings.extend(self.shortened(&found.name, "targets", cut, longest)?);
+        }
+        match found.usage {
+            SplitUse::Train => check_gold(layout, self.reading()?.sequence, dataset, first)?,
+            _ => warnings.extend(without_gold(layout, self.reading()?.sequence, &found.name, dataset)),
+        }
+        Ok(warnings)
+    }
+
     fn split(&self, found: &FoundSplit, seen: &mut Seen, warnings: &mut Vec<String>) -> Result<Split> {
         let (reading, layout) = (self.reading()?, &self.task.layout);
         let (mut dataset, mut kept) = (Dataset::new(layout), Kept::default());
@@ -198,11 +217,12 @@ impl Tokenising<'_> {
             dataset.rereads = self.config.decoder().cloned();
         }
         dataset.first_position = self.config.first_position() as u32;
-        let (fields, mut blank) = (read_fields(&reading), 0);
+        let (fields, mut blank, mut first) = (read_fields(&reading), 0, FirstWithout::default());
         parse(self.task, found, self.max_bad_records, |examples| {
             dataset.add(&examples, &reading)?;
             seen.add(found, &examples)?;
             blank += examples.iter().filter(|example| is_blank(example, &fields)).count();
+            first.look(layout, &examples);
             if found.usage != SplitUse::Train {
                 examples.iter().try_for_each(|example| kept.add(example))?;
             }
@@ -215,16 +235,7 @@ impl Tokenising<'_> {
                 found.name
             ));
         }
-        let sequences = (dataset.cut, dataset.sequences());
-        warnings.extend(self.shortened(&found.name, "sequences", sequences, self.room)?);
-        if let Some(targets) = &dataset.targets {
-            let (cut, longest) = ((targets.cut, dataset.len()), targets.longest());
-            warnings.extend(self.shortened(&found.name, "targets", cut, longest)?);
-        }
-        match found.usage {
-            SplitUse::Train => check_gold(layout, &dataset)?,
-            _ => warnings.extend(without_gold(layout, reading.sequence, &found.name, &dataset)),
-        }
+        warnings.extend(self.check(found, &dataset, &first)?);
         Ok(Split { name: found.name.clone(), usage: found.usage, examples: kept, dataset })
     }
 }
@@ -262,21 +273,46 @@ pub fn targets(sequence: &Sequence, layout: &Layout, config: &dyn Architecture) 
     Ok(Some(Targets::new(field, at_most, decoder)))
 }
 
+/// Where the first example of a split stands that lacks a gold field, by the field.
+#[derive(Default)]
+pub struct FirstWithout(BTreeMap<String, String>);
+
+impl FirstWithout {
+    /// Looks through examples, in their order.
+    pub fn look(&mut self, layout: &Layout, examples: &[Example]) {
+        let gold = layout.fields.iter().enumerate().filter(|(_, field)| field.gold);
+        for (place, field) in gold.filter(|(_, field)| !self.0.contains_key(&field.name)).collect::<Vec<_>>()
+        {
+            let lacks = |example: &&Example| example.values.get(place).is_none_or(Option::is_none);
+            if let Some(example) = examples.iter().find(lacks) {
+                self.0.insert(field.name.clone(), example.origin.to_string());
+            }
+        }
+    }
+
+    /// The sentence about so many examples without a field.
+    fn sentence(&self, field: &str, missing: usize, what: &str) -> String {
+        let place = self.0.get(field).map_or(String::new(), |origin| format!("{origin}: "));
+        match missing {
+            1 => format!("{place}1 example of the training split has no {what}; it cannot be learned from"),
+            _ => format!(
+                "{place}{missing} examples of the training split have no {what}, this one the first; they cannot \
+                 be learned from"
+            ),
+        }
+    }
+}
+
 /// What trains needs its labels and its targets.
-fn check_gold(layout: &Layout, train: &Dataset) -> Result<()> {
+fn check_gold(layout: &Layout, sequence: &Sequence, train: &Dataset, first: &FirstWithout) -> Result<()> {
+    let target = sequence.target.as_ref().map_or("", |target| target.text.as_str());
     if let Some(targets) = train.targets.as_ref().filter(|targets| targets.missing > 0) {
-        bail!(
-            "{} examples of the training split have no target; they cannot be learned from",
-            targets.missing
-        );
+        bail!("{}", first.sentence(target, targets.missing, "target"));
     }
     for field in layout.fields.iter().filter(|field| field.gold) {
         let missing = train.unlabelled(&field.name);
         if missing > 0 {
-            bail!(
-                "{missing} examples of the training split have no {}; they cannot be learned from",
-                field.name
-            );
+            bail!("{}", first.sentence(&field.name, missing, &field.name));
         }
     }
     Ok(())

@@ -40,6 +40,14 @@ fn splits(spec: &CellSpec) -> Result<Vec<FoundSplit>> {
     Ok(find::find(&task.layout, &embedded::data(&spec.data.path)?, &spec.data.overrides())?)
 }
 
+/// The files of a spec's data, by split.
+///
+/// # Errors
+/// A split without a file.
+pub fn data_files(spec: &CellSpec) -> Result<Vec<(String, Vec<PathBuf>)>> {
+    Ok(splits(spec)?.into_iter().map(|split| (split.name, split.files)).collect())
+}
+
 /// A split's name and the digest of its files, as [`Digests::data`] has them.
 fn entry(split: &FoundSplit) -> Result<String, files::FileError> {
     Ok(format!("{} {}", split.name, files::digest(&split.files)?))

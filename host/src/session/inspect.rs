@@ -13,10 +13,10 @@ use host_engine::models;
 use host_engine::text::Tokenizer;
 use host_ir::task::{Example, FieldType, FieldValue, Layout, SplitUse};
 
-use crate::cell::{CellSpec, TooLong};
+use crate::cell::CellSpec;
 use crate::dataset::{ClassCounts, DataReport, Lengths, ShownExample, SpanCounts, SplitReport, TargetReport};
 use crate::embedded;
-use crate::session::data::{self, Tokenising, parse};
+use crate::session::data::{self, FirstWithout, Tokenising, parse};
 use crate::session::duplicates::Seen;
 use crate::session::{load, prepare};
 
@@ -41,8 +41,7 @@ pub fn describe_data(spec: &CellSpec, shown: usize) -> Result<DataReport> {
         config: config.as_ref(),
         room: data::room(&plan, config.as_ref(), 0)?,
         max_bad_records: spec.data.max_bad_records,
-        // What would be cut is shown, not refused.
-        too_long: TooLong::Cut,
+        too_long: spec.data.too_long,
     };
     let mut seen = Seen::new(&tokenising.reading()?);
     let splits: Vec<SplitReport> = found
@@ -64,7 +63,7 @@ fn read(
     let mut dataset = Dataset::new(layout);
     dataset.targets = data::targets(reading.sequence, layout, tokenising.config)?;
     let (mut classes, mut spans) = (Classes::new(layout), span_fields(layout));
-    let mut first = Vec::new();
+    let (mut first, mut without) = (Vec::new(), FirstWithout::default());
     // What is wrong was told when the records were counted.
     parse(tokenising.task, found, tokenising.max_bad_records, |examples| {
         dataset.add(&examples, &reading)?;
@@ -75,6 +74,7 @@ fn read(
                 .for_each(|(place, counts)| count_spans(counts, grouped(layout, example, *place)));
         }
         seen.add(found, &examples)?;
+        without.look(layout, &examples);
         let wanted = shown - first.len();
         first.extend(examples.into_iter().take(wanted));
         Ok(())
@@ -115,6 +115,7 @@ fn read(
         room: tokenising.room as u64,
         targets,
         repeated: seen.repeated(&found.name)?,
+        refused: tokenising.check(found, &dataset, &without).err().map(|error| error.to_string()),
         shown: examples,
     })
 }

@@ -37,7 +37,7 @@ use crate::plugins::EMBEDDED;
 pub const FURTHER_MODEL_FILES: &[&str] = &text::FILES;
 
 pub use bench::measure;
-pub use digests::{changed, digests};
+pub use digests::{changed, data_files, digests};
 pub use inspect::describe_data;
 pub use saved::merge_cell;
 pub use score::{Scored, score};
@@ -58,17 +58,21 @@ fn described(entry: &Entry) -> Plugin {
     }
 }
 
-/// Every plugin that is installed: the embedded ones, then those of the folder.
+/// Every plugin that is installed, the embedded ones, then those of the folder; and, as
+/// sentences, what of the folder cannot be used.
 ///
 /// # Errors
-/// A file of the folder that is no plugin; a name that two plugins have.
-pub fn catalogue(plugin_dir: Option<&Path>) -> Result<Vec<Plugin>> {
+/// A folder that cannot be read.
+pub fn catalogue(plugin_dir: Option<&Path>) -> Result<(Vec<Plugin>, Vec<String>)> {
     let folders: Vec<PathBuf> = plugin_dir.map(Path::to_path_buf).into_iter().collect();
     let found = Catalogue::find(EMBEDDED, &folders)?;
-    if let Some((_, error)) = found.broken.into_iter().next() {
-        return Err(error.into());
-    }
-    Ok(found.entries.iter().map(described).collect())
+    let mut unusable: Vec<String> = found
+        .broken
+        .iter()
+        .map(|(_, error)| format!("{error}; it is left out: build or copy the file again, or take it away"))
+        .collect();
+    unusable.extend(found.twice.iter().map(|twice| format!("{twice}; until then neither is used")));
+    Ok((found.entries.iter().map(described).collect(), unusable))
 }
 
 /// The plugin in a file, checked as one that is installed would be.
@@ -125,4 +129,23 @@ pub fn evaluate_cell(
         all.push(prepared.evaluate(&mut engine, spec, &split, progress)?.metrics);
     }
     Ok(all)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Neither of two plugins of one name is taken for the other, and all others stay.
+    #[test]
+    fn two_plugins_of_one_name_are_told_apart_by_nobody() {
+        let folder = tempfile::tempdir().unwrap();
+        let (_, bytes) = EMBEDDED.iter().find(|(name, _)| *name == "bitfit").unwrap();
+        std::fs::write(folder.path().join("copy.wasm"), bytes).unwrap();
+        let (plugins, unusable) = catalogue(Some(folder.path())).unwrap();
+        assert_eq!(plugins.len(), EMBEDDED.len() - 1);
+        assert!(plugins.iter().all(|plugin| plugin.description.name != "bitfit"));
+        let [sentence] = unusable.as_slice() else { panic!("{unusable:?}") };
+        assert!(sentence.starts_with("two method plugins are called bitfit: embedded and "), "{sentence}");
+        assert!(sentence.ends_with("copy.wasm; take one away; until then neither is used"), "{sentence}");
+    }
 }

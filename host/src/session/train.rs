@@ -75,11 +75,18 @@ impl Watcher<'_> {
         let (confidence, resamples) = scores.confidence(&self.prepared.task, split)?;
         saved::write_resamples(&Resamples::path(self.directory, split), &resamples)?;
         if let Some(label) = &confidence.constant {
-            self.warnings.push(format!(
+            self.said(format!(
                 "every example of {split} is predicted as \"{label}\": nothing has been learned, whatever the scores are"
-            ));
+            ))?;
         }
         Ok(confidence)
+    }
+
+    /// Tells a sentence that the user should read, and keeps it for the record.
+    fn said(&mut self, sentence: String) -> Result<()> {
+        let told = self.progress.message(&format!("warning: {sentence}"));
+        self.warnings.push(sentence);
+        told
     }
 
     /// Keeps an error for the caller, and gives the trainer its sentence.
