@@ -407,4 +407,15 @@ fn another_runs_results_are_not_overwritten() {
     }
     let cell = format!("runs/experiment/cells/{}", names[0]);
     succeeds(host(folder.path(), &["merge", &cell, "--out", "merged"]));
+    // What is kept of an earlier run is called what it is.
+    let other = |rate: &str| {
+        let rate = format!("training.learning_rate={rate}");
+        succeeds(host(folder.path(), &["run", "experiment.toml", "--method", "lora", "--set", &rate])).1
+    };
+    says(
+        &other("1e-3"),
+        &["the config has changed; the earlier comparison is in runs/experiment/earlier/2\n"],
+    );
+    fs::remove_file(folder.path().join("runs/experiment/report.html")).unwrap();
+    says(&other("2e-3"), &["the config has changed; the earlier config is in runs/experiment/earlier/3\n"]);
 }

@@ -206,6 +206,18 @@ impl Example {
         self
     }
 
+    /// A label of a named field of the record, which has its number or its name.
+    ///
+    /// # Errors
+    /// The field is not there, or neither a whole number nor a string.
+    pub fn label_of(self, field: &str, record: Record, path: &str) -> Result<Example, String> {
+        match (record.whole(path), record.text(path)) {
+            (Ok(label), _) => Ok(self.label(field, label)),
+            (Err(_), Ok(name)) => Ok(self.label_name(field, &name)),
+            (Err(sentence), Err(_)) => Err(sentence),
+        }
+    }
+
     /// A label by its name.
     pub fn label_name(self, field: &str, name: &str) -> Example {
         raw::put_label_name(self.0, field, name);

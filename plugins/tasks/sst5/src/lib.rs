@@ -44,7 +44,7 @@ impl Task for Sst5 {
             let text = record.text("text")?;
             let example = record.example().text("sentence", &text);
             if record.has("label") {
-                example.label("label", record.whole("label")?);
+                example.label_of("label", record, "label")?;
             }
             return Ok(());
         }
@@ -149,6 +149,8 @@ mod tests {
         assert_eq!(examples(&line), wanted);
         assert_eq!(examples(&parsed(Container::Lines, tree, &[])), wanted);
         assert_eq!(examples(&parsed(Container::JsonLines, json, &[])), wanted);
+        let named = r#"{"text": "a good ( fine ) film", "label": "positive"}"#;
+        assert_eq!(examples(&parsed(Container::JsonLines, named, &[])), wanted);
     }
 
     #[test]
@@ -170,6 +172,15 @@ mod tests {
             "{:?}",
             wrong.rejected
         );
+        let json = parsed(
+            Container::JsonLines,
+            "{\"text\": \"a\", \"label\": \"fine\"}\n{\"text\": \"a\", \"label\": 1.5}",
+            &[],
+        );
+        assert!(
+            json.rejected[0].starts_with("data:1: the label is \"fine\", and one of very negative, negative")
+        );
+        assert!(json.rejected[1].starts_with("data:2: \"label\" is 1.5"), "{:?}", json.rejected);
         assert!(wrong.rejected[1].starts_with("data:3: a label from 0 to 4"));
         assert!(wrong.rejected[2].starts_with("data:4: the tree does not close"));
     }
