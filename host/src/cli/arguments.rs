@@ -84,7 +84,8 @@ pub struct PlanArguments {
 /// For each split: examples, class balance, lengths in tokens, what was cut, texts
 /// that stand twice or in what trains too, and the first examples as tokens with
 /// their segments and labels. Sequences are not padded: the model attends to every
-/// token that is shown.
+/// token that is shown. Data on which a run would not train are shown too, and are an
+/// error.
 #[derive(Debug, Args)]
 pub struct DataArguments {
     #[command(flatten)]
