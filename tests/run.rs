@@ -3,6 +3,7 @@
 mod support;
 
 use std::fs;
+use std::path::Path;
 
 use support::{cells, decoder_model, experiment, fails, host, root, succeeds};
 
@@ -212,7 +213,7 @@ fn a_merged_model_predicts_as_the_adapted_one() {
     let again = fails(host(folder.path(), &["merge", "runs/experiment", "--out", "merged"]), 1);
     assert!(again.contains("not empty"), "{again}");
     // As transformers' own classes load it, with the names of the task.
-    let config = |folder: &std::path::Path| -> serde_json::Value {
+    let config = |folder: &Path| -> serde_json::Value {
         serde_json::from_str(&fs::read_to_string(folder.join("config.json")).unwrap()).unwrap()
     };
     let merged = config(&folder.path().join("merged"));
@@ -357,4 +358,27 @@ fn a_fifth_method_is_dropped_in() {
             "{cell} was trained again\n{log}"
         );
     }
+    what_has_moved_is_named(folder.path(), &plugins);
+}
+
+/// A run of another machine: model, data and plugin are in other folders here.
+fn what_has_moved_is_named(folder: &Path, plugins: &Path) {
+    for (from, to) in [("model", "moved-model"), ("data", "moved-data")] {
+        fs::rename(folder.join(from), folder.join(to)).unwrap();
+    }
+    fs::rename(plugins, folder.join("moved-plugins")).unwrap();
+    let eval = ["eval", "runs/experiment", "--data", "moved-data", "--model", "moved-model"];
+    let error = fails(host(folder, &eval), 1);
+    assert!(error.contains("the method plugin scale is not in"), "{error}");
+    assert!(error.contains("--plugin-dir names the folder"), "{error}");
+    let eval = [&eval[..], &["--plugin-dir", "moved-plugins", "--device", "cpu", "--threads", "1"]].concat();
+    let (text, log) = succeeds(host(folder, &eval));
+    assert!(text.contains(" of 5 cells agree with what was recorded"), "{text}");
+    assert!(!log.contains("is not what it was in training"), "{log}");
+    let error =
+        fails(host(folder, &["merge", "runs/experiment", "--method", "bitfit", "--out", "merged"]), 1);
+    assert!(error.contains("model"), "{error}");
+    let merge =
+        ["merge", "runs/experiment", "--method", "bitfit", "--out", "merged", "--model", "moved-model"];
+    succeeds(host(folder, &[&merge[..], &["--data", "moved-data"]].concat()));
 }

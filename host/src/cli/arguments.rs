@@ -1,5 +1,6 @@
 //! The arguments and their help.
 
+mod elsewhere;
 mod help;
 
 use std::path::PathBuf;
@@ -12,6 +13,7 @@ use crate::cell::Plugin;
 use crate::config::raw::{Place, Value};
 use crate::config::{Config, raw::Raw, resolved};
 use crate::session;
+use elsewhere::Elsewhere;
 use help::{CONFIG_HELP, EXAMPLES, HUB_HELP, SCORE_HELP};
 
 /// Trains one model on one task with several fine-tuning methods and compares
@@ -213,6 +215,8 @@ pub struct MergeArguments {
     /// Leave out what the task has added
     #[arg(long)]
     pub without_head: bool,
+    #[command(flatten)]
+    pub elsewhere: Elsewhere,
 }
 
 #[derive(Clone, Copy, Debug, clap::ValueEnum)]
@@ -240,6 +244,13 @@ pub struct EvalArguments {
     /// The run directory, or the directory of one cell
     #[arg(value_name = "RUN")]
     pub run: PathBuf,
+    /// What computes: auto, cpu, cuda, cuda:1, metal, or candle-cpu [default: what trained]
+    ///
+    /// One that does not compute in the precision of the training computes in fp32.
+    #[arg(long)]
+    pub device: Option<String>,
+    #[command(flatten)]
+    pub elsewhere: Elsewhere,
 }
 
 /// Show the comparison of finished runs again, or of several together

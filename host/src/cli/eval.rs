@@ -2,11 +2,12 @@
 
 use anyhow::{Context, Result, bail};
 use comfy_table::{CellAlignment, Table};
+use host_engine::device::Precision;
 
 use super::arguments::EvalArguments;
 use super::progress::Reporter;
-use super::{sources, terminal};
-use crate::cell::SplitMetrics;
+use super::{info, sources, terminal};
+use crate::cell::{CellSpec, SplitMetrics};
 use crate::runs::directory::finished_cells;
 use crate::runs::record::Finished;
 use crate::runs::table::PLAIN;
@@ -45,7 +46,8 @@ pub fn eval(arguments: &EvalArguments) -> Result<()> {
         let title = title(cell, &cells);
         terminal::heading(&title);
         cell.check()?;
-        let spec = &sources::again(&cell.record.spec)?;
+        let spec = arguments.elsewhere.applied(&cell.record.spec)?;
+        let spec = &sources::again(&computed_on(spec, arguments.device.as_deref())?)?;
         for sentence in session::changed(spec, &cell.record.digests)? {
             terminal::warning(&sentence);
             if !others.contains(&sentence) {
@@ -73,6 +75,22 @@ pub fn eval(arguments: &EvalArguments) -> Result<()> {
         words::plural(compared as u64, "metric"),
         words::plural(cells.len() as u64, "cell")
     ))
+}
+
+/// The cell on a device of this machine, in fp32 where that does not compute in the precision
+/// of the training.
+fn computed_on(mut spec: CellSpec, device: Option<&str>) -> Result<CellSpec> {
+    let wanted = match device {
+        None => Some(spec.device),
+        Some("auto") => None,
+        Some(name) => Some(name.parse().context("--device")?),
+    };
+    spec.device = info::usable(wanted).context("--device cpu computes on every machine")?;
+    if spec.device.computes(spec.precision).is_err() {
+        terminal::note(&format!("{} computes in fp32; it was {} in training", spec.device, spec.precision));
+        spec.precision = Precision::Fp32;
+    }
+    Ok(spec)
 }
 
 /// What a cell is called, with its folder's name where another one is called the same.

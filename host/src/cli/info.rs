@@ -21,7 +21,18 @@ use crate::runs::words;
 /// A device that this build or this machine does not have; a precision in which
 /// it does not compute.
 pub fn choose_device(config: &mut Config) -> Result<()> {
-    let device = match config.device {
+    let device = usable(config.device)?;
+    device.computes(config.precision)?;
+    config.device = Some(device);
+    Ok(())
+}
+
+/// A device, if this build and this machine have it; without one, what is best here.
+///
+/// # Errors
+/// The device is not to be had.
+pub fn usable(device: Option<Device>) -> Result<Device> {
+    Ok(match device {
         Some(device) => {
             let there = match device {
                 Device::Metal => device::metal(),
@@ -35,10 +46,7 @@ pub fn choose_device(config: &mut Config) -> Result<()> {
             why.iter().for_each(|sentence| terminal::note(&format!("device auto: {sentence}")));
             device
         }
-    };
-    device.computes(config.precision)?;
-    config.device = Some(device);
-    Ok(())
+    })
 }
 
 pub fn info(arguments: &InfoArguments) -> Result<()> {

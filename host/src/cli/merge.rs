@@ -1,6 +1,7 @@
 //! `host merge`: a trained cell as a model that others can load.
 
 use anyhow::{Result, bail};
+use host_engine::device::{Device, Precision};
 
 use super::arguments::{MergeArguments, StoredPrecision};
 use super::{sources, terminal};
@@ -34,7 +35,9 @@ pub fn merge(arguments: &MergeArguments) -> Result<()> {
         StoredPrecision::F16 => host_engine::files::write::Precision::F16,
         StoredPrecision::Bf16 => host_engine::files::write::Precision::Bf16,
     };
-    let spec = &sources::again(&cell.record.spec)?;
-    session::merge_cell(spec, &cell.directory, &arguments.out, precision, !arguments.without_head)?;
+    let mut spec = sources::again(&arguments.elsewhere.applied(&cell.record.spec)?)?;
+    // Whatever it was trained on: nothing is computed that would ask for a GPU.
+    (spec.device, spec.precision) = (Device::Cpu, Precision::Fp32);
+    session::merge_cell(&spec, &cell.directory, &arguments.out, precision, !arguments.without_head)?;
     terminal::print(&format!("{} is in {}\n", spec.title(), arguments.out.display()))
 }
