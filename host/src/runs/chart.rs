@@ -3,7 +3,7 @@
 
 use std::fmt::Write;
 
-/// Colours that the page has; further series begin again, dashed.
+/// Colours that the page has; further series begin again, dashed and with rings for dots.
 pub const COLOURS: usize = 8;
 
 const WIDTH: f64 = 440.0;
@@ -137,9 +137,10 @@ pub fn chart(form: Form, x_title: &str, y_title: &str, series: &[Series]) -> Opt
             escape(y_title)
         ),
     );
+    let mut names = Names::default();
     for (series, points) in &series {
         let colour = format!("c{}", series.colour % COLOURS);
-        let dashed = if series.colour >= COLOURS { " dashed" } else { "" };
+        let (dashed, ring) = if series.colour >= COLOURS { (" dashed", " ring") } else { ("", "") };
         let name = escape(&series.name);
         if form == Form::Lines && points.len() > 1 {
             let path: Vec<String> =
@@ -159,16 +160,14 @@ pub fn chart(form: Form, x_title: &str, y_title: &str, series: &[Series]) -> Opt
                 push(
                     &mut svg,
                     format_args!(
-                        "<circle class=\"dot {colour}\" cx=\"{at:.1}\" cy=\"{level:.1}\" r=\"{radius}\">\
+                        "<circle class=\"dot {colour}{ring}\" cx=\"{at:.1}\" cy=\"{level:.1}\" r=\"{radius}\">\
                      <title>{name}: {y:.4}</title></circle>"
                     ),
                 );
             }
         }
         if let (Form::Points, Some(&(x, y))) = (form, points.first()) {
-            // Names stand on the side where there is room.
-            let (at, level) = (across(scaled(x)), down(y) + 4.0);
-            let (anchor, at) = if at > WIDTH * 0.7 { ("end", at - 10.0) } else { ("start", at + 10.0) };
+            let (anchor, at, level) = names.place(across(scaled(x)), down(y), &series.name);
             push(
                 &mut svg,
                 format_args!(
@@ -179,6 +178,40 @@ pub fn chart(form: Form, x_title: &str, y_title: &str, series: &[Series]) -> Opt
     }
     svg.push_str("</svg>");
     Some(svg)
+}
+
+/// Where names stand beside points: on the side where there is room, above or below where
+/// others stand already.
+#[derive(Default)]
+struct Names(Vec<(f64, f64, f64)>);
+
+impl Names {
+    /// Pixels of a letter, of the broad ones, and of a line.
+    const LETTER: f64 = 6.6;
+    const LINE: f64 = 13.0;
+
+    /// The anchor of a name beside a point, and where it stands.
+    fn place(&mut self, across: f64, down: f64, name: &str) -> (&'static str, f64, f64) {
+        let width = name.chars().count() as f64 * Self::LETTER;
+        let right = across + 10.0 + width <= WIDTH;
+        let (anchor, at) = if right { ("start", across + 10.0) } else { ("end", across - 10.0) };
+        let (left, end) = if right { (at, at + width) } else { (at - width, at) };
+        let free = |level: &f64| {
+            let met = |&(from, to, other): &(f64, f64, f64)| {
+                from < end && left < to && (other - level).abs() < Self::LINE
+            };
+            !self.0.iter().any(met)
+        };
+        // Line by line away from the point, as far as the frame goes.
+        let levels = (0..40).map(|step| {
+            let away = f64::from((step + 1) / 2) * Self::LINE;
+            down + 4.0 + if step % 2 == 0 { away } else { -away }
+        });
+        let mut within = levels.filter(|level| (TOP..HEIGHT - BOTTOM).contains(level));
+        let level = within.find(free).unwrap_or(down + 4.0);
+        self.0.push((left, end, level));
+        (anchor, at, level)
+    }
 }
 
 fn push(svg: &mut String, text: std::fmt::Arguments<'_>) {
@@ -220,9 +253,25 @@ mod tests {
                 assert!((LEFT..=WIDTH - RIGHT).contains(&x), "{x}");
             }
             assert!(svg.contains("a&lt;b") && !svg.contains("a<b"));
-            assert!(svg.contains("dot c1"), "colours begin again: {svg}");
+            assert!(svg.contains("dot c1 ring"), "colours begin again: {svg}");
         }
         assert_eq!(chart(Form::Lines, "x", "y", &[series(&[(f64::NAN, 1.0)])]), None);
         assert_eq!(chart(Form::Lines, "x", "y", &[]), None);
+    }
+
+    #[test]
+    fn names_of_points_beside_one_another_stand_apart_and_within_the_chart() {
+        let mut names = Names::default();
+        let at = |place: usize| (if place < 4 { 200.0 } else { 400.0 }, 100.0);
+        let all: Vec<_> =
+            (0..8).map(|place| names.place(at(place).0, at(place).1, "prompt-tuning")).collect();
+        assert_eq!((all[0].0, all[4].0), ("start", "end"));
+        for (left, right, level) in &names.0 {
+            assert!(*left > 0.0 && *right <= WIDTH && *level > 0.0 && *level < HEIGHT);
+            let met = |other: &&(f64, f64, f64)| {
+                other.0 < *right && *left < other.1 && (other.2 - level).abs() < Names::LINE
+            };
+            assert_eq!(names.0.iter().filter(met).count(), 1, "it meets itself alone");
+        }
     }
 }

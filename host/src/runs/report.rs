@@ -36,7 +36,7 @@ fn page(comparison: &Comparison, title: &str, config: &str) -> Result<String, mi
         .enumerate()
         .map(|(place, cells)| {
             let cells = cells.iter().enumerate().map(|(column, text)| cell(place, column, text));
-            context! { colour => place % COLOURS, cells => cells.collect::<Vec<_>>() }
+            context! { colour => place % COLOURS, ring => place >= COLOURS, cells => cells.collect::<Vec<_>>() }
         })
         .collect();
     let mut machines: Vec<String> = comparison.cells.iter().map(|cell| cell.record.machine.words()).collect();
