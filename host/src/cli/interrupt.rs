@@ -11,12 +11,15 @@ extern "C" fn note(_: libc::c_int) {
     CAME.store(true, Ordering::SeqCst);
 }
 
-/// From now on an interrupt is kept for [`came`].
+/// From now on an interrupt is kept for [`came`], unless whoever started the program wants
+/// it to be ignored, as a shell does of what runs in the background.
 pub fn watch() {
     let handler: extern "C" fn(libc::c_int) = note;
     // SAFETY: the handler does nothing but store to an atomic.
     unsafe {
-        libc::signal(libc::SIGINT, handler as libc::sighandler_t);
+        if libc::signal(libc::SIGINT, handler as libc::sighandler_t) == libc::SIG_IGN {
+            libc::signal(libc::SIGINT, libc::SIG_IGN);
+        }
     }
 }
 
