@@ -51,8 +51,8 @@ fn run() -> Result<(), String> {
     nvcc(&[KERNELS], &arguments, &out.join("libhost_kernels.a"))?;
     let arguments = [&arguments[..], &["-DSIMULATED"]].concat();
     nvcc(&[KERNELS, SIMULATED], &arguments, &out.join("libsimulated_kernels.a"))?;
-    for library in ["static=host_kernels", "static=simulated_kernels", "stdc++"] {
-        println!("cargo::rustc-link-lib={library}");
+    for library in ["host_kernels", "simulated_kernels"] {
+        println!("cargo::rustc-link-lib=static={library}");
     }
     println!("cargo::rustc-link-search=native={}", out.display());
     Ok(())

@@ -4,26 +4,26 @@
 // in another order of turns, and what some lanes do without the others is found.
 //
 // Shared memory, stacks and so variables begin as no numbers, and what lies behind shared
-// memory is looked at.
+// memory is looked at. Nothing here asks for C++'s library, to which programs are not linked.
 
 // Jumps go to other stacks here, which a checked longjmp takes for a mistake.
 #undef _FORTIFY_SOURCE
 
 #include "simulated.h"
 
-#include <algorithm>
 #include <math.h>
-#include <random>
 #include <setjmp.h>
+#include <stdlib.h>
 #include <string.h>
 #include <ucontext.h>
-#include <vector>
 
 thread_local Simulated simulated;
 
 namespace {
 
 const int LANES = 32;
+// Threads of a block at most.
+const int THREADS = 1024;
 const size_t STACK = 32 << 10;
 // Floats behind shared memory that stay as they are.
 const int GUARD = 64;
@@ -42,7 +42,8 @@ struct Thread {
 };
 
 struct Block {
-    std::vector<Thread> threads;
+    Thread threads[THREADS];
+    int count;
     jmp_buf turns;
     int turn;
     void (*run)(const void *, const void *);
@@ -50,8 +51,8 @@ struct Block {
 };
 
 thread_local Block *block;
-// The stacks of its threads, one behind the other.
-thread_local std::vector<char> stacks;
+// The stacks of its threads, one behind the other; they stay for the next block.
+thread_local char *stacks;
 
 void thread_of_block() {
     block->run(block->arrays, block->numbers);
@@ -188,7 +189,7 @@ template <int PLACES, int TOGETHER> const char *multiply(void *const (&lanes)[LA
 
 // What the threads of a warp wait for together, if they do.
 const char *warps_go_on(bool &some) {
-    for (size_t first = 0; first < block->threads.size(); first += LANES) {
+    for (int first = 0; first < block->count; first += LANES) {
         Thread *warp = &block->threads[first];
         void *lanes[LANES];
         bool all = true;
@@ -210,12 +211,35 @@ const char *warps_go_on(bool &some) {
     return nullptr;
 }
 
-const char *turns_of_block(std::vector<int> &order, unsigned kind, std::mt19937 &random) {
+// In which order threads take turns.
+struct Order {
+    unsigned kind;
+    int turns[THREADS];
+
+    Order(unsigned kind, int count) : kind(kind) {
+        for (int turn = 0; turn < count; turn++)
+            turns[turn] = kind == 1 ? count - 1 - turn : turn;
+    }
+
+    // Another one each time, by the numbers of a linear congruential generator.
+    void shuffle(int count) {
+        for (int left = count; kind > 1 && left > 1; left--) {
+            random = random * 6364136223846793005ull + 1442695040888963407ull;
+            const int other = (int)((random >> 33) % left), turn = turns[left - 1];
+            turns[left - 1] = turns[other];
+            turns[other] = turn;
+        }
+    }
+
+    uint64_t random = kind;
+};
+
+const char *turns_of_block(Order &order) {
     for (;;) {
-        if (kind > 1)
-            std::shuffle(order.begin(), order.end(), random);
+        order.shuffle(block->count);
         bool some = false;
-        for (int turn : order) {
+        for (int place = 0; place < block->count; place++) {
+            const int turn = order.turns[place];
             if (block->threads[turn].state > Thread::READY)
                 continue;
             take_turn(turn);
@@ -226,15 +250,17 @@ const char *turns_of_block(std::vector<int> &order, unsigned kind, std::mt19937 
         if (some)
             continue;
         const Thread &first = block->threads[0];
-        for (const Thread &thread : block->threads)
+        for (int turn = 0; turn < block->count; turn++) {
+            const Thread &thread = block->threads[turn];
             if (thread.state != first.state || (thread.state == Thread::AT_BARRIER && thread.line != first.line))
                 return "threads wait for others that do not come";
+        }
         if (first.state == Thread::DONE)
             return nullptr;
         if (first.state == Thread::IN_WARP)
             return "lanes of a warp wait for others that do not come";
-        for (Thread &thread : block->threads)
-            thread.state = Thread::READY;
+        for (int turn = 0; turn < block->count; turn++)
+            block->threads[turn].state = Thread::READY;
     }
 }
 
@@ -290,47 +316,49 @@ void multiply_tf32(float *top, float *bottom, const float (&a)[4], const float (
 
 const char *simulate(int64_t blocks, int threads, unsigned order, int64_t shared_bytes,
                      void (*run)(const void *, const void *), const void *arrays, const void *numbers) {
-    Block own;
-    own.threads = std::vector<Thread>(threads);
-    own.run = run;
-    own.arrays = arrays;
-    own.numbers = numbers;
-    stacks.resize(threads * STACK);
-    block = &own;
-    const size_t floats = shared_bytes / sizeof(float);
-    std::vector<float> memory(floats + GUARD + 4);
-    float *shared = memory.data();
-    while ((uintptr_t)shared % 16 != 0)
-        shared++;
-    std::vector<int> turns(threads);
-    for (int turn = 0; turn < threads; turn++)
-        turns[turn] = order == 1 ? threads - 1 - turn : turn;
-    std::mt19937 random(order);
+    if (threads > THREADS || threads % LANES != 0)
+        return "a block has no such number of threads";
+    const size_t floats = shared_bytes / sizeof(float), guarded = GUARD * sizeof(float);
+    stacks = stacks ? stacks : (char *)malloc(THREADS * STACK);
+    float *shared = (float *)aligned_alloc(16, (shared_bytes + guarded + 15) / 16 * 16);
+    block = (Block *)calloc(1, sizeof(Block));
+    if (!stacks || !shared || !block)
+        return "there is not memory enough to simulate a GPU";
+    float guard[GUARD];
+    for (float &number : guard)
+        number = -123.0f;
+    block->count = threads;
+    block->run = run;
+    block->arrays = arrays;
+    block->numbers = numbers;
+    Order turns(order, threads);
     simulated.threads.x = (unsigned)threads;
     simulated.blocks.x = (unsigned)blocks;
     simulated.shared = shared;
-    const std::vector<float> guard(GUARD, -123.0f);
-    for (int64_t number = 0; number < blocks; number++) {
+    const char *wrong = nullptr;
+    for (int64_t number = 0; number < blocks && !wrong; number++) {
         simulated.block.x = (unsigned)number;
-        std::fill(shared, shared + floats, NAN);
-        memcpy(shared + floats, guard.data(), GUARD * sizeof(float));
-        std::fill(stacks.begin(), stacks.end(), (char)0xff);
+        for (size_t place = 0; place < floats; place++)
+            shared[place] = NAN;
+        memcpy(shared + floats, guard, guarded);
+        memset(stacks, 0xff, threads * STACK);
         for (int turn = 0; turn < threads; turn++) {
-            Thread &thread = own.threads[turn];
+            Thread &thread = block->threads[turn];
             thread.state = Thread::NEW;
             getcontext(&thread.context);
-            thread.context.uc_stack.ss_sp = stacks.data() + turn * STACK;
+            thread.context.uc_stack.ss_sp = stacks + turn * STACK;
             thread.context.uc_stack.ss_size = STACK;
             thread.context.uc_link = nullptr;
             makecontext(&thread.context, thread_of_block, 0);
         }
-        if (const char *wrong = turns_of_block(turns, order, random))
-            return wrong;
-        for (int turn = 0; turn < threads; turn++)
+        wrong = turns_of_block(turns);
+        for (int turn = 0; turn < threads && !wrong; turn++)
             if (stacks[turn * STACK] != (char)0xff)
-                return "a thread has more variables than its stack here holds";
-        if (memcmp(shared + floats, guard.data(), GUARD * sizeof(float)) != 0)
-            return "something is written behind a block's shared memory";
+                wrong = "a thread has more variables than its stack here holds";
+        if (!wrong && memcmp(shared + floats, guard, guarded) != 0)
+            wrong = "something is written behind a block's shared memory";
     }
-    return nullptr;
+    free(shared);
+    free(block);
+    return wrong;
 }

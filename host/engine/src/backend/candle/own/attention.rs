@@ -332,7 +332,7 @@ mod tests {
                     let [qkv, dout] = [&qkv, &dout].map(|x| x.to_dtype(dtype).unwrap());
                     let case = format!("{heads} heads of {size}, {dropout:?}, {precision:?} of {dtype:?}");
                     let here = Own::new(&Device::Cpu).unwrap();
-                    let simulated = |order, blocks| Own::simulated(Simulated { order, blocks }).unwrap();
+                    let simulated = |order, blocks| Own::simulated(Simulated { order, blocks });
                     // The text for the processor, and a GPU that is simulated.
                     for [(own, other_way_round), (other, yet)] in [
                         [(here.clone(), false), (here, true)],

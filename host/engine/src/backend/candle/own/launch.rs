@@ -2,6 +2,7 @@
 //! same text compiled for the processor.
 
 use std::collections::BTreeMap;
+use std::ffi::c_void;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use candle_core::backend::BackendStorage;
@@ -15,7 +16,6 @@ use half::bf16;
 use super::arrays::{Arrays, INPUTS, Made, address, place, place_here, place_to_write, read};
 use super::kernels::Kernel;
 use super::numbers::Numbers;
-#[cfg(test)]
 use super::simulated::Simulated;
 use crate::backend::BackendError;
 use crate::device::Precision;
@@ -49,9 +49,8 @@ struct Ready {
 pub struct Own {
     /// None on candle's CPU device.
     cuda: Option<Arc<Cuda>>,
-    /// Whether a GPU is simulated on candle's CPU device.
-    #[cfg(test)]
-    simulated: Option<Simulated>,
+    /// What runs kernels on candle's CPU device in the place of their text for it.
+    instead: Option<Arc<dyn Instead>>,
     /// What the products of attention's tiles are of: with `Tf32` and `Bf16` tensor cores
     /// make them, of numbers rounded to that.
     pub(super) precision: Precision,
@@ -73,18 +72,12 @@ impl Own {
             }
             Device::Metal(_) => return Err(BackendError::Wrong("Metal takes no kernels of CUDA".into())),
         };
-        Ok(Own {
-            cuda,
-            #[cfg(test)]
-            simulated: None,
-            precision: Precision::Fp32,
-        })
+        Ok(Own { cuda, instead: None, precision: Precision::Fp32 })
     }
 
-    /// The kernels on candle's CPU device as a GPU runs them, threads in an order.
-    #[cfg(test)]
-    pub fn simulated(order: Simulated) -> Result<Own> {
-        Ok(Own { simulated: Some(order), ..Own::new(&Device::Cpu)? })
+    /// The kernels on candle's CPU device, as a GPU runs them.
+    pub fn simulated(gpu: Simulated) -> Own {
+        Own { cuda: None, instead: Some(Arc::new(gpu)), precision: Precision::Fp32 }
     }
 
     /// The same kernels, which compute in another precision.
@@ -187,6 +180,25 @@ impl Own {
         };
         Ok(address(tensor, &cuda.stream)?)
     }
+}
+
+/// What runs kernels on the processor, but for their text. It is no part of a program that
+/// does not name it.
+pub trait Instead: Send + Sync {
+    /// Runs a kernel, by its name, of so many blocks and threads of a block.
+    ///
+    /// # Safety
+    /// The arrays are as long as the numbers say, which are those of the kernel.
+    ///
+    /// # Errors
+    /// What went wrong.
+    unsafe fn run(
+        &self,
+        name: &'static str,
+        blocks_and_threads: [usize; 2],
+        arrays: &Arrays,
+        numbers: *const c_void,
+    ) -> Result<()>;
 }
 
 /// A kernel that writes to an array that there is.
@@ -333,12 +345,23 @@ impl Own {
             arrays.inputs[number] = place_here(storage, layout)?;
             arrays.note(number, storage.dtype());
         }
-        #[cfg(test)]
-        if let Some(order) = self.simulated {
-            return order.run(kernel, &numbers, &arrays);
+        let known = kernel.known()?;
+        match &self.instead {
+            // SAFETY: the arrays are as long as the numbers say.
+            None => unsafe { known.run(&arrays, &numbers) },
+            Some(instead) => {
+                let blocks = numbers.rows().div_ceil(known.rows_of_block(kernel.threads));
+                // SAFETY: as above; these are the kernel's numbers.
+                unsafe {
+                    instead.run(
+                        kernel.name,
+                        [blocks, kernel.threads as usize],
+                        &arrays,
+                        (&raw const numbers).cast(),
+                    )
+                }?;
+            }
         }
-        // SAFETY: the arrays are as long as the numbers say.
-        unsafe { kernel.known()?.run(&arrays, &numbers) };
         Ok(())
     }
 }

@@ -3,8 +3,8 @@
 //! program and carried in it.
 //!
 //! Before they are used on a card, each is held there against the same kernel
-//! compiled for the processor; `cargo test --features cuda` holds that against the
-//! composition. On candle's CPU device the latter runs too, for the tests.
+//! compiled for the processor. Tests run what a card runs on a GPU that is simulated
+//! (`simulated.rs`), and hold it against the composition.
 
 mod arrays;
 mod attention;
@@ -21,10 +21,10 @@ mod one_query;
 mod optimizer;
 mod products;
 mod run;
-#[cfg(test)]
 mod simulated;
 mod sums;
 
 pub use check::checked;
 pub use held::Held;
 pub use launch::Own;
+pub use simulated::Simulated;

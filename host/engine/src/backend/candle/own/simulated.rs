@@ -4,8 +4,7 @@
 use std::ffi::{CStr, c_char, c_void};
 
 use super::arrays::Arrays;
-use super::kernels::Kernel;
-use super::numbers::Numbers;
+use super::launch::Instead;
 use crate::backend::BackendError;
 
 unsafe extern "C" {
@@ -20,36 +19,32 @@ unsafe extern "C" {
     ) -> *const c_char;
 }
 
-/// The order in which threads take turns, and blocks at most, of which each works on more.
+/// A GPU that is simulated.
 #[derive(Clone, Copy, Debug)]
 pub struct Simulated {
-    /// 0 as they are, 1 the other way round, and any other number shuffles them.
+    /// In which order threads take turns: 0 as they are, 1 the other way round, and any
+    /// other number shuffles them.
     pub order: u32,
+    /// Blocks at most, of which each works on more.
     pub blocks: usize,
 }
 
-impl Simulated {
-    /// Runs a kernel.
-    ///
-    /// # Errors
-    /// What a GPU would not have done.
-    pub fn run<N: Numbers>(
-        self,
-        kernel: &Kernel<N>,
-        numbers: &N,
+impl Instead for Simulated {
+    unsafe fn run(
+        &self,
+        name: &'static str,
+        [blocks, threads]: [usize; 2],
         arrays: &Arrays,
+        numbers: *const c_void,
     ) -> Result<(), BackendError> {
-        let rows = kernel.known()?.rows_of_block(kernel.threads);
-        let blocks = numbers.rows().div_ceil(rows).min(self.blocks) as i64;
-        // SAFETY: the kernel takes these two structures; the arrays are as long as the
-        // numbers say; a sentence is there as long as the program.
+        let blocks = blocks.min(self.blocks) as i64;
+        // SAFETY: as the caller says; the name is as long as is said, and a sentence is
+        // there as long as the program.
         let wrong = unsafe {
-            let (name, length) = (kernel.name.as_ptr().cast(), kernel.name.len());
-            let numbers = (&raw const *numbers).cast();
-            let wrong =
-                simulated_kernel(name, length, arrays, numbers, blocks, kernel.threads as i32, self.order);
+            let (start, length) = (name.as_ptr().cast(), name.len());
+            let wrong = simulated_kernel(start, length, arrays, numbers, blocks, threads as i32, self.order);
             (!wrong.is_null()).then(|| CStr::from_ptr(wrong).to_string_lossy())
         };
-        wrong.map_or(Ok(()), |wrong| Err(BackendError::Wrong(format!("{}: {wrong}", kernel.name))))
+        wrong.map_or(Ok(()), |wrong| Err(BackendError::Wrong(format!("{name}: {wrong}"))))
     }
 }
