@@ -85,7 +85,13 @@ fn computed_on(mut spec: CellSpec, device: Option<&str>) -> Result<CellSpec> {
         Some("auto") => None,
         Some(name) => Some(name.parse().context("--device")?),
     };
-    spec.device = info::usable(wanted).context("--device cpu computes on every machine")?;
+    let usable = info::usable(wanted);
+    spec.device = match device {
+        Some(_) => usable?,
+        None => usable.with_context(|| {
+            format!("{} was trained on {}; --device cpu evaluates without it", spec.title(), spec.device)
+        })?,
+    };
     if spec.device.computes(spec.precision).is_err() {
         terminal::note(&format!("{} computes in fp32; it was {} in training", spec.device, spec.precision));
         spec.precision = Precision::Fp32;
