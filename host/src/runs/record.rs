@@ -138,20 +138,18 @@ impl Finished {
     /// # Errors
     /// What is missing or broken, with advice.
     pub fn check(&self) -> Result<()> {
-        let broken = match self.incomplete() {
-            Some(sentence) => Some(sentence),
-            None => self.record.saved.iter().find_map(|(name, saved)| {
-                let path = self.directory.join(name);
-                let changed = Saved::now(&path).map_or(true, |now| now != *saved);
-                changed.then(|| format!("{} is not what was saved", path.display()))
-            }),
-        };
-        match broken {
-            Some(sentence) => bail!(
-                "{sentence}; `host run` with the config of this run keeps what is left and trains the cell again"
-            ),
-            None => Ok(()),
+        const ADVICE: &str =
+            "`host run` with the config of this run keeps what is left and trains the cell again";
+        if let Some(sentence) = self.incomplete() {
+            bail!("{sentence}; {ADVICE}");
         }
+        for (name, saved) in &self.record.saved {
+            let path = self.directory.join(name);
+            if Saved::now(&path)? != *saved {
+                bail!("{} is not what was saved; {ADVICE}", path.display());
+            }
+        }
+        Ok(())
     }
 }
 

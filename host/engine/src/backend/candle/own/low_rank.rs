@@ -1,7 +1,7 @@
 //! Low-rank updates of linear layers, and their gradients: where products are of bf16, by
 //! kernels that read an input once and drop in registers, elsewhere by products.
 
-use candle_core::{DType, Tensor};
+use candle_core::Tensor;
 
 use super::kernels::{self, ADD_ROWS, Kernel};
 use super::launch::Own;
@@ -51,11 +51,18 @@ pub struct Dropped {
 
 /// A factor: [columns, rank] where it is read across, or else [rank, columns].
 #[derive(Clone, Copy)]
-pub struct Factor<'a> {
-    pub array: &'a Tensor,
+pub struct Factor<Array> {
+    pub array: Array,
     pub across: bool,
     /// What products with it are multiplied by.
     pub scale: f32,
+}
+
+impl<Array> Factor<Array> {
+    /// The same of an array.
+    fn of<Other>(self, array: Other) -> Factor<Other> {
+        Factor { array, across: self.across, scale: self.scale }
+    }
 }
 
 impl Wide {
@@ -103,7 +110,7 @@ impl Own {
         wide: Wide,
         x: &Tensor,
         dropped: Option<&Dropped>,
-        factor: Factor<'_>,
+        factor: Factor<&Tensor>,
         low: &Tensor,
     ) -> Result<()> {
         let numbers = numbers::LowRank {
@@ -125,7 +132,7 @@ impl Own {
         wide: Wide,
         low: &Tensor,
         dropped: Option<&Dropped>,
-        factor: Factor<'_>,
+        factor: Factor<&Tensor>,
         (out, adds): (&Tensor, bool),
     ) -> Result<()> {
         let blocks = wide.rows.div_ceil(UP_ROWS) * wide.columns.div_ceil(UP_COLUMNS);
@@ -172,14 +179,64 @@ impl Candle {
         program: &Program,
         instruction: &Instruction,
     ) -> Result<bool> {
-        let (Instruction::LowRank { a, .. } | Instruction::LowRankBackward { a, .. }) = *instruction else {
-            return Ok(false);
-        };
-        match self.products == Products::Bf16 && self.shape(program, a).0 <= RANKS {
-            true => self.low_rank_by_kernels(own, program, instruction)?,
-            false => self.low_rank_by_products(own, program, instruction)?,
+        match *instruction {
+            Instruction::LowRank { x, a, b, hidden, y, first_column, scale, dropout } => {
+                let ((rank, inputs), (outputs, _)) = (self.shape(program, a), self.shape(program, b));
+                let (rows, pitch) = self.shape(program, y);
+                let low = self.writable(program, hidden, true)?;
+                let wide = Wide { rows, columns: inputs, first: 0, pitch: inputs, rank };
+                let of = Factor { array: a, across: false, scale: 1.0 };
+                self.low_rank_down(own, program, wide, (x, dropout), of, &low)?;
+                let low = self.operand(own, program, hidden)?;
+                let wide = Wide { rows, columns: outputs, first: first_column, pitch, rank };
+                let of = Factor { array: b, across: true, scale };
+                self.low_rank_up(own, program, wide, &low, of, (y, true, None))?;
+            }
+            Instruction::LowRankBackward {
+                dy,
+                x,
+                a,
+                b,
+                hidden,
+                da,
+                db,
+                dx,
+                first_column,
+                scale,
+                dropout,
+                ..
+            } => {
+                let ((rank, inputs), (outputs, _)) = (self.shape(program, a), self.shape(program, b));
+                let (rows, pitch) = self.shape(program, dy);
+                // SAFETY: all of it is written.
+                let low = unsafe { Tensor::empty(rows * rank, self.products.operands(), &self.device) }?;
+                let wide = Wide { rows, columns: outputs, first: first_column, pitch, rank };
+                let of = Factor { array: b, across: true, scale };
+                self.low_rank_down(own, program, wide, (dy, None), of, &low)?;
+                if let Some(db) = db {
+                    let (dy, hidden) = (self.operand(own, program, dy)?, self.operand(own, program, hidden)?);
+                    let dy = Side::new(&dy, pitch).from(first_column).across();
+                    let product = weight_gradient([outputs, rank, rows], dy, Side::new(&hidden, rank), scale);
+                    self.set(program, db, product.made()?, true)?;
+                }
+                let wide = Wide { rows, columns: inputs, first: 0, pitch: inputs, rank };
+                if let (Some(da), Some(x)) = (da, x) {
+                    let gradient = self.low_rank_gradient(own, program, wide, (x, dropout), &low)?;
+                    self.set(program, da, gradient, true)?;
+                }
+                if let Some((dx, accumulate)) = dx {
+                    let of = Factor { array: a, across: false, scale: 1.0 };
+                    self.low_rank_up(own, program, wide, &low, of, (dx, accumulate, dropout))?;
+                }
+            }
+            _ => return Ok(false),
         }
         Ok(true)
+    }
+
+    /// Whether there are kernels for a rank, or else products.
+    fn by_kernels(&self, wide: Wide) -> bool {
+        self.products == Products::Bf16 && wide.rank <= RANKS
     }
 
     /// By what a dropout of the rows of a value drops them.
@@ -197,198 +254,122 @@ impl Candle {
         Ok(Some(Dropped { mask: mask.into(), packing, lists }))
     }
 
-    fn low_rank_by_kernels(&mut self, own: &Own, program: &Program, instruction: &Instruction) -> Result<()> {
-        match *instruction {
-            Instruction::LowRank { x, a, b, hidden, y, first_column, scale, dropout } => {
-                let ((rank, inputs), (outputs, _)) = (self.shape(program, a), self.shape(program, b));
-                let (rows, pitch) = self.shape(program, y);
-                let dropped = self.dropped(program, x, dropout)?;
-                let (a, b) = (self.weight(program, a)?, self.weight(program, b)?);
-                let input = self.peek(program, x)?;
-                let low = self.writable(program, hidden, true)?;
-                let wide = Wide { rows, columns: inputs, first: 0, pitch: inputs, rank };
-                let factor = Factor { array: &a, across: false, scale: 1.0 };
-                own.low_rank_down(wide, &input, dropped.as_ref(), factor, &low)?;
-                let out = self.writable(program, y, false)?;
-                let wide = Wide { rows, columns: outputs, first: first_column, pitch, rank };
-                let factor = Factor { array: &b, across: true, scale };
-                own.low_rank_up(wide, &low, None, factor, (&out, true))
-            }
-            Instruction::LowRankBackward {
-                dy,
-                x,
-                a,
-                b,
-                hidden,
-                da,
-                db,
-                dx,
-                first_column,
-                scale,
-                dropout,
-                ..
-            } => {
-                let ((rank, inputs), (outputs, _)) = (self.shape(program, a), self.shape(program, b));
-                let (rows, pitch) = self.shape(program, dy);
-                let (a, b) = (self.weight(program, a)?, self.weight(program, b)?);
-                let gradient = self.peek(program, dy)?;
-                // SAFETY: all of it is written.
-                let low = unsafe { Tensor::empty(rows * rank, DType::BF16, &self.device) }?;
-                let wide = Wide { rows, columns: outputs, first: first_column, pitch, rank };
-                own.low_rank_down(wide, &gradient, None, Factor { array: &b, across: true, scale }, &low)?;
-                if let Some(db) = db {
-                    let (dy, hidden) = (self.operand(own, program, dy)?, self.operand(own, program, hidden)?);
-                    let dy = Side::new(&dy, pitch).from(first_column).across();
-                    let product = weight_gradient([outputs, rank, rows], dy, Side::new(&hidden, rank), scale);
-                    self.set(program, db, product.made()?, true)?;
-                }
-                let wide = Wide { rows, columns: inputs, first: 0, pitch: inputs, rank };
-                let of = x.or(dx.map(|(dx, _)| dx));
-                let dropped = of.map(|of| self.dropped(program, of, dropout)).transpose()?.flatten();
-                if let (Some(da), Some(x)) = (da, x) {
-                    let input = self.peek(program, x)?;
-                    let sums = own.low_rank_gradient(wide, &input, dropped.as_ref(), &low)?;
-                    self.set(program, da, sums, true)?;
-                }
-                if let Some((dx, accumulate)) = dx {
-                    let out = self.writable(program, dx, !accumulate)?;
-                    let factor = Factor { array: &a, across: false, scale: 1.0 };
-                    own.low_rank_up(wide, &low, dropped.as_ref(), factor, (&out, accumulate))?;
-                }
-                Ok(())
-            }
-            _ => Ok(()),
+    /// [`Own::low_rank_down`] of a value behind a dropout.
+    fn low_rank_down(
+        &self,
+        own: &Own,
+        program: &Program,
+        wide: Wide,
+        (x, dropout): (ValueId, Option<Dropout>),
+        factor: Factor<ValueId>,
+        low: &Tensor,
+    ) -> Result<()> {
+        if self.by_kernels(wide) {
+            let (array, dropped) = (self.weight(program, factor.array)?, self.dropped(program, x, dropout)?);
+            return own.low_rank_down(
+                wide,
+                &self.peek(program, x)?,
+                dropped.as_ref(),
+                factor.of(&array),
+                low,
+            );
         }
+        let input = self.dropped_operand(own, program, x, dropout)?;
+        let array = self.operand(own, program, factor.array)?;
+        let product = Product {
+            rows: wide.rows,
+            columns: wide.rank,
+            inner: wide.columns,
+            left: Side::new(&input, wide.pitch).from(wide.first),
+            right: match factor.across {
+                true => Side::new(&array, wide.rank),
+                false => Side::new(&array, wide.columns).across(),
+            },
+            factor: factor.scale,
+            pitch: wide.rank,
+            first: 0,
+            accumulate: false,
+        };
+        product.write_to(low)
     }
 
-    fn low_rank_by_products(
+    /// [`Own::low_rank_up`] into a value, or added to it, behind a dropout.
+    fn low_rank_up(
         &mut self,
         own: &Own,
         program: &Program,
-        instruction: &Instruction,
+        wide: Wide,
+        low: &Tensor,
+        factor: Factor<ValueId>,
+        (out, adds, dropout): (ValueId, bool, Option<Dropout>),
     ) -> Result<()> {
-        match *instruction {
-            Instruction::LowRank { x, a, b, hidden, y, first_column, scale, dropout } => {
-                let ((rank, inputs), (outputs, _)) = (self.shape(program, a), self.shape(program, b));
-                let (rows, pitch) = self.shape(program, y);
-                let input = self.dropped_operand(own, program, x, dropout)?;
-                let a = self.operand(own, program, a)?;
-                let product = Product {
-                    rows,
-                    columns: rank,
-                    inner: inputs,
-                    left: Side::new(&input, inputs),
-                    right: Side::new(&a, inputs).across(),
-                    factor: 1.0,
-                    pitch: rank,
-                    first: 0,
-                    accumulate: false,
-                };
-                product.write_to(&self.writable(program, hidden, true)?)?;
-                let (low, b) = (self.operand(own, program, hidden)?, self.operand(own, program, b)?);
-                let product = Product {
-                    rows,
-                    columns: outputs,
-                    inner: rank,
-                    left: Side::new(&low, rank),
-                    right: Side::new(&b, rank).across(),
-                    factor: scale,
-                    pitch,
-                    first: first_column,
-                    accumulate: true,
-                };
-                product.write_to(&self.writable(program, y, false)?)?;
-            }
-            Instruction::LowRankBackward {
-                dy,
-                x,
-                a,
-                b,
-                hidden,
-                da,
-                db,
-                dx,
-                first_column,
-                scale,
-                dropout,
-                ..
-            } => {
-                let ((rank, inputs), (outputs, _)) = (self.shape(program, a), self.shape(program, b));
-                let (rows, pitch) = self.shape(program, dy);
-                let gradient = self.operand(own, program, dy)?;
-                let gradient = Side::new(&gradient, pitch).from(first_column);
-                let b = self.operand(own, program, b)?;
-                let low = Product {
-                    rows,
-                    columns: rank,
-                    inner: outputs,
-                    left: gradient,
-                    right: Side::new(&b, rank),
-                    factor: scale,
-                    pitch: rank,
-                    first: 0,
-                    accumulate: false,
-                };
-                let low = low.made_of(self.products.operands())?;
-                if let Some(db) = db {
-                    let hidden = self.operand(own, program, hidden)?;
-                    let hidden = Side::new(&hidden, rank);
-                    let product = weight_gradient([outputs, rank, rows], gradient.across(), hidden, scale);
-                    self.set(program, db, product.made()?, true)?;
-                }
-                let low = Side::new(&low, rank);
-                if let (Some(da), Some(x)) = (da, x) {
-                    let input = self.dropped_operand(own, program, x, dropout)?;
-                    let input = Side::new(&input, inputs);
-                    let product = weight_gradient([rank, inputs, rows], low.across(), input, 1.0);
-                    self.set(program, da, product.made()?, true)?;
-                }
-                if let Some((dx, accumulate)) = dx {
-                    let a = self.operand(own, program, a)?;
-                    let product = Product {
-                        rows,
-                        columns: inputs,
-                        inner: rank,
-                        left: low,
-                        right: Side::new(&a, inputs),
-                        factor: 1.0,
-                        pitch: inputs,
-                        first: 0,
-                        accumulate,
-                    };
-                    self.add_low_rank_gradient(own, program, &product, dx, dropout)?;
-                }
-            }
-            _ => {}
+        if self.by_kernels(wide) {
+            let (array, dropped) =
+                (self.weight(program, factor.array)?, self.dropped(program, out, dropout)?);
+            let out = self.writable(program, out, !adds)?;
+            return own.low_rank_up(wide, low, dropped.as_ref(), factor.of(&array), (&out, adds));
         }
-        Ok(())
+        let array = self.operand(own, program, factor.array)?;
+        let product = Product {
+            rows: wide.rows,
+            columns: wide.columns,
+            inner: wide.rank,
+            left: Side::new(low, wide.rank),
+            right: match factor.across {
+                true => Side::new(&array, wide.rank).across(),
+                false => Side::new(&array, wide.columns),
+            },
+            factor: factor.scale,
+            pitch: wide.pitch,
+            first: wide.first,
+            accumulate: adds,
+        };
+        self.add_dropped(own, program, &product, out, dropout)
     }
 
-    /// Puts the gradient of a low-rank update's input at its place, behind its dropout.
-    fn add_low_rank_gradient(
+    /// [`Own::low_rank_gradient`] of a value behind a dropout.
+    fn low_rank_gradient(
+        &self,
+        own: &Own,
+        program: &Program,
+        wide: Wide,
+        (x, dropout): (ValueId, Option<Dropout>),
+        low: &Tensor,
+    ) -> Result<Tensor> {
+        if self.by_kernels(wide) {
+            let dropped = self.dropped(program, x, dropout)?;
+            return own.low_rank_gradient(wide, &self.peek(program, x)?, dropped.as_ref(), low);
+        }
+        let input = self.dropped_operand(own, program, x, dropout)?;
+        let (low, input) = (Side::new(low, wide.rank).across(), Side::new(&input, wide.columns));
+        weight_gradient([wide.rank, wide.columns, wide.rows], low, input, 1.0).made()
+    }
+
+    /// Puts a product at a value's place, or adds it, behind a dropout.
+    fn add_dropped(
         &mut self,
         own: &Own,
         program: &Program,
         product: &Product<'_>,
-        dx: ValueId,
+        out: ValueId,
         dropout: Option<Dropout>,
     ) -> Result<()> {
         let mask = dropout.and_then(|dropout| masks::mask(&self.step, dropout));
         let (Some(mask), Some(dropout)) = (mask, dropout) else {
-            return product.write_to(&self.writable(program, dx, !product.accumulate)?);
+            return product.write_to(&self.writable(program, out, !product.accumulate)?);
         };
-        let rows = self.rows_of(program, dx);
+        let rows = self.rows_of(program, out);
         if !product.accumulate {
             let gradient = product.made_of(self.products.operands())?;
             let dropped = self.own_dropout(&gradient, dropout, &rows, product.columns)?;
             let dropped = dropped.ok_or_else(|| BackendError::Wrong("a dropout without its mask".into()))?;
-            return self.set(program, dx, dropped, false);
+            return self.set(program, out, dropped, false);
         }
         let numbers = RowDropout::with(product.rows, product.columns, mask, &rows);
         let [starts, places] = self.packing_arrays(&rows)?;
         let gradient = product.made_of(self.products.operands())?;
         let inputs = [&gradient, &starts, &places].map(Some);
-        own.run_into(&ADD_ROWS, numbers, &inputs, &self.writable(program, dx, false)?)
+        own.run_into(&ADD_ROWS, numbers, &inputs, &self.writable(program, out, false)?)
     }
 }
 
