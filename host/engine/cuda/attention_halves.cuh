@@ -22,6 +22,23 @@ BODY float kept_of(const Attention &n, RowMask mask, int key) {
     return n.has_mask ? factor(n.mask, mask, (uint32_t)key) : 1.0f;
 }
 
+// Of a tile's first `there` keys, from `key` on, those that a thread's two queries see. They are
+// counted before scores are visited, which leaves these in registers.
+struct Seen {
+    int keys[2];
+};
+
+template <bool BY_PLACE>
+BODY Seen seen_of(const Attention &n, const Place &at, int thread, int key, int there) {
+    Seen seen;
+#pragma unroll
+    for (int i = 0; i < 2; i++) {
+        const int row = top_of(thread) + row_of_part(lane_of(thread), 2 * i);
+        seen.keys[i] = keys_seen<BY_PLACE>(n, at.first + row, key, there);
+    }
+    return seen;
+}
+
 // What a thread has of two queries.
 template <int COLUMNS> struct Attending {
     Sums<COLUMNS> context;
@@ -33,19 +50,20 @@ template <int COLUMNS> struct Attending {
 };
 
 template <int COLUMNS> constexpr int attention_halves_floats() {
-    return 3 * HALF_TILE<COLUMNS>;
+    return 3 * HALF_TILE<COLUMNS> + BIASES;
 }
 
 // As `attention`.
-template <int COLUMNS>
+template <int COLUMNS, bool BY_PLACE = false>
 BODY void attention_halves_tile(const Arrays &arrays, const Attention &n, int64_t block, float *shared) {
     uint16_t *queries = (uint16_t *)shared, *keys = (uint16_t *)(shared + HALF_TILE<COLUMNS>);
     uint16_t *values = (uint16_t *)(shared + 2 * HALF_TILE<COLUMNS>);
-    const Place at = place_of(arrays, n, block);
-    const int size = (int)n.size, columns = (int)n.heads * size, pitch = 3 * columns;
-    const Numbers qkv = input(arrays, 0);
-    const int64_t first = at.start * pitch + at.head * size;
-    load_halves<COLUMNS>(queries, qkv, first + (int64_t)at.first * pitch, pitch, at.rows, size);
+    float *biases = shared + 3 * HALF_TILE<COLUMNS>;
+    const Place at = place_of(arrays, n, block, false);
+    const int size = (int)n.size, columns = (int)n.heads * size, pitch = (int)n.memory_pitch;
+    const int all_keys = keys_seen<BY_PLACE>(n, at);
+    const Numbers memory = input(arrays, 1);
+    load_halves<COLUMNS>(queries, input(arrays, 0), query_at(n, at, at.first), (int)n.query_pitch, at.rows, size);
     Own<Attending<COLUMNS>> all;
     EACH_HALF(thread) {
         Attending<COLUMNS> &own = all.of(thread) = {};
@@ -56,12 +74,16 @@ BODY void attention_halves_tile(const Arrays &arrays, const Attention &n, int64_
             own.masks[i] = mask_of_query(n, at, at.first + row);
         }
     }
-    for (int key = 0; key < at.length; key += TILE) {
-        const int there = rows_from(at.length, key);
-        const int64_t memory = first + columns + (int64_t)key * pitch;
+    for (int key = 0; key < all_keys; key += TILE) {
+        const int there = rows_from(all_keys, key);
+        const int64_t place = key_at(n, at, key);
         NEXT_PHASE();
-        load_halves<COLUMNS>(keys, qkv, memory, pitch, there, size);
-        load_halves<COLUMNS>(values, qkv, memory + columns, pitch, there, size);
+        load_halves<COLUMNS>(keys, memory, place, pitch, there, size);
+        load_halves<COLUMNS>(values, memory, place + columns, pitch, there, size);
+        EACH_HALF(thread) {
+            if (BY_PLACE)
+                put_biases(biases, arrays, n, at.head, at.first, key, thread);
+        }
         NEXT_PHASE();
         EACH_HALF(thread) {
             if (top_of(thread) < at.rows) {
@@ -69,8 +91,11 @@ BODY void attention_halves_tile(const Arrays &arrays, const Attention &n, int64_
                 own.scores = {};
                 own.found[0] = own.found[1] = -INFINITY;
                 add_across<COLUMNS>(own.scores, queries, keys, top_of(thread), there, lane_of(thread));
+                const Seen seen = seen_of<BY_PLACE>(n, at, thread, key, there);
                 each_sum(own.scores, lane_of(thread), [&](float &score, int i, int column) {
-                    score = column < there ? score * n.scale : -INFINITY;
+                    const int row = top_of(thread) + row_of_part(lane_of(thread), 2 * i);
+                    const float all = score_of<BY_PLACE>(score, n, biases, row, column);
+                    score = column < seen.keys[i] ? all : -INFINITY;
                     own.found[i] = fmaxf(own.found[i], score);
                 });
             }
@@ -106,8 +131,8 @@ BODY void attention_halves_tile(const Arrays &arrays, const Attention &n, int64_
         }
     }
     const Numbers context = output(arrays, 0);
-    const int64_t corner = (at.start + at.first) * columns + at.head * size;
-    float *log_sums = results(arrays, 1) + at.head * n.tokens + at.start + at.first;
+    const int64_t corner = context_at(n, at, at.first);
+    float *log_sums = results(arrays, 1) + of_query(n, at, at.first);
     EACH_HALF(thread) {
         if (top_of(thread) < at.rows) {
             Attending<COLUMNS> &own = all.of(thread);
@@ -126,3 +151,4 @@ BODY void attention_halves_tile(const Arrays &arrays, const Attention &n, int64_
 }
 HALVES_KERNEL(attention, 32, 4, Attention)
 HALVES_KERNEL(attention, 64, 4, Attention)
+PLACED_HALVES_KERNEL(attention, 64, 4, Attention)

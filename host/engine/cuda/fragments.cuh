@@ -22,6 +22,11 @@ BODY int lane_of(int thread) {
     BLOCK_KERNEL(NAME##_##COLUMNS##_bf16, HALF_THREADS, BLOCKS, NUMBERS,                          \
                  NAME##_halves_floats<COLUMNS>(), NAME##_halves_tile<COLUMNS>)
 
+// The same, of scores that depend on the places of query and key.
+#define PLACED_HALVES_KERNEL(NAME, COLUMNS, BLOCKS, NUMBERS)                                      \
+    BLOCK_KERNEL(NAME##_##COLUMNS##_placed_bf16, HALF_THREADS, BLOCKS, NUMBERS,                   \
+                 NAME##_halves_floats<COLUMNS>(), NAME##_halves_tile<COLUMNS, true>)
+
 // Numbers from row to row of a tile. Of the pairs that the lanes of a warp read at once, in
 // eight rows, no two lie in one bank, and rows begin where 16 bytes do.
 template <int COLUMNS> constexpr int HALF_WIDTH = COLUMNS + 8;

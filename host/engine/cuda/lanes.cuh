@@ -6,7 +6,7 @@
 #include "instructions.cuh"
 
 // Inputs of a kernel at most.
-const int INPUTS = 8;
+const int INPUTS = 12;
 
 // Inputs and outputs of a kernel; null where it has fewer, or where one is left out.
 struct Arrays {

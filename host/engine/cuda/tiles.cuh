@@ -99,6 +99,13 @@ template <class Variables> struct Own {
     BLOCK_KERNEL(NAME##_##COLUMNS##_tf32, THREADS, BLOCKS, NUMBERS, NAME##_floats<COLUMNS>(),     \
                  NAME##_tile<Tf32, COLUMNS>)
 
+// The same, of scores that depend on the places of query and key.
+#define PLACED_KERNEL(NAME, COLUMNS, BLOCKS, NUMBERS)                                             \
+    BLOCK_KERNEL(NAME##_##COLUMNS##_placed, THREADS, BLOCKS, NUMBERS, NAME##_floats<COLUMNS>(),   \
+                 NAME##_tile<Fp32, COLUMNS, true>)                                                \
+    BLOCK_KERNEL(NAME##_##COLUMNS##_placed_tf32, THREADS, BLOCKS, NUMBERS,                        \
+                 NAME##_floats<COLUMNS>(), NAME##_tile<Tf32, COLUMNS, true>)
+
 // A thread's share of a matrix of 64 rows and so many columns: a warp has 16 rows of one
 // half of the columns, and its lanes share them as they share what tensor cores give.
 template <int COLUMNS> struct Share {

@@ -21,10 +21,10 @@ const COMPOSED_SCORES: usize = 8;
 const COMPOSED_ARRAYS: usize = 4;
 
 /// Bytes that the second backend takes beside a program's values, by instruction.
-/// Sequences are padded there to the longest. For heads of at most
-/// `own_columns` columns it has kernels of attention within sequences, which make no
-/// array of scores. `halves` says by value whether it is stored in bf16, as its kernels
-/// read and write it.
+/// Sequences are padded there to the longest. For heads of at most `own_columns` columns it has
+/// kernels of attention, which make no array of scores, but not for scores by relative
+/// positions. `halves` says by value whether it is stored in bf16, as its kernels read and
+/// write it.
 pub fn composed_bytes(program: &Program, sizes: &Sizes, own_columns: usize, halves: &[bool]) -> Vec<usize> {
     let scores = |heads: usize| COMPOSED_SCORES * sizes.sequences * heads * sizes.longest * sizes.longest;
     let elements = |value: ValueId| program.value(value).elements(sizes);
@@ -48,10 +48,10 @@ pub fn composed_bytes(program: &Program, sizes: &Sizes, own_columns: usize, halv
             Instruction::Attend(attend)
             | Instruction::AttendBackward(AttendBackward { forward: attend, .. }) => {
                 let small = program.value(attend.out).columns(sizes) <= attend.heads * own_columns;
-                match (attend.memory_of_one_query(program), attend.has_one_query(program)) {
-                    (Some(_), _) if small => 0,
-                    (_, true) => scores(attend.heads) / sizes.longest.max(1),
-                    _ => scores(attend.heads),
+                match attend.has_one_query(program) {
+                    _ if small => 0,
+                    true => scores(attend.heads) / sizes.longest.max(1),
+                    false => scores(attend.heads),
                 }
             }
             Instruction::Absorbed(absorbed)

@@ -76,9 +76,9 @@ pub fn rounds(program: &Program, instruction: &Instruction) -> Rounds {
         {
             ByKernels(vec![forward.memory, dmemory])
         }
-        I::Attend(Attend { queries, memory, out, .. }) => ByCopies(vec![Some(queries), memory, Some(out)]),
+        I::Attend(Attend { queries, memory, out, .. }) => ByKernels(vec![Some(queries), memory, Some(out)]),
         I::AttendBackward(AttendBackward { forward, dout, dqueries, dmemory, .. }) => {
-            ByCopies(vec![Some(forward.queries), forward.memory, Some(dout), dqueries, dmemory])
+            ByKernels(vec![Some(forward.queries), forward.memory, Some(dout), dqueries, dmemory])
         }
         I::Absorbed(absorbed) => ByCopies(vec![Some(absorbed.x)]),
         I::AbsorbedBackward(AbsorbedBackward { forward, dx, .. }) => {

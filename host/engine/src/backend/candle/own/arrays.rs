@@ -6,7 +6,7 @@ use candle_core::{CpuStorage, CudaStorage, DType, Layout, Storage, Tensor};
 use half::bf16;
 
 /// Inputs of a kernel at most.
-pub const INPUTS: usize = 8;
+pub const INPUTS: usize = 12;
 
 /// Inputs and outputs of a kernel, as addresses; 0 is none.
 #[repr(C)]

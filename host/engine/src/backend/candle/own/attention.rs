@@ -1,24 +1,24 @@
-//! Attention within packed sequences, by kernels that work on tiles of 64 queries or
-//! keys of a sequence.
+//! Attention within packed sequences, or from each to its one of another packing, by kernels
+//! that work on tiles of 64 queries or keys of a sequence.
 
 use candle_core::{DType, Tensor};
 
 use super::arrays::Made;
 use super::kernels::{self, Kernel};
 use super::launch::Own;
-use super::numbers::{Attention, Mask};
+use super::numbers::{Attention, BiasedAttention, Mask};
+use super::sums::Summands;
 use crate::backend::BackendError;
-use crate::backend::candle::masks;
-use crate::backend::candle::{ATTENTION_COLUMNS, Candle};
+use crate::backend::candle::ATTENTION_COLUMNS;
 use crate::device::Precision;
-use crate::program::build::Program;
-use crate::program::instruction::Dropout;
-use crate::program::value::ValueId;
 
 type Result<T> = std::result::Result<T, BackendError>;
 
 /// Rows of a tile.
 const TILE: usize = 64;
+
+/// Buckets of a bias at most, of which a thread of a block has one each.
+pub const BUCKETS: usize = 256;
 
 /// The kernels for heads of so many columns at most, whose products of tiles are in a
 /// precision: of the forward pass, and for the gradients of queries and of keys and values.
@@ -75,14 +75,77 @@ const KERNELS: [Kernels; 6] = [
     },
 ];
 
+/// Those of scores that depend on the places of query and key: by a bias, or as a query sees no
+/// key behind its own.
+const PLACED: [Kernels; 3] = [
+    Kernels {
+        columns: ATTENTION_COLUMNS,
+        precision: Precision::Fp32,
+        forward: kernels::ATTENTION_64_PLACED,
+        queries: kernels::ATTENTION_QUERIES_64_PLACED,
+        keys: kernels::ATTENTION_KEYS_64_PLACED,
+    },
+    Kernels {
+        columns: ATTENTION_COLUMNS,
+        precision: Precision::Tf32,
+        forward: kernels::ATTENTION_64_PLACED_TF32,
+        queries: kernels::ATTENTION_QUERIES_64_PLACED_TF32,
+        keys: kernels::ATTENTION_KEYS_64_PLACED_TF32,
+    },
+    Kernels {
+        columns: ATTENTION_COLUMNS,
+        precision: Precision::Bf16,
+        forward: kernels::ATTENTION_64_PLACED_BF16,
+        queries: kernels::ATTENTION_QUERIES_64_PLACED_BF16,
+        keys: kernels::ATTENTION_KEYS_64_PLACED_BF16,
+    },
+];
+
+/// What an attention is, whatever it reads.
+#[derive(Clone, Copy, Debug)]
+pub struct Shape {
+    pub heads: usize,
+    /// Columns of a head.
+    pub size: usize,
+    pub scale: f32,
+    /// Whether a query sees no key behind its own place.
+    pub causal: bool,
+    /// Whether keys and values lie behind the queries, in one array.
+    pub side_by_side: bool,
+    pub mask: Option<Mask>,
+}
+
+/// The first rows of the sequences' queries and of their keys, with the ends of the last, and
+/// what their masks are drawn for.
+#[derive(Clone, Copy, Debug)]
+pub struct Sequences<'a> {
+    pub queries: &'a [u32],
+    pub keys: &'a [u32],
+    pub places: &'a [u32],
+}
+
+/// What is added to scores by the distance from a query to a key, on a device.
+pub struct Biases {
+    /// [distances, heads], from the least one on.
+    pub by_distance: Tensor,
+    /// [distances]: the bucket of each, of so many.
+    pub buckets: Tensor,
+    pub count: usize,
+    /// Distances below 0.
+    pub before: usize,
+}
+
 /// The packing of a batch, on a device.
 pub struct Packed {
     numbers: Attention,
-    /// The sequence and the first row in it of each tile; first rows and places of
-    /// sequences.
-    tiles: Tensor,
-    starts: Tensor,
-    places: Tensor,
+    /// Rows of keys and values, and tiles of queries and of keys.
+    memory: usize,
+    counts: [usize; 2],
+    /// The sequence and the first row in it of each tile of queries, and of keys; first rows
+    /// of queries and of keys, and places of sequences.
+    tiles: [Tensor; 2],
+    lists: [Tensor; 3],
+    biases: Option<Biases>,
 }
 
 /// The sequence and the first row in it of each tile.
@@ -96,278 +159,215 @@ pub fn tiles(starts: &[u32]) -> Vec<u32> {
     tiles
 }
 
+/// What the gradients of an attention are made of.
+pub struct Operands<'a> {
+    pub queries: &'a Tensor,
+    pub memory: &'a Tensor,
+    pub dout: &'a Tensor,
+    pub log_sums: &'a Tensor,
+}
+
+/// Gradients of an attention, flat.
+pub struct Gradients {
+    /// Of queries, or of queries, keys and values side by side.
+    pub queries: Tensor,
+    /// Of keys and values that are not there, where they are wanted.
+    pub memory: Option<Tensor>,
+    /// By query the sum over keys of a probability by its gradient, [heads, queries].
+    pub inner: Tensor,
+}
+
 impl Packed {
-    /// `starts` [sequences + 1] are the first rows of the sequences, `places`
-    /// `[sequences]` what their masks are drawn for; heads are of `size` columns. `list`
-    /// puts a list on the device.
+    /// `list` puts a list on the device.
     ///
     /// # Errors
     /// Memory that is not to be had.
     pub fn new(
-        (starts, places): (&[u32], &[u32]),
-        [heads, size]: [usize; 2],
-        mask: Option<Mask>,
+        of: Sequences<'_>,
+        shape: Shape,
+        biases: Option<Biases>,
         list: impl Fn(Vec<u32>) -> Result<Tensor>,
     ) -> Result<Packed> {
-        let tiles = tiles(starts);
+        let (Shape { heads, size, scale, causal, side_by_side, mask }, last) =
+            (shape, |starts: &[u32]| starts.last().copied().unwrap_or(0));
+        let tiles = [of.queries, of.keys].map(tiles);
+        let counts = tiles.each_ref().map(|tiles| tiles.len() / 2);
+        let columns = (heads * size) as i64;
         let numbers = Attention {
-            rows: (tiles.len() / 2 * heads) as i64,
+            rows: 0,
             heads: heads as i64,
             size: size as i64,
-            tokens: i64::from(starts.last().copied().unwrap_or(0)),
+            queries: i64::from(last(of.queries)),
+            query_pitch: if side_by_side { 3 * columns } else { columns },
+            memory_pitch: if side_by_side { 3 * columns } else { 2 * columns },
+            first_key: if side_by_side { columns } else { 0 },
+            distances: biases.as_ref().map_or(0, |biases| biases.buckets.elem_count() as i64),
+            before: biases.as_ref().map_or(0, |biases| biases.before as i64),
             mask: mask.unwrap_or_default(),
-            scale: (1.0 / (size as f64).sqrt()) as f32,
+            scale,
             has_mask: i32::from(mask.is_some()),
+            causal: i32::from(causal),
+            unused: 0,
         };
-        let [starts, places] = [starts, places].map(|numbers| list(numbers.to_vec()));
-        Ok(Packed { numbers, tiles: list(tiles)?, starts: starts?, places: places? })
+        let [of_queries, of_keys] = tiles.map(&list);
+        let [queries, keys, places] = [of.queries, of.keys, of.places].map(|numbers| list(numbers.to_vec()));
+        Ok(Packed {
+            numbers,
+            memory: last(of.keys) as usize,
+            counts,
+            tiles: [of_queries?, of_keys?],
+            lists: [queries?, keys?, places?],
+            biases,
+        })
     }
 
-    /// The context, of a type, and a number for each row and head.
+    /// The numbers of kernels whose blocks have tiles of queries, or of keys.
+    fn numbers(&self, of_keys: bool) -> Attention {
+        Attention { rows: self.counts[usize::from(of_keys)] as i64 * self.numbers.heads, ..self.numbers }
+    }
+
+    /// The inputs of these kernels, but for the last ones.
+    fn inputs<'a>(&'a self, [queries, memory]: [&'a Tensor; 2], of_keys: bool) -> Vec<Option<&'a Tensor>> {
+        let [query_starts, key_starts, places] = &self.lists;
+        let tiles = &self.tiles[usize::from(of_keys)];
+        let lists = [queries, memory, tiles, query_starts, key_starts, places].map(Some);
+        [&lists[..], &[self.biases.as_ref().map(|biases| &biases.by_distance)]].concat()
+    }
+
+    /// The context, of a type, and a number for each query and head.
     fn made(&self, dtype: DType) -> [Made; 2] {
-        let Attention { heads, size, tokens, .. } = self.numbers;
-        [Made { count: (tokens * heads * size) as usize, dtype }, ((tokens * heads) as usize).into()]
+        let Attention { heads, size, queries, .. } = self.numbers;
+        [Made { count: (queries * heads * size) as usize, dtype }, ((queries * heads) as usize).into()]
+    }
+
+    fn side_by_side(&self) -> bool {
+        self.numbers.first_key > 0
+    }
+
+    fn by_place(&self) -> bool {
+        self.numbers.causal != 0 || self.biases.is_some()
     }
 }
 
 impl Own {
     /// The kernels for heads of a size; none where it is too large for them.
-    fn kernels(&self, size: usize) -> Option<&'static Kernels> {
+    fn kernels(&self, size: usize, by_place: bool) -> Option<&'static Kernels> {
         let fits = |kernels: &&Kernels| size <= kernels.columns && kernels.precision == self.precision;
-        KERNELS.iter().find(fits)
+        if by_place { PLACED.iter().find(fits) } else { KERNELS.iter().find(fits) }
     }
 
     /// The same, where there must be some.
     fn known(&self, packed: &Packed) -> Result<&'static Kernels> {
         let size = packed.numbers.size as usize;
         let none = || BackendError::Wrong(format!("no kernel takes heads of {size} columns"));
-        self.kernels(size).ok_or_else(none)
+        self.kernels(size, packed.by_place()).ok_or_else(none)
     }
 
-    /// Whether there are kernels for attention with heads of a size, forward and backward.
+    /// The kernel for the gradient of biases.
+    fn of_biases(&self) -> &'static Kernel<BiasedAttention> {
+        match self.precision {
+            Precision::Fp32 => &kernels::ATTENTION_BIASES_64,
+            Precision::Tf32 | Precision::Bf16 => &kernels::ATTENTION_BIASES_64_TF32,
+        }
+    }
+
+    /// Whether there are kernels for attention with heads of a size, forward and backward, whose
+    /// scores depend on places or do not.
     ///
     /// # Errors
     /// What the driver says.
-    pub fn attends(&self, size: usize) -> Result<bool> {
-        let Some(kernels) = self.kernels(size) else { return Ok(false) };
+    pub fn attends(&self, size: usize, by_place: bool) -> Result<bool> {
+        let Some(kernels) = self.kernels(size, by_place) else { return Ok(false) };
         let Kernels { forward, queries, keys, .. } = kernels;
-        Ok(self.takes(forward)? && self.takes(queries)? && self.takes(keys)?)
+        let of_biases = !by_place || self.takes(self.of_biases())?;
+        Ok(of_biases && self.takes(forward)? && self.takes(queries)? && self.takes(keys)?)
     }
 
-    /// The names of those kernels: of the forward pass, and for the gradients of queries and
-    /// of keys and values.
-    pub fn attention_names(&self, size: usize) -> Option<[&'static str; 3]> {
-        self.kernels(size).map(|kernels| [kernels.forward.name, kernels.queries.name, kernels.keys.name])
+    /// The names of those kernels: of the forward pass, and for the gradients of queries, of
+    /// keys and values, and of biases.
+    pub fn attention_names(&self, size: usize, by_place: bool) -> Option<[&'static str; 4]> {
+        let Kernels { forward, queries, keys, .. } = self.kernels(size, by_place)?;
+        Some([forward.name, queries.name, keys.name, self.of_biases().name])
     }
 
-    /// The context, [rows, heads * size], and the scores' log-sum-exp, [heads, rows], both
-    /// flat, of queries, keys and values side by side. The context is of the type `of`.
+    /// The context, [queries, heads * size], and the scores' log-sum-exp, [heads, queries],
+    /// both flat, of queries, and of keys and values, which may be the same array. The context
+    /// is of the type `of`.
     ///
     /// # Errors
     /// Heads that are too large; as [`Own::run`].
-    pub fn attention(&self, packed: &Packed, qkv: &Tensor, of: DType) -> Result<[Tensor; 2]> {
+    pub fn attention(&self, packed: &Packed, of: [&Tensor; 2], dtype: DType) -> Result<[Tensor; 2]> {
         let kernels = self.known(packed)?;
-        let inputs = [qkv, &packed.tiles, &packed.starts, &packed.places].map(Some);
-        self.run(&kernels.forward, packed.numbers, &inputs, packed.made(of))
+        self.run(&kernels.forward, packed.numbers(false), &packed.inputs(of, false), packed.made(dtype))
     }
 
-    /// The gradient of queries, keys and values, flat, of their type. `log_sums` are those
-    /// that [`Self::attention`] gives.
+    /// The gradients of queries, and of keys and values where those are wanted or lie beside
+    /// them, of their types. The log-sum-exps are those that [`Self::attention`] gives.
     ///
     /// # Errors
     /// As [`Self::attention`].
     pub fn attention_backward(
         &self,
         packed: &Packed,
-        dout: &Tensor,
-        qkv: &Tensor,
-        log_sums: &Tensor,
-    ) -> Result<Tensor> {
+        operands: &Operands<'_>,
+        wants_memory: bool,
+    ) -> Result<Gradients> {
         let kernels = self.known(packed)?;
-        let inputs = [qkv, &packed.tiles, &packed.starts, &packed.places, dout, log_sums].map(Some);
-        let [context, of_rows] = packed.made(qkv.dtype());
-        // Each kernel writes its columns.
-        let all = Made { count: 3 * context.count, ..context };
-        let [dqkv, inner] = self.run(&kernels.queries, packed.numbers, &inputs, [all, of_rows])?;
-        let inputs = [&inputs[..], &[Some(&inner)]].concat();
-        self.run_into(&kernels.keys, packed.numbers, &inputs, &dqkv)?;
-        Ok(dqkv)
-    }
-}
-
-impl Candle {
-    /// The packing of the batch for attention of `heads` over a value's columns; none
-    /// where there is no kernel for it.
-    fn packed(
-        &self,
-        program: &Program,
-        out: ValueId,
-        heads: usize,
-        dropout: Option<Dropout>,
-    ) -> Result<Option<(Own, Packed)>> {
-        let size = program.value(out).columns(&self.sizes) / heads;
-        let Some(own) = self.own.clone() else { return Ok(None) };
-        if !own.attends(size)? {
-            return Ok(None);
+        let read = [operands.queries, operands.memory];
+        let more = [operands.dout, operands.log_sums].map(Some);
+        let inputs = [&packed.inputs(read, false)[..], &more].concat();
+        let [context, of_rows] = packed.made(operands.queries.dtype());
+        // Where all lies side by side, each kernel writes its columns.
+        let parts = if packed.side_by_side() { 3 } else { 1 };
+        let made = [Made { count: parts * context.count, ..context }, of_rows];
+        let [queries, inner] = self.run(&kernels.queries, packed.numbers(false), &inputs, made)?;
+        let inputs = [&packed.inputs(read, true)[..], &more, &[Some(&inner)]].concat();
+        let numbers = packed.numbers(true);
+        if packed.side_by_side() {
+            self.run_into(&kernels.keys, numbers, &inputs, &queries)?;
+            return Ok(Gradients { queries, memory: None, inner });
         }
-        let mask = dropout.and_then(|dropout| masks::mask(&self.step, dropout)).map(Mask::from);
-        let sequences = (self.batch.starts.as_slice(), self.batch.places.as_slice());
-        Ok(Some((own, Packed::new(sequences, [heads, size], mask, |list| self.indices(list))?)))
+        let memory = match wants_memory {
+            true => {
+                let count = packed.memory * packed.numbers.memory_pitch as usize;
+                let [memory] = self.run(
+                    &kernels.keys,
+                    numbers,
+                    &inputs,
+                    [Made { count, dtype: operands.memory.dtype() }],
+                )?;
+                Some(memory)
+            }
+            false => None,
+        };
+        Ok(Gradients { queries, memory, inner })
     }
 
-    /// Attention by its kernel; answers whether there is one.
-    pub(in crate::backend::candle) fn own_attention(
-        &mut self,
-        program: &Program,
-        [qkv, out, log_sums]: [ValueId; 3],
-        heads: usize,
-        dropout: Option<Dropout>,
-    ) -> Result<bool> {
-        let Some((own, packed)) = self.packed(program, out, heads, dropout)? else { return Ok(false) };
-        let [context, sums] = own.attention(&packed, &self.peek(program, qkv)?, self.stored(out))?;
-        self.set(program, log_sums, sums, false)?;
-        self.set(program, out, context, false)?;
-        Ok(true)
-    }
-
-    /// Its gradient, likewise.
-    pub(in crate::backend::candle) fn own_attention_backward(
-        &mut self,
-        program: &Program,
-        [dout, qkv, log_sums, dqkv]: [ValueId; 4],
-        heads: usize,
-        dropout: Option<Dropout>,
-    ) -> Result<bool> {
-        let Some((own, packed)) = self.packed(program, dout, heads, dropout)? else { return Ok(false) };
-        let (gradient, values) = (self.peek(program, dout)?, self.peek(program, qkv)?);
-        let log_sums = self.peek(program, log_sums)?;
-        let gradient = own.attention_backward(&packed, &gradient, &values, &log_sums)?;
-        self.set_wanted_rows(program, dqkv, gradient.reshape(values.shape())?)?;
-        Ok(true)
+    /// The gradient of biases, [buckets, heads], where there are any. `inner` is of
+    /// [`Self::attention_backward`].
+    ///
+    /// # Errors
+    /// As [`Self::attention`].
+    pub fn bias_gradient(
+        &self,
+        packed: &Packed,
+        operands: &Operands<'_>,
+        inner: &Tensor,
+    ) -> Result<Option<Tensor>> {
+        let Some(Biases { buckets, count, .. }) = &packed.biases else { return Ok(None) };
+        let attention = packed.numbers(false);
+        let numbers = BiasedAttention { rows: attention.rows, buckets: *count as i64, attention };
+        let more = [operands.dout, operands.log_sums, inner, buckets].map(Some);
+        let inputs = [&packed.inputs([operands.queries, operands.memory], false)[..], &more].concat();
+        let (tiles, heads) = (packed.counts[0], attention.heads as usize);
+        let [by_tile] = self.run(self.of_biases(), numbers, &inputs, [tiles * heads * count])?;
+        let columns = heads * count;
+        let summands =
+            Summands { array: &by_tile, factors: None, rows: tiles, pitch: columns, first: 0, columns };
+        Ok(Some(self.column_sums(summands)?.reshape((heads, *count))?.t()?.contiguous()?))
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use candle_core::Device;
-
-    use super::super::simulated::Simulated;
-    use super::*;
-    use crate::backend::candle::attention::Padding;
-    use crate::backend::candle::products::Products;
-    use crate::backend::{Step, candle::masks::attention as factors};
-
-    unsafe extern "C" {
-        fn host_take_turns(other_way_round: i32);
-    }
-
-    /// Sequences of one row, of less than a tile, of two tiles and of more.
-    const STARTS: [u32; 6] = [0, 1, 38, 38 + 128, 38 + 128, 38 + 128 + 131];
-    const PLACES: [u32; 5] = [4, 0, 7, 1, 2];
-
-    fn values(count: usize, salt: usize) -> Tensor {
-        let value =
-            |index: usize| ((index * 29 + salt * 101) as f32).sin() * (0.5 + (index % 7) as f32 / 4.0);
-        Tensor::from_vec((0..count).map(value).collect::<Vec<f32>>(), count, &Device::Cpu).unwrap()
-    }
-
-    fn list(numbers: Vec<u32>) -> Result<Tensor> {
-        Ok(Tensor::from_slice(&numbers, numbers.len(), &Device::Cpu)?)
-    }
-
-    fn apart(found: &Tensor, expected: &Tensor) -> f64 {
-        let [found, expected] = [found, expected]
-            .map(|x| x.flatten_all().unwrap().to_dtype(DType::F32).unwrap().to_vec1::<f32>().unwrap());
-        assert_eq!(found.len(), expected.len());
-        let norm =
-            |list: &mut dyn Iterator<Item = f32>| list.map(|x| f64::from(x).powi(2)).sum::<f64>().sqrt();
-        let difference = norm(&mut found.iter().zip(&expected).map(|(a, b)| a - b));
-        difference / norm(&mut expected.iter().copied())
-    }
-
-    /// Context, log-sum-exps and gradient by the kernels' text, turns taken one way or the
-    /// other.
-    fn by_kernels(
-        own: &Own,
-        packed: &Packed,
-        [qkv, dout]: [&Tensor; 2],
-        other_way_round: bool,
-    ) -> [Tensor; 3] {
-        // SAFETY: the order is this thread's own.
-        unsafe { host_take_turns(i32::from(other_way_round)) };
-        let [context, sums] = own.attention(packed, qkv, qkv.dtype()).unwrap();
-        let gradient = own.attention_backward(packed, dout, qkv, &sums).unwrap();
-        // SAFETY: as above.
-        unsafe { host_take_turns(0) };
-        [context, sums, gradient]
-    }
-
-    #[test]
-    fn kernels_are_the_composition_whatever_the_order_of_threads() {
-        let rows = *STARTS.last().unwrap() as usize;
-        for (heads, size) in [(3, 20), (2, 32), (2, 64), (1, 33)] {
-            let columns = heads * size;
-            let qkv = values(rows * 3 * columns, size).reshape((rows, 3 * columns)).unwrap();
-            let dout = values(rows * columns, size + 1).reshape((rows, columns)).unwrap();
-            for probability in [None, Some(0.3)] {
-                let dropout = probability.map(|probability| Dropout { probability, site: 3 });
-                let step = Step::default();
-                let mask = dropout.and_then(|dropout| masks::mask(&step, dropout)).map(Mask::from);
-                let packed = Packed::new((&STARTS, &PLACES), [heads, size], mask, list).unwrap();
-                let padding = Padding::new(&STARTS, [heads, size], Products::Fp32, list).unwrap();
-                let longest = [padding.longest; 2];
-                let mask = dropout.map(|dropout| {
-                    factors(&step, dropout, (&STARTS, &STARTS), &PLACES, heads, longest, &Device::Cpu)
-                        .unwrap()
-                });
-                let (context, sums) = padding.forward(&qkv, mask.as_ref()).unwrap();
-                let (gradient, _) = padding.backward(&dout, &qkv, mask.as_ref()).unwrap();
-                // Numbers rounded to TF32 have eleven bits, and those of bf16 eight.
-                for (precision, dtype, bound) in [
-                    (Precision::Fp32, DType::F32, 1e-5),
-                    (Precision::Tf32, DType::F32, 1e-3),
-                    (Precision::Bf16, DType::F32, 4e-3),
-                    (Precision::Bf16, DType::BF16, 5e-3),
-                ] {
-                    let [qkv, dout] = [&qkv, &dout].map(|x| x.to_dtype(dtype).unwrap());
-                    let case = format!("{heads} heads of {size}, {dropout:?}, {precision:?} of {dtype:?}");
-                    let here = Own::new(&Device::Cpu).unwrap();
-                    let simulated = |order, blocks| Own::simulated(Simulated { order, blocks });
-                    // The text for the processor, and a GPU that is simulated.
-                    for [(own, other_way_round), (other, yet)] in [
-                        [(here.clone(), false), (here, true)],
-                        [(simulated(0, 65_536), false), (simulated(7, 2), false)],
-                    ] {
-                        let by = |own: Own, turned: bool| {
-                            by_kernels(&own.in_precision(precision), &packed, [&qkv, &dout], turned)
-                        };
-                        let found = by(own, other_way_round);
-                        for (name, found, expected) in [
-                            ("context", &found[0], &context),
-                            ("log-sum-exps", &found[1], &sums),
-                            ("gradient", &found[2], &gradient),
-                        ] {
-                            let apart = apart(found, expected);
-                            assert!(apart < bound, "{name} of {case}: {apart:e}");
-                        }
-                        for (one, other) in found.iter().zip(&by(other, yet)) {
-                            let [one, other] = [one, other]
-                                .map(|x| x.to_dtype(DType::F32).unwrap().to_vec1::<f32>().unwrap());
-                            let same = one.iter().zip(&other).all(|(a, b)| a.to_bits() == b.to_bits());
-                            assert!(same, "{case}: what the threads do depends on their order");
-                        }
-                    }
-                }
-            }
-        }
-    }
-
-    #[test]
-    fn heads_too_large_for_a_tile_have_no_kernel() {
-        let own = Own::new(&Device::Cpu).unwrap();
-        assert!(own.attends(64).unwrap() && !own.attends(65).unwrap());
-        let packed = Packed::new((&[0, 2], &[0]), [1, 65], None, list).unwrap();
-        let wrong = own.attention(&packed, &values(2 * 3 * 65, 1), DType::F32).unwrap_err();
-        assert!(wrong.to_string().contains("no kernel takes heads of 65 columns"), "{wrong}");
-    }
-}
+#[path = "attention/tests.rs"]
+mod tests;

@@ -4,7 +4,7 @@
 use candle_core::{DType, Device, Tensor};
 
 use super::arrays::Made;
-use super::attention::Packed;
+use super::attention::{Biases, Operands, Packed, Sequences, Shape};
 use super::check_linear::linear;
 use super::kernels::{self, Kernel};
 use super::launch::Own;
@@ -174,30 +174,62 @@ fn each_agrees(pair: &Pair<'_>) -> Result<()> {
 }
 
 /// Attention forward and backward, over sequences of one row, of less than a tile and of
-/// more, with heads of a size that fills no tile either.
+/// more, with heads of a size that fills no tile either: within them, and from each to
+/// another one, with scores by places and without.
 fn attends(pair: &Pair<'_>, mask: Mask) -> Result<()> {
-    const STARTS: [u32; 4] = [0, 1, 40, 171];
-    let rows = STARTS[3] as usize;
-    for (heads, size) in [(2, 20), (1, 64)] {
-        if !pair.here.attends(size)? {
+    const QUERIES: [u32; 4] = [0, 1, 40, 171];
+    const KEYS: [u32; 4] = [0, 70, 75, 110];
+    const COUNT: usize = 6;
+    for (heads, size, within_them, by_place) in
+        [(2, 20, true, false), (1, 64, true, false), (2, 64, true, true), (2, 33, false, true)]
+    {
+        if !pair.here.attends(size, by_place)? {
             continue;
         }
+        let columns = heads * size;
+        let keys = if within_them { &QUERIES } else { &KEYS };
+        let (rows, memory_rows) = (QUERIES[3] as usize, keys[3] as usize);
         // Of a size at which the scores' rounding is not magnified by much.
-        let qkv = (values(rows * 3 * heads * size, 30)? * 0.25)?;
-        let dout = values(rows * heads * size, 31)?;
+        let queries = (values(rows * columns * if within_them { 3 } else { 1 }, 30)? * 0.25)?;
+        let memory = (values(memory_rows * 2 * columns, 32)? * 0.25)?;
+        let dout = values(rows * columns, 31)?;
+        // No sequence is longer than all of them together.
+        let distances = rows + memory_rows - 1;
+        let buckets: Vec<u32> = (0..distances as u32).map(|distance| distance * 7 % COUNT as u32).collect();
+        let table = values(distances * heads, 33)?.reshape((distances, heads))?;
         for mask in [None, Some(mask)] {
-            let results = |own: &Own, device: &Device, dtype: DType| -> Result<[Tensor; 4]> {
+            let results = |own: &Own, device: &Device, dtype: DType| -> Result<Vec<Tensor>> {
                 let list = |numbers: Vec<u32>| Ok(integers(&numbers)?.to_device(device)?);
-                let packed = Packed::new((&STARTS, &PLACES[..3]), [heads, size], mask, list)?;
-                let [qkv, dout] = [&qkv, &dout].map(|x| x.to_dtype(dtype)?.to_device(device));
-                let (qkv, dout) = (qkv?, dout?);
-                let [context, sums] = own.attention(&packed, &qkv, dtype)?;
-                let gradient = own.attention_backward(&packed, &dout, &qkv, &sums)?;
-                let gradient = gradient.reshape((rows, 3 * heads * size))?;
-                let part = |first: usize, parts: usize| {
-                    gradient.narrow(1, first * heads * size, parts * heads * size)?.flatten_all()
+                let (causal, side_by_side) = (within_them && by_place, within_them);
+                let shape = Shape { heads, size, scale: 0.2, causal, side_by_side, mask };
+                let biases = Biases {
+                    by_distance: table.to_device(device)?,
+                    buckets: integers(&buckets)?.to_device(device)?,
+                    count: COUNT,
+                    before: rows - 1,
                 };
-                Ok([context, sums, part(0, 1)?, part(1, 2)?])
+                let sequences = Sequences { queries: &QUERIES, keys, places: &PLACES[..3] };
+                let packed = Packed::new(sequences, shape, by_place.then_some(biases), list)?;
+                let [queries, memory, dout] =
+                    [&queries, &memory, &dout].map(|x| x.to_dtype(dtype)?.to_device(device));
+                let (queries, memory, dout) = (queries?, memory?, dout?);
+                let memory = if within_them { &queries } else { &memory };
+                let [context, log_sums] = own.attention(&packed, [&queries, memory], dtype)?;
+                let operands = Operands { queries: &queries, memory, dout: &dout, log_sums: &log_sums };
+                let found = own.attention_backward(&packed, &operands, true)?;
+                let (of_queries, of_keys) = match found.memory {
+                    Some(memory) => (found.queries, memory),
+                    None => {
+                        let all = found.queries.reshape((rows, 3 * columns))?;
+                        let part = |first: usize, parts: usize| {
+                            all.narrow(1, first * columns, parts * columns)?.flatten_all()
+                        };
+                        (part(0, 1)?, part(1, 2)?)
+                    }
+                };
+                let of_biases = own.bias_gradient(&packed, &operands, &found.inner)?;
+                let of_biases = of_biases.map(|table| table.flatten_all()).transpose()?;
+                Ok([context, log_sums, of_queries, of_keys].into_iter().chain(of_biases).collect())
             };
             let expected = results(&pair.reference, &Device::Cpu, DType::F32)?;
             for (precision, dtype, bound) in [
@@ -208,8 +240,9 @@ fn attends(pair: &Pair<'_>, mask: Mask) -> Result<()> {
             ] {
                 let own = pair.here.clone().in_precision(precision);
                 let found = results(&own, pair.device, dtype)?;
-                let [forward, queries, keys] = own.attention_names(size).unwrap_or_default();
-                let names = [forward, forward, queries, keys];
+                let [forward, queries, keys, biases] =
+                    own.attention_names(size, by_place).unwrap_or_default();
+                let names = [forward, forward, queries, keys, biases];
                 for (name, (found, expected)) in names.into_iter().zip(found.iter().zip(&expected)) {
                     within(bound, name, found, expected)?;
                 }

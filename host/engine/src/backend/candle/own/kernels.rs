@@ -112,18 +112,29 @@ kernels! {
     ATTENTION_64 attention_64 Attention;
     ATTENTION_64_TF32 attention_64_tf32 Attention;
     ATTENTION_64_BF16 attention_64_bf16 Attention HALF_BLOCK;
+    ATTENTION_64_PLACED attention_64_placed Attention;
+    ATTENTION_64_PLACED_TF32 attention_64_placed_tf32 Attention;
+    ATTENTION_64_PLACED_BF16 attention_64_placed_bf16 Attention HALF_BLOCK;
     ATTENTION_QUERIES_32 attention_queries_32 Attention;
     ATTENTION_QUERIES_32_TF32 attention_queries_32_tf32 Attention;
     ATTENTION_QUERIES_32_BF16 attention_queries_32_bf16 Attention HALF_BLOCK;
     ATTENTION_QUERIES_64 attention_queries_64 Attention;
     ATTENTION_QUERIES_64_TF32 attention_queries_64_tf32 Attention;
     ATTENTION_QUERIES_64_BF16 attention_queries_64_bf16 Attention HALF_BLOCK;
+    ATTENTION_QUERIES_64_PLACED attention_queries_64_placed Attention;
+    ATTENTION_QUERIES_64_PLACED_TF32 attention_queries_64_placed_tf32 Attention;
+    ATTENTION_QUERIES_64_PLACED_BF16 attention_queries_64_placed_bf16 Attention HALF_BLOCK;
     ATTENTION_KEYS_32 attention_keys_32 Attention;
     ATTENTION_KEYS_32_TF32 attention_keys_32_tf32 Attention;
     ATTENTION_KEYS_32_BF16 attention_keys_32_bf16 Attention HALF_BLOCK;
     ATTENTION_KEYS_64 attention_keys_64 Attention;
     ATTENTION_KEYS_64_TF32 attention_keys_64_tf32 Attention;
     ATTENTION_KEYS_64_BF16 attention_keys_64_bf16 Attention HALF_BLOCK;
+    ATTENTION_KEYS_64_PLACED attention_keys_64_placed Attention;
+    ATTENTION_KEYS_64_PLACED_TF32 attention_keys_64_placed_tf32 Attention;
+    ATTENTION_KEYS_64_PLACED_BF16 attention_keys_64_placed_bf16 Attention HALF_BLOCK;
+    ATTENTION_BIASES_64 attention_biases_64 BiasedAttention;
+    ATTENTION_BIASES_64_TF32 attention_biases_64_tf32 BiasedAttention;
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@
 //! (`simulated.rs`), and hold it against the composition.
 
 mod arrays;
+mod attend;
 mod attention;
 mod check;
 mod check_linear;

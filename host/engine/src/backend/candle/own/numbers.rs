@@ -128,10 +128,25 @@ pub struct Attention {
     pub rows: i64,
     pub heads: i64,
     pub size: i64,
-    pub tokens: i64,
+    pub queries: i64,
+    pub query_pitch: i64,
+    pub memory_pitch: i64,
+    pub first_key: i64,
+    pub distances: i64,
+    pub before: i64,
     pub mask: Mask,
     pub scale: f32,
     pub has_mask: i32,
+    pub causal: i32,
+    pub unused: u32,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct BiasedAttention {
+    pub rows: i64,
+    pub buckets: i64,
+    pub attention: Attention,
 }
 
 #[repr(C)]
@@ -217,4 +232,4 @@ macro_rules! numbers {
     )* };
 }
 
-numbers! { RowDropout AttentionFactors Norm Activate CrossEntropy Attention OneQuery AddBias LowRank RowSums Squares AdamW }
+numbers! { RowDropout AttentionFactors Norm Activate CrossEntropy Attention BiasedAttention OneQuery AddBias LowRank RowSums Squares AdamW }

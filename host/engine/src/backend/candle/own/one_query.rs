@@ -51,7 +51,12 @@ impl Candle {
     }
 
     /// The attention by its kernel; answers whether there is one.
-    pub(super) fn own_attend(&mut self, own: &Own, program: &Program, attend: &Attend) -> Result<bool> {
+    pub(super) fn own_attend_from_one(
+        &mut self,
+        own: &Own,
+        program: &Program,
+        attend: &Attend,
+    ) -> Result<bool> {
         let Some((numbers, memory)) = self.one_query(program, attend) else { return Ok(false) };
         let inputs = self.one_query_inputs(program, [attend.queries, memory])?;
         let outputs = [attend.out, attend.log_sums].map(|value| self.made_for(program, Some(value), value));
@@ -62,7 +67,7 @@ impl Candle {
     }
 
     /// Its gradient, likewise.
-    pub(super) fn own_attend_backward(
+    pub(super) fn own_attend_backward_from_one(
         &mut self,
         own: &Own,
         program: &Program,

@@ -94,7 +94,7 @@ impl Candle {
             Instruction::Attention { heads, out: value, .. }
             | Instruction::AttentionBackward { heads, dout: value, .. } => {
                 lists.extend([batch.starts.clone(), batch.places.clone()]);
-                let attends = own.attends(program.value(value).columns(&self.sizes) / heads)?;
+                let attends = own.attends(program.value(value).columns(&self.sizes) / heads, false)?;
                 if attends {
                     lists.add(tiles(&batch.starts));
                 }
@@ -108,6 +108,10 @@ impl Candle {
             | Instruction::AttendBackward(AttendBackward { forward: ref attend, .. }) => {
                 if self.one_query(program, attend).is_some() {
                     lists.extend([batch.starts.clone(), batch.places.clone()]);
+                    return Ok(true);
+                }
+                if self.attends(own, program, attend)? {
+                    self.want_to_attend_by_tiles(program, attend, lists);
                     return Ok(true);
                 }
                 let (queries, keys) = self.attend_starts(program, attend);
@@ -271,9 +275,13 @@ impl Candle {
             Instruction::AttentionBackward { dout, qkv, log_sums, heads, dqkv, dropout, .. } => {
                 return self.own_attention_backward(program, [dout, qkv, log_sums, dqkv], heads, dropout);
             }
-            Instruction::Attend(ref attend) => return self.own_attend(&own, program, attend),
+            Instruction::Attend(ref attend) => {
+                return Ok(self.own_attend_from_one(&own, program, attend)?
+                    || self.own_attend_by_tiles(&own, program, attend)?);
+            }
             Instruction::AttendBackward(ref backward) => {
-                return self.own_attend_backward(&own, program, backward);
+                return Ok(self.own_attend_backward_from_one(&own, program, backward)?
+                    || self.own_attend_backward_by_tiles(&own, program, backward)?);
             }
             Instruction::TakeRowsBackward { dout, dx, choice, accumulate } => {
                 let chosen = self.chosen(choice);
