@@ -21,10 +21,13 @@ namespace in_simulation {
 #include "attention_halves_gradients.cuh"
 #include "cross_entropy.cuh"
 #include "dropout.cuh"
+#include "gate.cuh"
 #include "linear.cuh"
 #include "low_rank.cuh"
 #include "norm.cuh"
 #include "one_query.cuh"
+#include "recall.cuh"
+#include "rms_norm.cuh"
 #include "sums.cuh"
 
 #ifndef __CUDACC__

@@ -4,9 +4,7 @@
 #pragma once
 
 #include "dropout.cuh"
-
-// Columns of a head at most.
-const int ONE_QUERY_COLUMNS = 64;
+#include "heads.cuh"
 
 struct OneQuery {
     // Sequences by heads.
@@ -16,11 +14,6 @@ struct OneQuery {
     Mask mask;
     float scale;
     int32_t has_mask;
-};
-
-// What a lane has of a head's columns.
-struct OfHead {
-    float x[ONE_QUERY_COLUMNS / LANES];
 };
 
 // What a warp works on: its keys and their first row, and where those of the query and of
@@ -46,40 +39,6 @@ BODY OneQueryPlace place_of(const Arrays &arrays, const OneQuery &n, int64_t row
     return at;
 }
 
-template <class Visit> BODY void each_column(const OneQuery &n, Visit visit) {
-#pragma unroll
-    for (int turn = 0; turn < ONE_QUERY_COLUMNS / LANES; turn++) {
-        const int column = turn * LANES + lane();
-        if (column < n.size)
-            visit(turn, column);
-    }
-}
-
-BODY OfHead head_at(const OneQuery &n, const Numbers &numbers, int64_t place) {
-    OfHead head = {};
-    each_column(n, [&](int turn, int column) { head.x[turn] = one(numbers, place + column); });
-    return head;
-}
-
-BODY void put_head(const OneQuery &n, const Numbers &numbers, int64_t place, const OfHead &head, float factor) {
-    each_column(n, [&](int turn, int column) { put(numbers, place + column, head.x[turn] * factor); });
-}
-
-BODY float inner(const OfHead &one, const OfHead &other) {
-    float total = 0.0f;
-#pragma unroll
-    for (int turn = 0; turn < ONE_QUERY_COLUMNS / LANES; turn++)
-        total += one.x[turn] * other.x[turn];
-    return sum(total);
-}
-
-// Adds a multiple.
-BODY void add_head(OfHead &sums, const OfHead &head, float factor) {
-#pragma unroll
-    for (int turn = 0; turn < ONE_QUERY_COLUMNS / LANES; turn++)
-        sums.x[turn] += head.x[turn] * factor;
-}
-
 BODY float kept_of(const OneQuery &n, const OneQueryPlace &at, int64_t key) {
     return n.has_mask ? factor(n.mask, at.mask, (uint32_t)key) : 1.0f;
 }
@@ -90,21 +49,16 @@ BODY float kept_of(const OneQuery &n, const OneQueryPlace &at, int64_t key) {
 BODY void one_query_row(const Arrays &arrays, const OneQuery &n, int64_t row) {
     const Numbers memory = input(arrays, 1);
     const OneQueryPlace at = place_of(arrays, n, row);
-    const OfHead query = head_at(n, input(arrays, 0), at.query);
+    const OfHead query = head_at(n.size, input(arrays, 0), at.query);
     OfHead context = {};
     float most = -INFINITY, total = 0.0f;
     for (int64_t key = 0; key < at.keys; key++) {
         const int64_t place = at.memory + key * at.pitch;
-        const float score = inner(query, head_at(n, memory, place)) * n.scale;
-        const float now = fmaxf(most, score), fade = expf(most - now), p = expf(score - now);
-        total = total * fade + p;
-        most = now;
-#pragma unroll
-        for (int turn = 0; turn < ONE_QUERY_COLUMNS / LANES; turn++)
-            context.x[turn] *= fade;
-        add_head(context, head_at(n, memory, place + at.pitch / 2), p * kept_of(n, at, key));
+        const float score = inner(query, head_at(n.size, memory, place)) * n.scale;
+        const OfHead value = head_at(n.size, memory, place + at.pitch / 2);
+        add_key(context, most, total, score, value, kept_of(n, at, key));
     }
-    put_head(n, output(arrays, 0), at.query, context, 1.0f / total);
+    put_head(n.size, output(arrays, 0), at.query, context, 1.0f / total);
     if (lane() == 0)
         results(arrays, 1)[at.head * (n.rows / n.heads) + at.sequence] = logf(total) + most;
 }
@@ -115,14 +69,14 @@ KERNEL(one_query, OneQuery)
 BODY void one_query_backward_row(const Arrays &arrays, const OneQuery &n, int64_t row) {
     const Numbers memory = input(arrays, 1), dmemory = output(arrays, 1);
     const OneQueryPlace at = place_of(arrays, n, row);
-    const OfHead query = head_at(n, input(arrays, 0), at.query), dout = head_at(n, input(arrays, 4), at.query);
+    const OfHead query = head_at(n.size, input(arrays, 0), at.query), dout = head_at(n.size, input(arrays, 4), at.query);
     const float log_sum = floats(arrays, 5)[at.head * (n.rows / n.heads) + at.sequence];
     const auto probability = [&](int64_t place) {
-        return expf(inner(query, head_at(n, memory, place)) * n.scale - log_sum);
+        return expf(inner(query, head_at(n.size, memory, place)) * n.scale - log_sum);
     };
     // The gradient of a probability, behind dropout.
     const auto gradient = [&](int64_t place, int64_t key) {
-        return inner(dout, head_at(n, memory, place + at.pitch / 2)) * kept_of(n, at, key);
+        return inner(dout, head_at(n.size, memory, place + at.pitch / 2)) * kept_of(n, at, key);
     };
     float total = 0.0f;
     for (int64_t key = 0; key < at.keys; key++) {
@@ -133,13 +87,13 @@ BODY void one_query_backward_row(const Arrays &arrays, const OneQuery &n, int64_
     for (int64_t key = 0; key < at.keys; key++) {
         const int64_t place = at.memory + key * at.pitch;
         const float p = probability(place), dscore = p * (gradient(place, key) - total) * n.scale;
-        add_head(dquery, head_at(n, memory, place), dscore);
+        add_head(dquery, head_at(n.size, memory, place), dscore);
         if (dmemory.at) {
-            put_head(n, dmemory, place, query, dscore);
-            put_head(n, dmemory, place + at.pitch / 2, dout, p * kept_of(n, at, key));
+            put_head(n.size, dmemory, place, query, dscore);
+            put_head(n.size, dmemory, place + at.pitch / 2, dout, p * kept_of(n, at, key));
         }
     }
     if (arrays.out[0])
-        put_head(n, output(arrays, 0), at.query, dquery, 1.0f);
+        put_head(n.size, output(arrays, 0), at.query, dquery, 1.0f);
 }
 KERNEL(one_query_backward, OneQuery)

@@ -33,8 +33,10 @@ pub fn forward(
                 || {
                     let rows = out.chunks_exact_mut(width).zip(x.chunks_exact(width));
                     for ((out, x), rstd) in rows.zip(rstd) {
-                        let square = sum_of(x, |x| x * x) / width as f32;
-                        *rstd = 1.0 / (square + epsilon).sqrt();
+                        // What rounds it is in all of the row's numbers alike, and does not
+                        // average out.
+                        let square = f64::from(sum_of(x, |x| x * x)) / width as f64;
+                        *rstd = (1.0 / (square + f64::from(epsilon)).sqrt()) as f32;
                         scaled(out, x, gain, *rstd);
                         if let Some(masks) = &mut masks {
                             masks.advance().apply(out, 0);

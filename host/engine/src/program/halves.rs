@@ -65,6 +65,10 @@ pub fn rounds(program: &Program, instruction: &Instruction) -> Rounds {
         I::ActivateBackward { dout, x, dx, slope, .. } => {
             ByKernels(vec![Some(dout), Some(x), Some(dx), slope])
         }
+        I::RmsNorm { out, .. } => ByKernels(vec![Some(out)]),
+        I::RmsNormBackward { dout, .. } => ByKernels(vec![Some(dout)]),
+        I::Gate { x, out, .. } => ByKernels(vec![Some(x), Some(out)]),
+        I::GateBackward { dout, x, dx, .. } => ByKernels(vec![Some(dout), Some(x), Some(dx)]),
         I::Attention { qkv, out, .. } => ByKernels(vec![Some(qkv), Some(out)]),
         I::AttentionBackward { dout, qkv, dqkv, .. } => ByKernels(vec![Some(dout), Some(qkv), Some(dqkv)]),
         I::Embed { out, .. } => ByCopies(vec![Some(out)]),

@@ -13,14 +13,18 @@ use crate::program::instruction::Instruction;
 use crate::program::value::{Storage, ValueId};
 
 impl Candle {
-    /// The first elements of memory that outlives a run; zeros where there are none yet.
+    /// The first elements of memory that outlives a run, where they lie, if there are so many;
+    /// else zeros behind those that there are.
     pub(super) fn remembered(&self, slot: usize, count: usize) -> Result<Tensor, BackendError> {
-        let known = self.kept.get(&slot).map_or(0, Tensor::elem_count).min(count);
+        let Some(kept) = self.kept.get(&slot) else {
+            return Ok(Tensor::zeros(count, DType::F32, &self.device)?);
+        };
+        let known = kept.elem_count();
+        if known >= count {
+            return Ok(kept.narrow(0, 0, count)?);
+        }
         let zeros = Tensor::zeros(count - known, DType::F32, &self.device)?;
-        Ok(match self.kept.get(&slot) {
-            Some(kept) => Tensor::cat(&[&kept.narrow(0, 0, known)?, &zeros], 0)?,
-            None => zeros,
-        })
+        Ok(Tensor::cat(&[kept, &zeros], 0)?)
     }
 
     /// By value: whether it is stored in bf16, which kernels of our own read and write.

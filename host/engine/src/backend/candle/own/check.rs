@@ -4,17 +4,14 @@
 use candle_core::{DType, Device, Tensor};
 
 use super::arrays::Made;
-use super::attention::{Biases, Operands, Packed, Sequences, Shape};
+use super::check_attention::attention;
 use super::check_linear::linear;
 use super::kernels::{self, Kernel};
 use super::launch::Own;
-use super::numbers::{
-    Activate, AttentionFactors, CrossEntropy, Mask, Norm, Numbers, OneQuery, Packing, RowDropout,
-};
+use super::numbers::{Activate, AttentionFactors, CrossEntropy, Mask, Norm, Numbers, Packing, RowDropout};
 use super::optimizer::Trained;
 use crate::backend::candle::masks::Rows;
 use crate::backend::{AdamW, BackendError};
-use crate::device::Precision;
 use crate::kernels::dropout::{self, DropoutKey};
 
 type Result<T> = std::result::Result<T, BackendError>;
@@ -152,11 +149,20 @@ fn each_agrees(pair: &Pair<'_>) -> Result<()> {
             let inputs = [Some(&x), Some(&z), Some(&scale), Some(&gain), None, Some(&starts), Some(&places)];
             let more = Made { count: if wanted { elements } else { 0 }, ..made };
             pair.agree(&kernels::LAYER_NORM_BACKWARD, numbers, &inputs, [made, more, more])?;
+            let rest = [None, Some(&starts), Some(&places)];
+            let inputs = [&[Some(&x), None, None, Some(&gain)][..], &rest].concat();
+            pair.agree(&kernels::RMS_NORM, numbers, &inputs, [made, ROWS.into()])?;
+            let inputs = [&[&x, &z, &scale, &gain].map(Some)[..], &rest].concat();
+            pair.agree(&kernels::RMS_NORM_BACKWARD, numbers, &inputs, [made, more])?;
         }
         for activation in 0..5 {
             let numbers = Activate { rows, columns: columns as i64, activation };
             pair.agree(&kernels::ACTIVATE, numbers, &[Some(&x), Some(&bias)], [made])?;
             pair.agree(&kernels::ACTIVATE_BACKWARD, numbers, &[Some(&x), None, Some(&y)], [made])?;
+            let (gated, count) = (Tensor::cat(&[&x, &y], 0)?, 2 * elements);
+            pair.agree(&kernels::GATE, numbers, &[Some(&gated)], [made])?;
+            let inputs = [Some(&gated), Some(&z)];
+            pair.agree(&kernels::GATE_BACKWARD, numbers, &inputs, [Made { count, ..made }])?;
         }
     }
     let x = values(elements, 1)?;
@@ -167,121 +173,9 @@ fn each_agrees(pair: &Pair<'_>) -> Result<()> {
     let log_sums = values(ROWS, 8)?.affine(0.0, 9.0)?;
     let inputs = [&x, &labels, &log_sums, &scale].map(Some);
     pair.agree(&kernels::CROSS_ENTROPY_BACKWARD, numbers, &inputs, [elements])?;
-    attends(pair, mask)?;
-    attends_from_one_query(pair, mask)?;
+    attention(pair, mask)?;
     linear(pair, mask)?;
     updates(pair)
-}
-
-/// Attention forward and backward, over sequences of one row, of less than a tile and of
-/// more, with heads of a size that fills no tile either: within them, and from each to
-/// another one, with scores by places and without.
-fn attends(pair: &Pair<'_>, mask: Mask) -> Result<()> {
-    const QUERIES: [u32; 4] = [0, 1, 40, 171];
-    const KEYS: [u32; 4] = [0, 70, 75, 110];
-    const COUNT: usize = 6;
-    for (heads, size, within_them, by_place) in
-        [(2, 20, true, false), (1, 64, true, false), (2, 64, true, true), (2, 33, false, true)]
-    {
-        if !pair.here.attends(size, by_place)? {
-            continue;
-        }
-        let columns = heads * size;
-        let keys = if within_them { &QUERIES } else { &KEYS };
-        let (rows, memory_rows) = (QUERIES[3] as usize, keys[3] as usize);
-        // Of a size at which the scores' rounding is not magnified by much.
-        let queries = (values(rows * columns * if within_them { 3 } else { 1 }, 30)? * 0.25)?;
-        let memory = (values(memory_rows * 2 * columns, 32)? * 0.25)?;
-        let dout = values(rows * columns, 31)?;
-        // No sequence is longer than all of them together.
-        let distances = rows + memory_rows - 1;
-        let buckets: Vec<u32> = (0..distances as u32).map(|distance| distance * 7 % COUNT as u32).collect();
-        let table = values(distances * heads, 33)?.reshape((distances, heads))?;
-        for mask in [None, Some(mask)] {
-            let results = |own: &Own, device: &Device, dtype: DType| -> Result<Vec<Tensor>> {
-                let list = |numbers: Vec<u32>| Ok(integers(&numbers)?.to_device(device)?);
-                let (causal, side_by_side) = (within_them && by_place, within_them);
-                let shape = Shape { heads, size, scale: 0.2, causal, side_by_side, mask };
-                let biases = Biases {
-                    by_distance: table.to_device(device)?,
-                    buckets: integers(&buckets)?.to_device(device)?,
-                    count: COUNT,
-                    before: rows - 1,
-                };
-                let sequences = Sequences { queries: &QUERIES, keys, places: &PLACES[..3] };
-                let packed = Packed::new(sequences, shape, by_place.then_some(biases), list)?;
-                let [queries, memory, dout] =
-                    [&queries, &memory, &dout].map(|x| x.to_dtype(dtype)?.to_device(device));
-                let (queries, memory, dout) = (queries?, memory?, dout?);
-                let memory = if within_them { &queries } else { &memory };
-                let [context, log_sums] = own.attention(&packed, [&queries, memory], dtype)?;
-                let operands = Operands { queries: &queries, memory, dout: &dout, log_sums: &log_sums };
-                let found = own.attention_backward(&packed, &operands, true)?;
-                let (of_queries, of_keys) = match found.memory {
-                    Some(memory) => (found.queries, memory),
-                    None => {
-                        let all = found.queries.reshape((rows, 3 * columns))?;
-                        let part = |first: usize, parts: usize| {
-                            all.narrow(1, first * columns, parts * columns)?.flatten_all()
-                        };
-                        (part(0, 1)?, part(1, 2)?)
-                    }
-                };
-                let of_biases = own.bias_gradient(&packed, &operands, &found.inner)?;
-                let of_biases = of_biases.map(|table| table.flatten_all()).transpose()?;
-                Ok([context, log_sums, of_queries, of_keys].into_iter().chain(of_biases).collect())
-            };
-            let expected = results(&pair.reference, &Device::Cpu, DType::F32)?;
-            for (precision, dtype, bound) in [
-                (Precision::Fp32, DType::F32, BOUND),
-                (Precision::Tf32, DType::F32, ROUNDED_BOUND),
-                (Precision::Bf16, DType::F32, HALVES_BOUND),
-                (Precision::Bf16, DType::BF16, HALVES_BOUND),
-            ] {
-                let own = pair.here.clone().in_precision(precision);
-                let found = results(&own, pair.device, dtype)?;
-                let [forward, queries, keys, biases] =
-                    own.attention_names(size, by_place).unwrap_or_default();
-                let names = [forward, forward, queries, keys, biases];
-                for (name, (found, expected)) in names.into_iter().zip(found.iter().zip(&expected)) {
-                    within(bound, name, found, expected)?;
-                }
-            }
-        }
-    }
-    Ok(())
-}
-
-/// Attention of one query a sequence, with heads that fill no warp and ones that do.
-fn attends_from_one_query(pair: &Pair<'_>, mask: Mask) -> Result<()> {
-    let (starts, places) = (integers(&STARTS)?, integers(&PLACES)?);
-    for (heads, size) in [(3, 20), (1, 64)] {
-        for (dtype, has_mask) in [(DType::F32, 0), (DType::F32, 1), (DType::BF16, 1)] {
-            let rows = PLACES.len() * heads;
-            let numbers = OneQuery {
-                rows: rows as i64,
-                heads: heads as i64,
-                size: size as i64,
-                mask,
-                scale: 0.05,
-                has_mask,
-            };
-            // Of a size at which one key does not take all: what is left of its gradient then is
-            // the difference of two sums that are rounded otherwise on a GPU.
-            let [queries, dout] = [(values(rows * size, 50)? * 0.25)?, values(rows * size, 51)?];
-            let memory = values(ROWS * 2 * heads * size, 52)?.to_dtype(dtype)?;
-            let inputs = [&queries, &memory, &starts, &places];
-            let outputs = [Made::from(rows * size), Made::from(rows)];
-            pair.agree(&kernels::ONE_QUERY, numbers, &inputs.map(Some), outputs)?;
-            let [_, log_sums] =
-                pair.reference.run(&kernels::ONE_QUERY, numbers, &inputs.map(Some), outputs)?;
-            let inputs = [&inputs[..], &[&dout, &log_sums]].concat();
-            let inputs: Vec<Option<&Tensor>> = inputs.into_iter().map(Some).collect();
-            let outputs = [Made::from(rows * size), Made { count: memory.elem_count(), dtype }];
-            pair.agree(&kernels::ONE_QUERY_BACKWARD, numbers, &inputs, outputs)?;
-        }
-    }
-    Ok(())
 }
 
 /// One update of two tensors, one of which fills no piece and one more than one.

@@ -93,6 +93,12 @@ kernels! {
     ADD_ROWS add_rows RowDropout;
     ONE_QUERY one_query OneQuery;
     ONE_QUERY_BACKWARD one_query_backward OneQuery;
+    REMEMBER remember Recall;
+    RECALL recall Recall;
+    RMS_NORM rms_norm Norm;
+    RMS_NORM_BACKWARD rms_norm_backward Norm;
+    GATE gate Activate;
+    GATE_BACKWARD gate_backward Activate;
     LOW_RANK_DOWN_16 low_rank_down_16 LowRank HALF_BLOCK;
     LOW_RANK_DOWN_64 low_rank_down_64 LowRank HALF_BLOCK;
     LOW_RANK_UP_16 low_rank_up_16 LowRank HALF_BLOCK;

@@ -178,8 +178,8 @@ impl Candle {
         match program.value(root).storage {
             Storage::Working | Storage::InPlaceOf(_) => {}
             Storage::Kept { slot } => {
-                // What is remembered is copied when it is read.
-                let array = if whole { unwritten()? } else { self.remembered(slot, count)? };
+                // Others may have read where it lies.
+                let array = if whole { unwritten()? } else { self.remembered(slot, count)?.copy()? };
                 self.kept.insert(slot, array.clone());
                 return Ok(array);
             }

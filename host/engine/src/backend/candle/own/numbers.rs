@@ -162,6 +162,16 @@ pub struct OneQuery {
 
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
+pub struct Recall {
+    pub rows: i64,
+    pub heads: i64,
+    pub size: i64,
+    pub scale: f32,
+    pub unused: u32,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
 pub struct AddBias {
     pub rows: i64,
     pub columns: i64,
@@ -232,4 +242,4 @@ macro_rules! numbers {
     )* };
 }
 
-numbers! { RowDropout AttentionFactors Norm Activate CrossEntropy Attention BiasedAttention OneQuery AddBias LowRank RowSums Squares AdamW }
+numbers! { RowDropout AttentionFactors Norm Activate CrossEntropy Attention BiasedAttention OneQuery Recall AddBias LowRank RowSums Squares AdamW }

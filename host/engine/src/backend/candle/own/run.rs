@@ -117,6 +117,10 @@ impl Candle {
                 let (queries, keys) = self.attend_starts(program, attend);
                 lists.extend([queries.to_vec(), keys.to_vec(), batch.places.clone()]);
             }
+            Instruction::AttendRecalled(ref attend) if self.recalls(program, attend) => {
+                self.want_to_recall(attend, lists)?;
+                return Ok(true);
+            }
             Instruction::Absorbed(_) | Instruction::AbsorbedBackward(_) => {
                 lists.extend([self.one_each(), batch.starts.clone(), batch.places.clone()]);
             }
@@ -146,7 +150,10 @@ impl Candle {
         instruction: &Instruction,
     ) -> Result<bool> {
         let Some(own) = self.own.clone() else { return Ok(false) };
-        if self.run_linear(&own, program, instruction)? || self.run_low_rank(&own, program, instruction)? {
+        if self.run_linear(&own, program, instruction)?
+            || self.run_low_rank(&own, program, instruction)?
+            || self.run_pre_norm(&own, program, instruction)?
+        {
             return Ok(true);
         }
         let get = |value: Option<ValueId>| value.map(|value| self.peek(program, value)).transpose();
@@ -283,6 +290,9 @@ impl Candle {
                 return Ok(self.own_attend_backward_from_one(&own, program, backward)?
                     || self.own_attend_backward_by_tiles(&own, program, backward)?);
             }
+            Instruction::AttendRecalled(ref attend) => {
+                return self.own_attend_recalled(&own, program, attend);
+            }
             Instruction::TakeRowsBackward { dout, dx, choice, accumulate } => {
                 let chosen = self.chosen(choice);
                 if !chosen.is_sorted_by(|one, next| one < next) {
@@ -324,7 +334,13 @@ impl Candle {
     }
 
     /// The numbers of a norm whose result, or its gradient, is this value.
-    fn norm(&self, program: &Program, out: ValueId, dropouts: [Option<Dropout>; 2], epsilon: f32) -> Norm {
+    pub(super) fn norm(
+        &self,
+        program: &Program,
+        out: ValueId,
+        dropouts: [Option<Dropout>; 2],
+        epsilon: f32,
+    ) -> Norm {
         let columns = program.value(out).columns(&self.sizes);
         let rows = program.value(out).elements(&self.sizes) / columns.max(1);
         let [before, after] = dropouts.map(|dropout| masks::mask(&self.step, dropout?).map(Mask::from));
