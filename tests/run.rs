@@ -63,7 +63,7 @@ fn an_interrupted_run_says_how_to_go_on() {
     succeeds(kill);
     let rest: Vec<String> = lines.collect();
     assert_eq!(child.wait().unwrap().signal(), Some(2), "{rest:?}");
-    assert_eq!(rest.last().unwrap(), "interrupted: run again to go on; 1 cell is finished", "{rest:?}");
+    assert_eq!(rest.last().unwrap(), "interrupted: the same command goes on; 1 cell is finished", "{rest:?}");
 }
 
 /// One step an epoch, the first with a learning rate of 0: what starts at zero has not

@@ -241,6 +241,29 @@ pub struct EpochRecord {
     pub training_seconds: f64,
 }
 
+/// The parts of a training before its last one, of a cell that was interrupted.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct EarlierParts {
+    /// The steps after which each was over, in all.
+    pub steps: Vec<u64>,
+    /// Of all of them together; what was lost with a killed process is not known.
+    pub training_seconds: f64,
+    pub evaluation_seconds: f64,
+    /// The largest one's.
+    pub peak_memory_bytes: u64,
+}
+
+impl EarlierParts {
+    fn is_empty(&self) -> bool {
+        self.steps.is_empty()
+    }
+}
+
+/// A training that was told to end, and has left a checkpoint.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("it was told to end")]
+pub struct Interrupted;
+
 /// What came of a cell.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct CellResult {
@@ -248,8 +271,11 @@ pub struct CellResult {
     /// Optimizer steps and rows (tokens and virtual tokens) of the training.
     pub steps: u64,
     pub tokens: u64,
+    /// Of all parts of the training together, as its evaluations'.
     pub training_seconds: f64,
     pub evaluation_seconds: f64,
+    #[serde(default, skip_serializing_if = "EarlierParts::is_empty")]
+    pub earlier: EarlierParts,
     /// Loading both plugins, and asking both for their plans.
     pub plugin_load_seconds: f64,
     pub plugin_plan_seconds: f64,
@@ -310,12 +336,19 @@ pub struct Step {
 /// cell.
 pub trait Progress {
     fn start(&mut self, summary: &Summary) -> Result<()>;
+    /// Training begins after so many steps, which took so many seconds; of steps and
+    /// epochs that were told after them nothing is to stay.
+    fn begin(&mut self, steps: u64, seconds: f64) -> Result<()>;
     fn step(&mut self, step: Step) -> Result<()>;
     /// So many of the examples of a split are evaluated.
     fn evaluated(&mut self, split: &str, examples: u64, of: u64) -> Result<()>;
     fn epoch(&mut self, record: &EpochRecord) -> Result<()>;
     /// A sentence that the user should read.
     fn message(&mut self, sentence: &str) -> Result<()>;
+    /// A checkpoint is written now, from which the steps that were told of are not told again.
+    fn saved(&mut self) -> Result<()>;
+    /// Whether the cell was told to end, to go on another time.
+    fn interrupted(&self) -> bool;
 }
 
 #[cfg(test)]

@@ -1,10 +1,12 @@
 //! A model that trains: its programs, its parameters on a backend, the steps that
 //! change them, and evaluation.
 
+mod optimizer;
 mod step;
 
 use host_ir::task::Outputs;
 
+pub use self::optimizer::OptimizerState;
 pub use self::step::StepResult;
 use self::step::{Unread, trained_places};
 use crate::backend::{Backend, BackendError, Step, run};
@@ -181,6 +183,22 @@ impl Engine {
     /// Reading from the device.
     pub fn trained(&self) -> Result<Vec<NamedTensor>, EngineError> {
         self.tensors(|part| part.trained)
+    }
+
+    /// The elements of a block.
+    ///
+    /// # Errors
+    /// Reading from the device.
+    pub fn elements(&self, block: usize) -> Result<Vec<f32>, EngineError> {
+        Ok(self.backend.read_block(block)?)
+    }
+
+    /// Puts other elements in the place of a block's, as many as it has.
+    ///
+    /// # Errors
+    /// Memory that is not to be had.
+    pub fn set_elements(&mut self, block: usize, elements: &[f32]) -> Result<(), EngineError> {
+        Ok(self.backend.write_block(block, elements)?)
     }
 
     /// Parameters, with their elements, that are chosen.

@@ -17,7 +17,8 @@ use host_engine::program::build::Program;
 use host_engine::program::instruction::Instruction;
 use host_engine::program::value::ValueId;
 use host_engine::train::settings::TrainingSettings;
-use host_engine::train::trainer::{Batches, EpochReport, Observer, StepReport, TrainError, train};
+use host_engine::train::state::TrainerState;
+use host_engine::train::trainer::{Batches, EpochReport, Observer, StepReport, TrainError, Wish, train};
 use host_ir::task::HeadKind;
 use support::{CLASSES, LENGTHS, batch, blocks, plans, second, train_role};
 
@@ -67,8 +68,8 @@ impl Observer for Notes {
         self.messages.push(sentence);
     }
 
-    fn stopped(&self) -> bool {
-        false
+    fn wish(&self) -> Wish {
+        Wish::GoOn
     }
 
     fn evaluate(&mut self, _: &mut Engine, report: &EpochReport) -> Result<Option<f64>, String> {
@@ -78,6 +79,10 @@ impl Observer for Notes {
 
     fn improved(&mut self, _: &Engine, epoch: u64) -> Result<(), String> {
         self.saved.push(epoch);
+        Ok(())
+    }
+
+    fn save(&mut self, _: &Engine, _: &TrainerState) -> Result<(), String> {
         Ok(())
     }
 }
@@ -177,6 +182,25 @@ impl Backend for Scarce {
         }
     }
 
+    fn read_moments(
+        &self,
+        parameters: &Parameters,
+        block: usize,
+        part: usize,
+    ) -> Result<[Vec<f32>; 2], BackendError> {
+        self.inner.read_moments(parameters, block, part)
+    }
+
+    fn write_moments(
+        &mut self,
+        parameters: &Parameters,
+        block: usize,
+        part: usize,
+        moments: [Vec<f32>; 2],
+    ) -> Result<(), BackendError> {
+        self.inner.write_moments(parameters, block, part, moments)
+    }
+
     fn clear_gradients(&mut self) -> Result<(), BackendError> {
         self.inner.clear_gradients()
     }
@@ -210,8 +234,9 @@ fn run_on(
     };
     let mut notes = Notes::default();
     let mut batches = same(plans);
-    let ending = train(&mut engine, &mut batches, &settings, 8, 1, &mut notes);
-    (ending.map(|ending| ending.steps), notes)
+    let mut state = TrainerState::new(8);
+    let ending = train(&mut engine, &mut batches, &settings, 1, &mut state, &mut notes);
+    (ending.map(|_| state.steps), notes)
 }
 
 const HEAD: HeadKind = HeadKind::Classification { classes: CLASSES };
@@ -309,7 +334,7 @@ fn clipped(plans: &Plans, backend: Box<dyn Backend>, reads: Reads, steps: u64, m
     };
     let mut notes = Notes { reads, ..Notes::default() };
     let mut batches = Same { steps, ..same(plans) };
-    train(&mut engine, &mut batches, &settings, 8, 1, &mut notes).unwrap();
+    train(&mut engine, &mut batches, &settings, 1, &mut TrainerState::new(8), &mut notes).unwrap();
     notes
 }
 
@@ -365,6 +390,7 @@ fn the_next_batch_is_prepared_while_a_step_computes() {
     let mut engine = Engine::new(plans.clone(), blocks(&plans, 3), Box::new(backend)).unwrap();
     let settings = TrainingSettings { num_train_epochs: 1.0, ..Default::default() };
     let mut batches = Same { asked: Some(asked), ..same(&plans) };
-    let ending = train(&mut engine, &mut batches, &settings, 8, 1, &mut Notes::default()).unwrap();
-    assert_eq!(ending.steps, 3);
+    let mut state = TrainerState::new(8);
+    train(&mut engine, &mut batches, &settings, 1, &mut state, &mut Notes::default()).unwrap();
+    assert_eq!(state.steps, 3);
 }

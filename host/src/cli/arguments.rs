@@ -55,7 +55,10 @@ pub enum Command {
 /// Each method is trained once for each seed. A cell (one method, one seed)
 /// that is finished is kept in the run directory and not trained again, so that
 /// a run that was stopped, or to which a method is added, goes on where it was.
-/// One of which something is missing or broken is set aside and trained again.
+/// One of which something is missing or broken is set aside and trained again. One
+/// that was interrupted goes on from its checkpoint, which it writes after each
+/// epoch, on Ctrl-C, SIGTERM and SIGUSR1, and comes to the same bits; without its
+/// file checkpoint.safetensors it starts from the beginning.
 /// At the end the table stands on the standard output, and in the run directory
 /// as comparison.md, comparison.csv, comparison.json and report.html.
 #[derive(Debug, Args)]

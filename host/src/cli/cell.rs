@@ -1,8 +1,8 @@
 //! `host cell`: the child process of `host run` that trains one cell, so that
 //! the cell has its own peak memory, and that what kills it kills it alone.
 //!
-//! Exit codes: 0 trained, 1 failed with the reason in `failure.txt`, 101 after
-//! a panic, a signal where one ended it.
+//! Exit codes: 0 trained, 1 failed with the reason in `failure.txt`, 75 told to end with
+//! its checkpoint written, 101 after a panic, a signal where one ended it.
 
 use std::fs::{self, OpenOptions};
 use std::io::Write;
@@ -13,10 +13,11 @@ use anyhow::Result;
 
 use super::arguments::CellArguments;
 use super::progress::Reporter;
-use super::terminal;
+use super::{interrupt, terminal};
+use crate::cell::Interrupted;
 use crate::runs::machine::Machine;
 use crate::runs::record::{
-    CellJob, CellRecord, FAILURE, LOG, RESULT, Saved, read_json, write_json, write_whole,
+    CHECKPOINT, CellJob, CellRecord, FAILURE, LOG, RESULT, Saved, read_json, remove, write_json, write_whole,
 };
 use crate::runs::words;
 use crate::session;
@@ -28,6 +29,9 @@ pub fn train(arguments: &CellArguments) -> ExitCode {
     log_panics(&arguments.directory);
     match record(arguments) {
         Ok(()) => ExitCode::SUCCESS,
+        Err(error) if error.chain().any(|cause| cause.is::<Interrupted>()) => {
+            ExitCode::from(interrupt::TRY_AGAIN)
+        }
         Err(error) => {
             // The parent reports it, at once and in its summary.
             let reason =
@@ -44,20 +48,22 @@ pub fn train(arguments: &CellArguments) -> ExitCode {
 fn record(arguments: &CellArguments) -> Result<()> {
     let job: CellJob = read_json(&arguments.job)?;
     let mut progress = Reporter::writing(&arguments.directory)?;
-    let result = session::train_cell(&job.spec, &arguments.directory, &mut progress);
+    let result = session::train_cell(&job.spec, &job.identity, &arguments.directory, &mut progress);
     progress.finish();
+    let result = result?;
     let record = CellRecord {
         identity: job.identity,
         digests: job.digests,
-        result: result?,
-        peak_memory_bytes: job.spec.device.peak_memory(),
+        peak_memory_bytes: job.spec.device.peak_memory().max(result.earlier.peak_memory_bytes),
+        result,
         spec: job.spec,
         machine: Machine::this(),
         finished: words::now(),
         host_version: env!("CARGO_PKG_VERSION").into(),
         saved: Saved::in_directory(&arguments.directory)?,
     };
-    write_json(&arguments.directory.join(RESULT), &record)
+    write_json(&arguments.directory.join(RESULT), &record)?;
+    remove(&arguments.directory.join(CHECKPOINT))
 }
 
 /// Adds a line to the cell's log, as well as it can.
@@ -78,12 +84,13 @@ fn log_panics(directory: &Path) {
     }));
 }
 
-/// A parent that is killed takes its cell with it.
+/// A parent that is killed takes its cell with it, at once: the next run may be in its
+/// directory before another step is made.
 fn end_with_parent() {
     #[cfg(target_os = "linux")]
     // SAFETY: the call sets a number of this process and touches no memory.
     unsafe {
-        libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGTERM);
+        libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
     }
 }
 

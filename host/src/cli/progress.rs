@@ -2,17 +2,18 @@
 //! batch job's log, and in both cases the cell's log and its records of steps
 //! and epochs.
 
-use std::fs::{File, OpenOptions};
-use std::io::{IsTerminal, Write};
-use std::path::{Path, PathBuf};
+mod lines;
+
+use std::io::IsTerminal;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use host_engine::device::Device;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use serde::Serialize;
 
-use super::terminal;
+use self::lines::Lines;
+use super::{interrupt, terminal};
 use crate::cell::{BestMetric, EpochRecord, Progress, Step, Summary};
 use crate::runs::record::{EPOCHS, LOG, STEPS, StepRecord};
 use crate::runs::words;
@@ -44,11 +45,15 @@ struct Window {
     loss: f64,
     tokens: u64,
     seconds: f64,
+    /// The last of the steps, and its learning rate.
+    step: u64,
+    learning_rate: f64,
 }
 
 impl Window {
     fn add(&mut self, step: Step, seconds: f64) {
         self.steps += 1;
+        (self.step, self.learning_rate) = (step.step, step.learning_rate);
         self.loss += step.loss;
         self.tokens += step.tokens;
         self.seconds += seconds;
@@ -60,30 +65,6 @@ impl Window {
 
     fn tokens_per_second(&self) -> u64 {
         (self.tokens as f64 / self.seconds.max(1e-9)) as u64
-    }
-}
-
-/// A file of lines that grows.
-struct Lines {
-    path: PathBuf,
-    file: File,
-}
-
-impl Lines {
-    fn open(path: PathBuf) -> Result<Lines> {
-        let file = OpenOptions::new().append(true).create(true).open(&path);
-        let file = file.with_context(|| format!("cannot open {}", path.display()))?;
-        Ok(Lines { path, file })
-    }
-
-    fn line(&mut self, line: &str) -> Result<()> {
-        let written = self.file.write_all(format!("{line}\n").as_bytes());
-        written.with_context(|| format!("cannot write {}", self.path.display()))
-    }
-
-    fn json<T: Serialize>(&mut self, value: &T) -> Result<()> {
-        let line = serde_json::to_string(value).context("a record is no JSON")?;
-        self.line(&line)
     }
 }
 
@@ -101,6 +82,8 @@ pub struct Reporter {
     bar: Option<ProgressBar>,
     best_metric: Option<BestMetric>,
     started: Instant,
+    /// Of the training's earlier parts.
+    earlier_seconds: f64,
     /// When the session was last heard of.
     heard: Instant,
     /// When the last plain line was written.
@@ -125,6 +108,7 @@ impl Reporter {
             bar: std::io::stderr().is_terminal().then(|| bar("  {bar:28} {msg}")),
             best_metric: None,
             started: now,
+            earlier_seconds: 0.0,
             heard: now,
             spoke: None,
             since_line: Window::default(),
@@ -164,6 +148,24 @@ impl Reporter {
         due
     }
 
+    /// Writes the steps since the last record as one.
+    fn record(&mut self) -> Result<()> {
+        let window = std::mem::take(&mut self.since_record);
+        let seconds = self.seconds();
+        let (step, loss, learning_rate) = (window.step, window.loss(), window.learning_rate);
+        match &mut self.files {
+            Some(files) if window.steps > 0 => {
+                files.steps.json(&StepRecord { step, loss, learning_rate, seconds })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Seconds since the training began, in all its parts.
+    fn seconds(&self) -> f64 {
+        self.earlier_seconds + self.started.elapsed().as_secs_f64()
+    }
+
     /// Seconds since the session was last heard of.
     fn lap(&mut self) -> f64 {
         let now = Instant::now();
@@ -179,29 +181,34 @@ impl Progress for Reporter {
             self.say(&format!("  {line}"))?;
         }
         self.best_metric = summary.best_metric.clone();
-        self.started = Instant::now();
+        Ok(())
+    }
+
+    fn begin(&mut self, steps: u64, seconds: f64) -> Result<()> {
+        // Before this there is nothing to save, and a signal ends the process at once.
+        interrupt::watch();
+        if let Some(files) = &mut self.files {
+            files.steps.keep(steps)?;
+            files.epochs.keep(steps)?;
+        }
+        (self.started, self.earlier_seconds) = (Instant::now(), seconds);
         self.lap();
         Ok(())
     }
 
     fn step(&mut self, step: Step) -> Result<()> {
         let seconds = self.lap();
-        let elapsed = self.started.elapsed().as_secs_f64();
         self.since_line.add(step, seconds);
         self.since_record.add(step, seconds);
-        let last = step.step >= step.steps;
-        if last || self.since_record.steps >= (step.steps / CURVE_POINTS).max(1) {
-            let loss = std::mem::take(&mut self.since_record).loss();
-            let record =
-                StepRecord { step: step.step, loss, learning_rate: step.learning_rate, seconds: elapsed };
-            if let Some(files) = &mut self.files {
-                files.steps.json(&record)?;
-            }
+        // At the same steps, however often training was interrupted.
+        let together = (step.steps / CURVE_POINTS).max(1);
+        if step.step >= step.steps || step.step.is_multiple_of(together) {
+            self.record()?;
         }
         if step.more > 0 {
             return Ok(()); // Time and tokens are those of all that are done.
         }
-        let left = elapsed / step.step.max(1) as f64 * step.steps.saturating_sub(step.step) as f64;
+        let left = self.seconds() / step.step.max(1) as f64 * step.steps.saturating_sub(step.step) as f64;
         let words = |window: &Window| {
             format!(
                 "loss {:.4}, {} tokens/s, {} left",
@@ -249,6 +256,14 @@ impl Progress for Reporter {
 
     fn message(&mut self, sentence: &str) -> Result<()> {
         self.say(&format!("  {sentence}"))
+    }
+
+    fn saved(&mut self) -> Result<()> {
+        self.record()
+    }
+
+    fn interrupted(&self) -> bool {
+        interrupt::came().is_some()
     }
 }
 

@@ -10,7 +10,7 @@ use anyhow::{Context, Result, bail};
 
 use super::arguments::RunArguments;
 use super::{interrupt, sources, terminal};
-use crate::cell::{CellSpec, Digests};
+use crate::cell::{CellSpec, Digests, Interrupted};
 use crate::config::write::to_toml;
 use crate::runs::comparison::Comparison;
 use crate::runs::directory::{Place, RunDirectory};
@@ -56,9 +56,12 @@ pub fn run(arguments: &RunArguments) -> Result<()> {
     for (number, spec) in cells.iter().enumerate() {
         terminal::heading(&format!("[{}/{}] {}", number + 1, cells.len(), spec.title()));
         let trained = cell(&directory, spec, &digests);
-        if interrupt::came() {
+        let interrupted = |error: &anyhow::Error| error.is::<Interrupted>();
+        if interrupt::came().is_some() || trained.as_ref().is_err_and(interrupted) {
+            // The next run may be on another machine, where only an empty lock is nobody's.
+            drop(directory);
             interrupt::end(&format!(
-                "interrupted: run again to go on; {} finished",
+                "interrupted: the same command goes on; {} finished",
                 match finished.len() + usize::from(trained.is_ok()) {
                     1 => "1 cell is".into(),
                     count => format!("{count} cells are"),
@@ -132,14 +135,18 @@ fn cell(run: &RunDirectory, spec: &CellSpec, digests: &Digests) -> Result<Finish
             return Ok(*finished);
         }
         Place::Free { set_aside: Some(why) } => terminal::note(&format!("  {why}; trained anew")),
-        Place::Free { set_aside: None } => {}
+        Place::Free { set_aside: None } | Place::Begun => {}
     }
     let job = CellJob { identity, digests: digests.clone(), spec: spec.clone() };
     let file = directory.join(SPEC);
     write_json(&file, &job)?;
     let program = own_program()?;
-    let status = Command::new(&program).arg("cell").arg(&file).arg(&directory).status();
-    let status = status.with_context(|| format!("cannot start {}", program.display()))?;
+    let child = Command::new(&program).arg("cell").arg(&file).arg(&directory).spawn();
+    let mut child = child.with_context(|| format!("cannot start {}", program.display()))?;
+    let status = interrupt::wait(&mut child).context("cannot wait for the process of the cell")?;
+    if status.code() == Some(interrupt::TRY_AGAIN.into()) {
+        bail!(Interrupted);
+    }
     if !status.success() {
         let log = directory.join(LOG);
         let log = if log.exists() { log } else { directory.clone() };
@@ -175,8 +182,12 @@ fn failure(status: ExitStatus, directory: &Path) -> String {
 /// What came of a cell, in a line.
 fn outcome(cell: &Finished) -> String {
     let (record, result) = (&cell.record, &cell.record.result);
+    let in_parts = match result.earlier.steps.len() {
+        0 => String::new(),
+        earlier => format!(" in {} parts", earlier + 1),
+    };
     let mut parts = vec![
-        format!("trained in {}", words::duration(result.training_seconds)),
+        format!("trained in {}{in_parts}", words::duration(result.training_seconds)),
         format!("peak memory {}", words::bytes(record.peak_memory_bytes as f64)),
     ];
     let chosen = result.best_metric.as_ref().map(|best| best.name.as_str());
@@ -225,5 +236,8 @@ mod tests {
             outcome(&finished("a", 1, 0.5)),
             "trained in 1 min 21 s, peak memory 512 MiB, dev accuracy 0.2500, test accuracy 0.5000"
         );
+        let mut interrupted = finished("a", 1, 0.5);
+        interrupted.record.result.earlier.steps = vec![3, 3];
+        assert!(outcome(&interrupted).starts_with("trained in 1 min 21 s in 3 parts, "));
     }
 }

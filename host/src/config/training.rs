@@ -12,7 +12,7 @@ const POSITIVE: f64 = f64::MIN_POSITIVE;
 pub fn keys() -> Vec<(&'static str, SettingType)> {
     let real = |minimum, maximum| SettingType::Real { minimum, maximum };
     let whole = |minimum| SettingType::Whole { minimum, maximum: i64::MAX };
-    let schedules = ["linear", "constant", "cosine"].map(String::from).to_vec();
+    let choice = |names: [&str; 3]| SettingType::Choice(names.map(String::from).to_vec());
     vec![
         ("learning_rate", real(0.0, f64::INFINITY)),
         ("head_learning_rate", real(0.0, f64::INFINITY)),
@@ -27,12 +27,14 @@ pub fn keys() -> Vec<(&'static str, SettingType)> {
         ("adam_beta2", real(0.0, 1.0)),
         ("adam_epsilon", real(0.0, f64::INFINITY)),
         ("max_grad_norm", real(0.0, f64::INFINITY)),
-        ("lr_scheduler_type", SettingType::Choice(schedules)),
+        ("lr_scheduler_type", choice(["linear", "constant", "cosine"])),
         ("warmup_ratio", real(0.0, 1.0)),
         ("warmup_steps", whole(0)),
         ("early_stopping_patience", whole(1)),
         ("dropout", real(0.0, 1.0)),
         ("auto_find_batch_size", SettingType::Boolean),
+        ("save_strategy", choice(["no", "epoch", "steps"])),
+        ("save_steps", whole(1)),
     ]
 }
 
@@ -140,14 +142,14 @@ mod tests {
     fn every_key_is_settable() {
         for (key, kind) in keys() {
             let value = match kind {
-                SettingType::Whole { .. } => "7",
-                SettingType::Real { .. } => "0.25",
-                SettingType::Choice(_) => "\"cosine\"",
-                _ => "false",
+                SettingType::Whole { .. } => "7".into(),
+                SettingType::Real { .. } => "0.25".into(),
+                SettingType::Choice(names) => format!("\"{}\"", names[2]),
+                _ => "false".to_string(),
             };
             let settings = training(&format!("{key} = {value}")).unwrap();
             let json = serde_json::to_value(&settings).unwrap();
-            assert_eq!(json[key], serde_json::from_str::<serde_json::Value>(value).unwrap(), "{key}");
+            assert_eq!(json[key], serde_json::from_str::<serde_json::Value>(&value).unwrap(), "{key}");
         }
     }
 

@@ -17,7 +17,7 @@ use anyhow::{Context, Result, bail};
 
 use super::identity::short;
 use super::machine::Machine;
-use super::record::{Finished, RESULT, write_whole};
+use super::record::{CHECKPOINT, FAILURE, Finished, RESULT, remove, write_whole};
 use crate::cell::CellSpec;
 
 const CONFIG: &str = "config.toml";
@@ -36,6 +36,8 @@ pub struct RunDirectory {
 #[derive(Debug)]
 pub enum Place {
     Finished(Box<Finished>),
+    /// It was interrupted and has a checkpoint.
+    Begun,
     /// The directory is there and empty. Why what was in it was set aside, if there was
     /// anything.
     Free {
@@ -68,8 +70,8 @@ impl RunDirectory {
 
     /// Looks for a cell and makes its place free unless it is finished.
     ///
-    /// What a killed run left is set aside under `NAME.unfinished`, where the
-    /// next one replaces it; a finished cell of which something is missing or broken, under
+    /// What a killed run left stays where it has a checkpoint. Else it is set aside under
+    /// `NAME.unfinished`, where the next one replaces it; a finished cell of which something is missing or broken, under
     /// `NAME.broken`, where it stays.
     ///
     /// # Errors
@@ -84,7 +86,10 @@ impl RunDirectory {
                     finished.record.identity
                 ),
                 Ok(finished) => match finished.incomplete() {
-                    None => return Ok(Place::Finished(Box::new(finished))),
+                    None => {
+                        remove(&directory.join(CHECKPOINT))?;
+                        return Ok(Place::Finished(Box::new(finished)));
+                    }
                     Some(sentence) => sentence,
                 },
                 // What cannot be read at all may be whole.
@@ -98,7 +103,13 @@ impl RunDirectory {
             let aside = free.into_iter().find(|folder| !folder.exists()).unwrap_or_default();
             move_to(directory, &aside)?;
             set_aside = Some(format!("is broken ({broken}) and now in {}", aside.display()));
+        } else if directory.join(CHECKPOINT).exists() {
+            remove_half_written(directory)?;
+            // Why the last try failed says nothing of this one.
+            remove(&directory.join(FAILURE))?;
+            return Ok(Place::Begun);
         } else if directory.exists() {
+            remove_half_written(directory)?;
             let aside = beside(directory, UNFINISHED);
             if aside.exists() {
                 fs::remove_dir_all(&aside).with_context(|| format!("cannot remove {}", aside.display()))?;
@@ -145,6 +156,18 @@ fn beside(directory: &Path, end: &str) -> PathBuf {
 fn move_to(directory: &Path, aside: &Path) -> Result<()> {
     fs::rename(directory, aside)
         .with_context(|| format!("cannot move {} to {}", directory.display(), aside.display()))
+}
+
+/// Removes checkpoints that a killed process has not finished writing; they may be large.
+fn remove_half_written(directory: &Path) -> Result<()> {
+    let cannot = || format!("cannot read {}", directory.display());
+    for entry in fs::read_dir(directory).with_context(cannot)? {
+        let entry = entry.with_context(cannot)?;
+        if entry.file_name().to_string_lossy().starts_with(&format!(".{CHECKPOINT}.")) {
+            remove(&entry.path())?;
+        }
+    }
+    Ok(())
 }
 
 /// Whether an error is the disk's, and says nothing of what a file has.
@@ -312,6 +335,27 @@ mod tests {
         let aside = run.path.join("cells/a-s1-01234567.unfinished/log.txt");
         assert_eq!(fs::read_to_string(aside).unwrap(), "second");
         assert!(finished_cells(folder.path()).unwrap_err().to_string().contains("no finished cell"));
+    }
+
+    #[test]
+    fn what_has_a_checkpoint_stays_and_a_finished_cell_has_none() {
+        let folder = tempfile::tempdir().unwrap();
+        let run = RunDirectory::open(folder.path()).unwrap();
+        let record = finished("a", 1, 0.5).record;
+        let directory = run.cell(&record.spec, &record.identity);
+        fs::create_dir(&directory).unwrap();
+        let (checkpoint, half) = (directory.join(CHECKPOINT), directory.join(format!(".{CHECKPOINT}.77")));
+        for name in ["log.txt", FAILURE, CHECKPOINT, &format!(".{CHECKPOINT}.77")] {
+            fs::write(directory.join(name), "x").unwrap();
+        }
+        assert!(matches!(run.place(&directory, &record.identity).unwrap(), Place::Begun));
+        assert!(directory.join("log.txt").exists() && checkpoint.exists());
+        assert!(!half.exists() && !directory.join(FAILURE).exists());
+        // Its process was killed before it removed it.
+        write_json(&directory.join(RESULT), &record).unwrap();
+        save(&directory, 10);
+        assert!(matches!(run.place(&directory, &record.identity).unwrap(), Place::Finished(_)));
+        assert!(!checkpoint.exists());
     }
 
     /// A record alone is no cell, and a record that is none blocks none.

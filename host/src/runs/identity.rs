@@ -9,8 +9,8 @@ use crate::cell::{CellSpec, Digests};
 ///
 /// Paths, labels and where a plugin comes from do not count, their contents'
 /// digests do. The number of threads does not either: results agree over it to
-/// rounding; nor which of several like devices it is. Of what the hub has, the commit
-/// counts beside the files' digests.
+/// rounding; nor which of several like devices it is, nor when checkpoints are written.
+/// Of what the hub has, the commit counts beside the files' digests.
 pub fn identity(spec: &CellSpec, digests: &Digests) -> String {
     digest(&described(spec, digests, Some(spec.seed)))
 }
@@ -26,6 +26,10 @@ pub fn settings_identity(spec: &CellSpec, digests: &Digests) -> String {
 }
 
 fn described(spec: &CellSpec, digests: &Digests, seed: Option<u64>) -> Value {
+    let mut training = json!(spec.training);
+    if let Some(keys) = training.as_object_mut() {
+        keys.retain(|key, _| !["save_strategy", "save_steps"].contains(&key.as_str()));
+    }
     let mut described = json!({
         "model": { "digest": digests.model, "reinitialise": spec.model.reinitialise },
         "data": digests.data,
@@ -33,7 +37,7 @@ fn described(spec: &CellSpec, digests: &Digests, seed: Option<u64>) -> Value {
         "too_long": spec.data.too_long,
         "task": { "digest": spec.task.digest, "settings": spec.task.settings },
         "method": { "digest": spec.method.digest, "settings": spec.method.settings },
-        "training": spec.training,
+        "training": training,
         "seed": seed,
         "device": spec.device.kind(),
         "precision": spec.precision,
@@ -86,7 +90,7 @@ pub mod tests {
     use std::collections::BTreeMap;
 
     use host_engine::device::{Device, Precision};
-    use host_engine::train::settings::TrainingSettings;
+    use host_engine::train::settings::{SaveStrategy, TrainingSettings};
     use host_ir::settings::Setting;
 
     use super::*;
@@ -169,6 +173,8 @@ pub mod tests {
         moved.data.path = Source::Path("/elsewhere".into());
         moved.method.origin = Origin::File("/plugins/a.wasm".into());
         moved.threads = 7;
+        moved.training.save_strategy = SaveStrategy::Steps;
+        moved.training.save_steps = 7;
         assert_eq!(identity(&base, &digests()), identity(&moved, &digests()));
         let read: CellSpec = serde_json::from_str(&serde_json::to_string(&base).unwrap()).unwrap();
         assert_eq!(identity(&base, &digests()), identity(&read, &digests()));

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::Write;
+use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
@@ -21,6 +21,9 @@ pub const FAILURE: &str = "failure.txt";
 /// A line of JSON for each epoch, and for about every two hundredth of the steps.
 pub const EPOCHS: &str = "epochs.jsonl";
 pub const STEPS: &str = "steps.jsonl";
+
+/// From which a cell that was interrupted goes on; a finished one has none.
+pub const CHECKPOINT: &str = "checkpoint.safetensors";
 
 /// What the session writes beside them and nothing can be loaded without: the method's plan,
 /// and what was trained.
@@ -150,6 +153,16 @@ impl Finished {
             }
         }
         Ok(())
+    }
+}
+
+/// Removes a file that may not be there.
+pub fn remove(path: &Path) -> Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("cannot remove {}", path.display()))
+        }
+        _ => Ok(()),
     }
 }
 

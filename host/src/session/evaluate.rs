@@ -10,7 +10,7 @@ use host_engine::generate::generate;
 use host_ir::task::{Outputs, Prediction};
 use serde::{Deserialize, Serialize};
 
-use crate::cell::{CellSpec, Progress, SplitMetrics};
+use crate::cell::{CellSpec, Interrupted, Progress, SplitMetrics};
 use crate::session::data::Split;
 use crate::session::prepare::Prepared;
 use crate::session::scores::{Scores, in_parts};
@@ -112,6 +112,9 @@ impl Prepared {
                 all.add(&said)?;
             }
             progress.evaluated(&split.name, all.len() as u64, total as u64)?;
+            if progress.interrupted() {
+                bail!(Interrupted);
+            }
         }
         Ok((places, all))
     }

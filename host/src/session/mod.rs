@@ -3,6 +3,7 @@
 
 mod baseline;
 mod bench;
+mod checkpoint;
 mod data;
 mod digests;
 mod duplicates;
@@ -104,12 +105,20 @@ pub fn plan_cell(spec: &CellSpec) -> Result<PlanReport> {
     Ok(PlanReport { summary, text })
 }
 
-/// Trains a cell and writes what can be loaded again into the directory.
+/// Trains a cell and writes what can be loaded again into the directory. Where the directory
+/// has a checkpoint of this identity, training goes on from it.
 ///
 /// # Errors
-/// All that can be wrong with plugins, model, data, memory and disk.
-pub fn train_cell(spec: &CellSpec, directory: &Path, progress: &mut dyn Progress) -> Result<CellResult> {
-    train::train(spec, directory, progress).with_context(|| format!("{} was not trained", spec.title()))
+/// All that can be wrong with plugins, model, data, memory and disk; [`Interrupted`] where
+/// the progress was, and a checkpoint is written.
+pub fn train_cell(
+    spec: &CellSpec,
+    identity: &str,
+    directory: &Path,
+    progress: &mut dyn Progress,
+) -> Result<CellResult> {
+    train::train(spec, identity, directory, progress)
+        .with_context(|| format!("{} was not trained", spec.title()))
 }
 
 /// Loads what `train_cell` has written and evaluates it again.

@@ -169,6 +169,27 @@ pub trait Backend {
         update_each(self, parameters, rules, scale)
     }
 
+    /// A copy of the first and the second moments of AdamW of a parameter that trains, as
+    /// many elements each as it has; zeros before its first update.
+    fn read_moments(
+        &self,
+        parameters: &Parameters,
+        block: usize,
+        part: usize,
+    ) -> Result<[Vec<f32>; 2], BackendError>;
+
+    /// Other moments for a parameter that trains, as many elements each as it has.
+    ///
+    /// # Errors
+    /// Memory that is not to be had.
+    fn write_moments(
+        &mut self,
+        parameters: &Parameters,
+        block: usize,
+        part: usize,
+        moments: [Vec<f32>; 2],
+    ) -> Result<(), BackendError>;
+
     /// Clears all gradients.
     fn clear_gradients(&mut self) -> Result<(), BackendError>;
 

@@ -133,6 +133,25 @@ impl Backend for Timed {
         times.noted("AdamW", || inner.update_all(parameters, rules, scale))
     }
 
+    fn read_moments(
+        &self,
+        parameters: &Parameters,
+        block: usize,
+        part: usize,
+    ) -> Result<[Vec<f32>; 2], BackendError> {
+        self.inner.read_moments(parameters, block, part)
+    }
+
+    fn write_moments(
+        &mut self,
+        parameters: &Parameters,
+        block: usize,
+        part: usize,
+        moments: [Vec<f32>; 2],
+    ) -> Result<(), BackendError> {
+        self.inner.write_moments(parameters, block, part, moments)
+    }
+
     fn clear_gradients(&mut self) -> Result<(), BackendError> {
         self.inner.clear_gradients()
     }

@@ -2,7 +2,7 @@
 //! evaluated, what the model says of them, and what is predicted. They lie in temporary
 //! files where they are many, so that a split of any size takes the memory of a small one.
 
-use std::io::{self, BufReader, Read};
+use std::io::{self, BufRead, BufReader, Read};
 use std::marker::PhantomData;
 
 use serde::Serialize;
@@ -74,19 +74,53 @@ impl<T: Serialize + DeserializeOwned> Kept<T> {
         Ok(serde_json::from_slice(&self.bytes(number)?).map_err(io::Error::from)?)
     }
 
+    /// Values from what [`Self::lines`] has given.
+    ///
+    /// # Errors
+    /// A line that is no value; a folder for temporary files that takes none, or is full.
+    pub fn from_lines(lines: impl BufRead) -> Result<Kept<T>, DatasetError> {
+        let mut kept = Kept::default();
+        for line in lines.lines() {
+            kept.add(&serde_json::from_str(&line?).map_err(io::Error::from)?)?;
+        }
+        Ok(kept)
+    }
+
     /// The values in their order, read in large parts.
     pub fn iter(&self) -> impl Iterator<Item = Result<T, DatasetError>> + '_ {
+        let values = self.each();
+        values.map(|bytes| Ok(serde_json::from_slice(&bytes?).map_err(io::Error::from)?))
+    }
+}
+
+impl<T> Kept<T> {
+    /// Bytes of [`Self::lines`].
+    pub fn line_bytes(&self) -> u64 {
+        self.values.bytes() + self.len() as u64
+    }
+
+    /// The values in their order, each as a line of JSON with its end.
+    pub fn lines(&self) -> impl Iterator<Item = io::Result<Vec<u8>>> + '_ {
+        self.each().map(|bytes| {
+            let mut line = bytes?;
+            line.push(b'\n');
+            Ok(line)
+        })
+    }
+
+    /// The bytes of the values in their order, read in large parts.
+    fn each(&self) -> impl Iterator<Item = io::Result<Vec<u8>>> + '_ {
         let [mut values, mut ends] =
             [&self.values, &self.ends].map(|store| BufReader::with_capacity(READ, store.reader()));
-        let (mut start, mut bytes) = (0, Vec::new());
+        let mut start = 0;
         (0..self.len()).map(move |_| {
             let mut end = [0; ENTRY];
             ends.read_exact(&mut end)?;
             let end = u64::from_le_bytes(end);
-            bytes.resize((end - start) as usize, 0);
+            let mut bytes = vec![0; (end - start) as usize];
             values.read_exact(&mut bytes)?;
             start = end;
-            Ok(serde_json::from_slice(&bytes).map_err(io::Error::from)?)
+            Ok(bytes)
         })
     }
 }
@@ -140,6 +174,11 @@ mod tests {
             };
             assert_eq!(bits(&found), bits(&wanted));
         }
+        let lines = predictions.lines().collect::<Result<Vec<_>, _>>().unwrap().concat();
+        assert_eq!(lines.len() as u64, predictions.line_bytes());
+        let read = Kept::<Prediction>::from_lines(&lines[..]).unwrap();
+        assert!(read.iter().eq(predictions.iter()) && read.len() == 20);
+        assert!(Kept::<Prediction>::from_lines(&lines[..lines.len() - 3]).is_err());
         predictions.add(&vec![Some(PredictionValue::Real(f64::NAN))]).unwrap();
         assert!(
             matches!(predictions.get(20).unwrap()[0], Some(PredictionValue::Real(real)) if real.is_nan())

@@ -4,7 +4,7 @@
 pub mod checkpoint;
 mod elements;
 mod pickled;
-mod stored;
+pub(crate) mod stored;
 pub mod write;
 
 use std::fs::File;

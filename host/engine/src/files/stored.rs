@@ -3,6 +3,7 @@
 
 use std::fs::File;
 use std::io::Read;
+use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
@@ -28,11 +29,29 @@ pub struct Stored {
     end: u64,
 }
 
+/// What a file says that it holds.
+pub struct Header {
+    file: PathBuf,
+    /// Bytes of the file.
+    length: u64,
+    /// The first byte of the tensors.
+    first: u64,
+    entries: Map<String, Value>,
+}
+
 /// The tensors of a file with their names.
 ///
 /// # Errors
 /// A file that is no safetensors file, or shorter than its header says.
 pub fn tensors(file: &Path) -> Result<Vec<(String, Stored)>, FileError> {
+    header(file)?.tensors()
+}
+
+/// The header of a file.
+///
+/// # Errors
+/// A file that is no safetensors file.
+pub fn header(file: &Path) -> Result<Header, FileError> {
     let error = |sentence: String| FileError::new(file, sentence);
     let mut opened = File::open(file).map_err(|cause| error(cause.to_string()))?;
     let length = opened.metadata().map_err(|cause| error(cause.to_string()))?.len();
@@ -60,20 +79,38 @@ pub fn tensors(file: &Path) -> Result<Vec<(String, Stored)>, FileError> {
     }
     let mut text = vec![0; header as usize];
     opened.read_exact(&mut text).map_err(|cause| error(cause.to_string()))?;
-    let parsed: Map<String, Value> = serde_json::from_slice(&text)
+    let entries = serde_json::from_slice(&text)
         .map_err(|cause| error(format!("this is no safetensors file: its header is {cause}")))?;
-    let mut tensors = Vec::new();
-    for (name, value) in parsed.iter().filter(|(name, _)| *name != "__metadata__") {
-        let stored = stored(file, value, header + 8);
-        let stored = stored.ok_or_else(|| error(format!("the header's entry of {name} is none: {value}")))?;
-        tensors.push((name.clone(), stored));
+    Ok(Header { file: file.into(), length, first: header + 8, entries })
+}
+
+impl Header {
+    /// What the file says under a name, beside its tensors.
+    pub fn metadata(&self, name: &str) -> Option<&str> {
+        self.entries.get("__metadata__")?.get(name)?.as_str()
     }
-    let needed = tensors.iter().map(|(_, stored)| stored.end).max().unwrap_or(0);
-    match needed > length {
-        true => {
-            Err(error(format!("the file is cut short: it has {length} bytes of {needed}; fetch it again")))
+
+    /// The tensors with their names.
+    ///
+    /// # Errors
+    /// An entry that is none; a file that is shorter than they are.
+    pub fn tensors(&self) -> Result<Vec<(String, Stored)>, FileError> {
+        let error = |sentence: String| FileError::new(&self.file, sentence);
+        let mut tensors = Vec::new();
+        for (name, value) in self.entries.iter().filter(|(name, _)| *name != "__metadata__") {
+            let stored = stored(&self.file, value, self.first);
+            let stored =
+                stored.ok_or_else(|| error(format!("the header's entry of {name} is none: {value}")))?;
+            tensors.push((name.clone(), stored));
         }
-        false => Ok(tensors),
+        let needed = tensors.iter().map(|(_, stored)| stored.end).max().unwrap_or(0);
+        match needed > self.length {
+            true => Err(error(format!(
+                "the file is cut short: it has {} bytes of {needed}; fetch it again",
+                self.length
+            ))),
+            false => Ok(tensors),
+        }
     }
 }
 
@@ -93,6 +130,11 @@ fn stored(file: &Path, value: &Value, first: u64) -> Option<Stored> {
 }
 
 impl Stored {
+    /// Its bytes in the file.
+    pub fn bytes(&self) -> Range<u64> {
+        self.start..self.end
+    }
+
     /// Writes the elements, row by row, to their place, which has the shape's size.
     ///
     /// # Errors

@@ -45,6 +45,21 @@ pub fn write_parts<E: From<FileError>>(
     path: &Path,
     parts: impl IntoIterator<Item = Result<impl AsRef<[u8]>, E>>,
 ) -> Result<(), E> {
+    write_with(path, |file| {
+        parts.into_iter().try_for_each(|part| {
+            file.write_all(part?.as_ref()).map_err(|cause| E::from(FileError::new(path, cause)))
+        })
+    })
+}
+
+/// As [`write_whole`]; `fill` writes the content.
+///
+/// # Errors
+/// As [`write_whole`]; what `fill` says.
+pub fn write_with<E: From<FileError>>(
+    path: &Path,
+    fill: impl FnOnce(&mut dyn Write) -> Result<(), E>,
+) -> Result<(), E> {
     let error = |cause: io::Error| E::from(FileError::new(path, cause));
     let folder = path.parent().unwrap_or(Path::new("."));
     fs::create_dir_all(folder).map_err(error)?;
@@ -52,9 +67,7 @@ pub fn write_parts<E: From<FileError>>(
     let temporary = folder.join(format!(".{name}.{}", std::process::id()));
     let write = || {
         let mut file = BufWriter::new(fs::File::create(&temporary).map_err(error)?);
-        for part in parts {
-            file.write_all(part?.as_ref()).map_err(error)?;
-        }
+        fill(&mut file)?;
         let file = file.into_inner().map_err(|full| error(full.into_error()))?;
         file.sync_all().and_then(|()| fs::rename(&temporary, path)).map_err(error)
     };

@@ -14,6 +14,19 @@ pub enum Schedule {
     Cosine,
 }
 
+/// When a checkpoint is written from which an interrupted training goes on. One that is
+/// told to end writes one whatever this is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SaveStrategy {
+    No,
+    /// After each epoch and its evaluation.
+    #[default]
+    Epoch,
+    /// After every `save_steps` optimizer steps.
+    Steps,
+}
+
 /// The settings of one training, all resolved.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct TrainingSettings {
@@ -52,11 +65,29 @@ pub struct TrainingSettings {
     /// Smaller micro-batches where memory would not suffice; the effective
     /// batch and the result stay the same.
     pub auto_find_batch_size: bool,
+    #[serde(default)]
+    pub save_strategy: SaveStrategy,
+    /// Optimizer steps between two checkpoints, where steps decide.
+    #[serde(default = "save_steps")]
+    pub save_steps: u64,
+}
+
+impl TrainingSettings {
+    /// Whether a checkpoint is due after so many steps.
+    pub fn saves_after(&self, steps: u64) -> bool {
+        self.save_strategy == SaveStrategy::Steps && steps.is_multiple_of(self.save_steps.max(1))
+    }
+}
+
+/// The default of transformers.
+fn save_steps() -> u64 {
+    500
 }
 
 impl Default for TrainingSettings {
-    /// The defaults of transformers' TrainingArguments, but for two that change no
-    /// result: more examples are evaluated together, and micro-batches fit the memory.
+    /// The defaults of transformers' TrainingArguments, but for three that change no
+    /// result: more examples are evaluated together, micro-batches fit the memory, and
+    /// a checkpoint is written after each epoch.
     fn default() -> Self {
         TrainingSettings {
             learning_rate: 5e-5,
@@ -78,6 +109,8 @@ impl Default for TrainingSettings {
             early_stopping_patience: None,
             dropout: None,
             auto_find_batch_size: true,
+            save_strategy: SaveStrategy::Epoch,
+            save_steps: save_steps(),
         }
     }
 }

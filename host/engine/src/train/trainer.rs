@@ -1,5 +1,6 @@
 //! The training loop, after transformers' Trainer: effective batches of a
-//! seeded permutation, evaluation after each epoch, the best checkpoint kept.
+//! seeded permutation, evaluation after each epoch, the best checkpoint kept. All that it
+//! knows beside the engine is a [`TrainerState`], with which a stopped one goes on.
 //! While a step computes, another thread prepares the next batch. A device that computes
 //! by itself is not waited for but where losses are told: after the first step of an
 //! epoch, then every few steps, and before an evaluation.
@@ -8,9 +9,10 @@ use std::thread;
 
 use crate::batch::Batch;
 use crate::data::dataset::DatasetError;
-use crate::engine::{Engine, EngineError, NamedTensor};
+use crate::engine::{Engine, EngineError};
 use crate::train::schedule::LearningRate;
-use crate::train::settings::TrainingSettings;
+use crate::train::settings::{SaveStrategy, TrainingSettings};
+use crate::train::state::TrainerState;
 
 /// Parameters without a gradient that a warning names.
 const SILENT_NAMED: usize = 4;
@@ -68,6 +70,15 @@ pub struct EpochReport {
     pub last: bool,
 }
 
+/// What the one who trains wants, after the current step.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wish {
+    GoOn,
+    Stop,
+    /// To go on from there another time.
+    SaveAndStop,
+}
+
 /// What the trainer asks of the one who trains.
 pub trait Observer {
     /// Each step, in order; several one after the other where a device is waited for
@@ -80,12 +91,13 @@ pub trait Observer {
     /// Something that the user should know.
     fn message(&mut self, sentence: String);
 
-    /// Whether to stop now, after the current step.
-    fn stopped(&self) -> bool;
+    /// Whether to go on. Asked after each step, each evaluation and each epoch.
+    fn wish(&self) -> Wish;
 
     /// Evaluates after an epoch. Answers the metric that chooses the best
     /// checkpoint as a number of which more is better, or `None` where there is
-    /// nothing to evaluate.
+    /// nothing to evaluate. One that ends with an error while the wish is
+    /// [`Wish::SaveAndStop`] is made again from its start another time.
     ///
     /// # Errors
     /// Any sentence; training ends with it.
@@ -96,18 +108,22 @@ pub trait Observer {
     /// # Errors
     /// As [`Self::evaluate`].
     fn improved(&mut self, engine: &Engine, epoch: u64) -> Result<(), String>;
+
+    /// Writes a checkpoint from which another engine can go on. All steps that were made
+    /// have been told of.
+    ///
+    /// # Errors
+    /// As [`Self::evaluate`].
+    fn save(&mut self, engine: &Engine, state: &TrainerState) -> Result<(), String>;
 }
 
 /// How a training ended.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct Ending {
-    pub steps: u64,
-    /// The epoch of the best checkpoint, from 1.
-    pub best_epoch: Option<u64>,
-    /// Examples of a micro-batch at the end.
-    pub micro_batch: usize,
-    /// Whether the observer stopped it.
-    pub stopped: bool,
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ending {
+    /// The engine has the best checkpoint.
+    Done,
+    /// The observer stopped it.
+    Stopped,
 }
 
 /// Why training ended without a result.
@@ -131,7 +147,7 @@ pub fn total_steps(settings: &TrainingSettings, steps_per_epoch: u64) -> u64 {
     settings.max_steps.unwrap_or_else(|| (settings.num_train_epochs * steps_per_epoch as f64).ceil() as u64)
 }
 
-/// Trains, and leaves the engine with the best checkpoint.
+/// Trains on from a state, and leaves the engine with the best checkpoint.
 ///
 /// # Errors
 /// A step that cannot be made; a sentence of the observer.
@@ -139,8 +155,8 @@ pub fn train(
     engine: &mut Engine,
     batches: &mut dyn Batches,
     settings: &TrainingSettings,
-    micro_batch: usize,
     seed: u64,
+    state: &mut TrainerState,
     observer: &mut dyn Observer,
 ) -> Result<Ending, TrainError> {
     let steps_per_epoch = batches.steps_of_epoch(0)?;
@@ -148,81 +164,121 @@ pub fn train(
     if steps == 0 || steps_per_epoch == 0 {
         return Err(TrainError::NoSteps(settings.num_train_epochs));
     }
+    while !state.is_over(settings, steps) {
+        let steps_end = train_epoch(engine, batches, settings, (seed, steps), state, observer)?;
+        if steps_end == Ending::Stopped
+            || judge_epoch(engine, settings, steps, state, observer)? == Ending::Stopped
+        {
+            return Ok(Ending::Stopped);
+        }
+    }
+    if state.without_better > 0 {
+        engine.restore(&state.best)?;
+    }
+    Ok(Ending::Done)
+}
+
+/// Makes the steps of an epoch that are left, of so many steps in all.
+fn train_epoch(
+    engine: &mut Engine,
+    batches: &mut dyn Batches,
+    settings: &TrainingSettings,
+    (seed, steps): (u64, u64),
+    state: &mut TrainerState,
+    observer: &mut dyn Observer,
+) -> Result<Ending, TrainError> {
     let rates = LearningRate::new(settings, steps);
-    let mut ending = Ending { micro_batch: micro_batch.max(1), ..Ending::default() };
-    let mut best: Option<(f64, Vec<NamedTensor>)> = None;
-    let mut without_better = 0;
-    let mut warned = false;
-    let mut ahead = None;
-    let mut untold = Vec::new();
-    for epoch in 0.. {
-        let mut loss_sum = 0.0;
-        let first = ending.steps;
-        let in_epoch = batches.steps_of_epoch(epoch)?.min(steps - ending.steps);
-        for number in 0..in_epoch {
-            let learning_rate = rates.at(ending.steps);
-            let which = Which { epoch, number, micro_batch: ending.micro_batch };
-            let more = number + 1 < in_epoch;
-            let (tokens, micro_batch) = step(
-                engine,
-                (&mut *batches, &mut ahead),
-                settings,
-                (which, more),
-                learning_rate,
-                seed,
-                observer,
-            )?;
-            ending.micro_batch = micro_batch;
-            ending.steps += 1;
-            untold.push(Untold { epoch, number, learning_rate, tokens });
-            let stopped = observer.stopped();
-            let together = if engine.waits() { TOLD_TOGETHER } else { 1 };
-            if stopped || !more || number == 0 || untold.len() >= together || observer.impatient() {
-                loss_sum += tell(engine, &mut untold, steps, observer)?;
-            }
-            if stopped || observer.stopped() {
-                ending.stopped = true;
-                return Ok(ending);
-            }
+    let epoch = state.epoch;
+    let first = state.steps - state.batch;
+    let in_epoch = batches.steps_of_epoch(epoch)?.min(steps - first);
+    let (mut ahead, mut untold) = (None, Vec::new());
+    for number in state.batch..in_epoch {
+        let learning_rate = rates.at(state.steps);
+        let which = Which { epoch, number, micro_batch: state.micro_batch };
+        let more = number + 1 < in_epoch;
+        let (tokens, micro_batch) = step(
+            engine,
+            (&mut *batches, &mut ahead),
+            settings,
+            (which, more),
+            learning_rate,
+            seed,
+            observer,
+        )?;
+        state.micro_batch = micro_batch;
+        state.steps += 1;
+        state.batch += 1;
+        untold.push(Untold { epoch, number, learning_rate, tokens });
+        let save = settings.saves_after(state.steps);
+        let together = if engine.waits() { TOLD_TOGETHER } else { 1 };
+        if save
+            || !more
+            || number == 0
+            || untold.len() >= together
+            || observer.wish() != Wish::GoOn
+            || observer.impatient()
+        {
+            state.loss_sum += tell(engine, &mut untold, steps, observer)?;
         }
-        let silent = engine.take_silent();
-        if !silent.is_empty() && !warned {
-            warn_of_silent(&silent, epoch + 1, observer);
-            warned = true;
-        }
-        let done = ending.steps - first;
-        let last = ending.steps >= steps;
-        let report =
-            EpochReport { epoch: epoch + 1, loss: loss_sum / done.max(1) as f64, steps: ending.steps, last };
-        let metric = observer.evaluate(engine, &report).map_err(TrainError::Observer)?;
-        // A metric that is undefined once it was defined is no better.
-        let better = match (metric, &best) {
-            (Some(metric), Some((known, _))) => metric > *known,
-            (None, Some((known, _))) => *known == f64::NEG_INFINITY,
-            (_, None) => true,
-        };
-        if better {
-            best = Some((metric.unwrap_or(f64::NEG_INFINITY), engine.trained()?));
-            ending.best_epoch = Some(report.epoch);
-            without_better = 0;
-            observer.improved(engine, report.epoch).map_err(TrainError::Observer)?;
-        } else {
-            without_better += 1;
-        }
-        let patience_ends =
-            settings.early_stopping_patience.is_some_and(|patience| without_better >= patience.max(1));
-        if last || patience_ends {
-            if patience_ends && !last {
-                observer
-                    .message(format!("stopped early: {without_better} evaluations without a better metric"));
-            }
-            break;
+        // Telling takes a moment: what is wished now may be something else.
+        let told = untold.is_empty();
+        match observer.wish() {
+            Wish::GoOn if save => saved(engine, state, observer)?,
+            Wish::SaveAndStop if told => return stop(engine, state, observer),
+            Wish::Stop => return Ok(Ending::Stopped),
+            Wish::GoOn | Wish::SaveAndStop => {}
         }
     }
-    if let Some((_, tensors)) = best.filter(|_| without_better > 0) {
-        engine.restore(&tensors)?;
+    Ok(Ending::Done)
+}
+
+/// Evaluates after an epoch whose steps are done, and goes to the next one.
+fn judge_epoch(
+    engine: &mut Engine,
+    settings: &TrainingSettings,
+    steps: u64,
+    state: &mut TrainerState,
+    observer: &mut dyn Observer,
+) -> Result<Ending, TrainError> {
+    let epoch = state.epoch + 1;
+    let silent = engine.take_silent();
+    if !silent.is_empty() && !state.warned {
+        warn_of_silent(&silent, epoch, observer);
+        state.warned = true;
     }
-    Ok(ending)
+    let last = state.steps >= steps;
+    let report =
+        EpochReport { epoch, loss: state.loss_sum / state.batch.max(1) as f64, steps: state.steps, last };
+    let metric = match observer.evaluate(engine, &report) {
+        Ok(metric) => metric,
+        Err(_) if observer.wish() == Wish::SaveAndStop => return stop(engine, state, observer),
+        Err(sentence) => return Err(TrainError::Observer(sentence)),
+    };
+    if state.judge(metric, epoch) {
+        state.best = engine.trained()?;
+        observer.improved(engine, epoch).map_err(TrainError::Observer)?;
+    }
+    state.next_epoch();
+    if state.patience_ends(settings) && !last {
+        let evaluations = state.without_better;
+        observer.message(format!("stopped early: {evaluations} evaluations without a better metric"));
+    }
+    match observer.wish() {
+        Wish::GoOn if settings.save_strategy == SaveStrategy::Epoch => saved(engine, state, observer)?,
+        Wish::GoOn => {}
+        Wish::SaveAndStop => return stop(engine, state, observer),
+        Wish::Stop => return Ok(Ending::Stopped),
+    }
+    Ok(Ending::Done)
+}
+
+fn saved(engine: &Engine, state: &TrainerState, observer: &mut dyn Observer) -> Result<(), TrainError> {
+    observer.save(engine, state).map_err(TrainError::Observer)
+}
+
+/// Saves, so that another training goes on from here.
+fn stop(engine: &Engine, state: &TrainerState, observer: &mut dyn Observer) -> Result<Ending, TrainError> {
+    saved(engine, state, observer).map(|()| Ending::Stopped)
 }
 
 /// An effective batch, by epoch, number and the most examples of a micro-batch.

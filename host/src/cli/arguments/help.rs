@@ -13,7 +13,8 @@ Examples:
   host plugin list                              show the methods and tasks that there are
   host run --help                               the keys of a config
 
-Exit codes: 0 done, 1 failed, 2 wrong arguments or config.
+Exit codes: 0 done, 1 failed, 2 wrong arguments or config, 75 told to end (SIGTERM,
+SIGUSR1): the same command goes on.
 NO_COLOR turns colours off. HOST_PLUGIN_DIR names the folder of further plugins.";
 
 pub const HUB_HELP: &str = "\
@@ -67,14 +68,17 @@ pub const CONFIG_HELP: &str = r#"A config:
   name = "NAME"                  # all other keys are the task's: host plugin show NAME
 
   [training]                     # names and defaults of transformers' TrainingArguments, but
-                                 # auto_find_batch_size is true, which changes no result,
-                                 # and per_device_eval_batch_size is 32
+                                 # auto_find_batch_size is true and save_strategy "epoch",
+                                 # which change no result, and per_device_eval_batch_size
+                                 # is 32
   learning_rate, head_learning_rate (of what the task adds), num_train_epochs,
   max_steps (-1: the epochs decide), per_device_train_batch_size,
   train_batch_tokens, per_device_eval_batch_size, gradient_accumulation_steps,
   weight_decay, adam_beta1, adam_beta2, adam_epsilon, max_grad_norm,
   lr_scheduler_type (linear, constant, cosine), warmup_ratio, warmup_steps,
-  early_stopping_patience, dropout, auto_find_batch_size
+  early_stopping_patience, dropout, auto_find_batch_size,
+  save_strategy (epoch, steps, no: when a checkpoint is written from which the same
+  command goes on; where it is told to end, always), save_steps
 
   [methods.NAME]                 # a row of the table; all other keys are the method's
   plugin = "PLUGIN"              # default: NAME

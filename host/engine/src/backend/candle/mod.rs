@@ -290,6 +290,32 @@ impl Backend for Candle {
         }
     }
 
+    fn read_moments(
+        &self,
+        parameters: &Parameters,
+        block: usize,
+        part: usize,
+    ) -> Result<[Vec<f32>; 2], BackendError> {
+        let part = &parameters.blocks[block].parts[part];
+        let Some([first, second]) = self.moments.get(&(block, part.offset)) else {
+            return Ok([vec![0.0; part.elements], vec![0.0; part.elements]]);
+        };
+        Ok([self.elements(first)?, self.elements(second)?])
+    }
+
+    fn write_moments(
+        &mut self,
+        parameters: &Parameters,
+        block: usize,
+        part: usize,
+        moments: [Vec<f32>; 2],
+    ) -> Result<(), BackendError> {
+        let part = &parameters.blocks[block].parts[part];
+        let [first, second] = moments.map(|moments| Tensor::from_vec(moments, part.elements, &self.device));
+        self.moments.insert((block, part.offset), [first?, second?]);
+        Ok(())
+    }
+
     fn clear_gradients(&mut self) -> Result<(), BackendError> {
         self.gradients.clear();
         Ok(())

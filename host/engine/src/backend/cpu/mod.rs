@@ -243,6 +243,31 @@ impl Backend for Cpu {
         Ok(())
     }
 
+    fn read_moments(
+        &self,
+        parameters: &Parameters,
+        block: usize,
+        part: usize,
+    ) -> Result<[Vec<f32>; 2], BackendError> {
+        let part = &parameters.blocks[block].parts[part];
+        let range = part.offset..part.offset + part.elements;
+        Ok(self.memory.moments[block].each_ref().map(|moments| moments[range.clone()].to_vec()))
+    }
+
+    fn write_moments(
+        &mut self,
+        parameters: &Parameters,
+        block: usize,
+        part: usize,
+        moments: [Vec<f32>; 2],
+    ) -> Result<(), BackendError> {
+        let part = &parameters.blocks[block].parts[part];
+        for (kept, moments) in self.memory.moments[block].iter_mut().zip(moments) {
+            kept[part.offset..part.offset + part.elements].copy_from_slice(&moments);
+        }
+        Ok(())
+    }
+
     fn clear_gradients(&mut self) -> Result<(), BackendError> {
         self.memory.gradients.iter_mut().for_each(|gradient| gradient.fill(0.0));
         Ok(())
