@@ -3,10 +3,7 @@
 
 mod support;
 
-use std::fs;
-use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
-use std::process::Command;
 use std::sync::{Mutex, PoisonError};
 
 #[cfg(feature = "cuda")]
@@ -199,16 +196,16 @@ fn libraries(driver: u32) -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
     let source = folder.path().join("library.c");
     let version = format!("int cuDriverGetVersion(int *number) {{ *number = {driver}; return 0; }}\n");
-    fs::write(&source, version).unwrap();
+    std::fs::write(&source, version).unwrap();
     let toolkit = candle_core::cuda::cudarc::driver::sys::CUDA_VERSION / 1000;
     let first = folder.path().join("libcuda.so.1");
-    let mut compiler = Command::new("cc");
+    let mut compiler = std::process::Command::new("cc");
     compiler.args(["-shared", "-fPIC", "-o"]).args([&first, &source]);
     assert!(compiler.status().unwrap().success());
     for name in
         [format!("libcublas.so.{toolkit}"), format!("libcublasLt.so.{toolkit}"), "libcurand.so.10".into()]
     {
-        fs::copy(&first, folder.path().join(name)).unwrap();
+        std::fs::copy(&first, folder.path().join(name)).unwrap();
     }
     folder
 }
@@ -236,7 +233,7 @@ fn a_build_with_cuda_starts_where_there_is_none() {
     let old = libraries(11_080);
     expect(old.path(), "the driver goes up to CUDA 11.8 and this build needs");
     // No library, which hides one that the machine may have.
-    fs::write(old.path().join("libcurand.so.10"), "").unwrap();
+    std::fs::write(old.path().join("libcurand.so.10"), "").unwrap();
     expect(old.path(), "libcurand.so.10 is missing");
     // A driver that knows no call but that for its version has no GPU to show.
     let none = libraries(99_000);
@@ -244,50 +241,4 @@ fn a_build_with_cuda_starts_where_there_is_none() {
     assert!(text.contains("there is no cuda:0: the driver shows 0 of them"), "{text}");
     let (_, log) = succeeds(with(none.path(), &plan));
     assert!(log.contains("device auto: the CPU is used: the driver shows no GPU"), "{log}");
-}
-
-/// A program of that name in a folder, which writes its arguments.
-fn stand_in(folder: &Path, name: &str) {
-    let path = folder.join(name);
-    fs::write(&path, format!("#!/bin/sh\necho \"{name} $*\"\n")).unwrap();
-    fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
-}
-
-/// The batch script asks for a GPU where the config or the command line wants
-/// CUDA, and does not train on the CPU of a job that has none.
-#[test]
-fn the_batch_script_asks_for_a_gpu_where_one_is_wanted() {
-    let folder = tempfile::tempdir().unwrap();
-    for name in ["sbatch", "srun"] {
-        stand_in(folder.path(), name);
-    }
-    for (name, text) in [("gpu.toml", "device = \"cuda:0\"\n"), ("cpu.toml", "# device = \"cuda\"\n")] {
-        fs::write(folder.path().join(name), text).unwrap();
-    }
-    let script = |arguments: &[&str], job: bool| {
-        let mut command = Command::new("bash");
-        command.arg(root().join("slurm/run.sbatch")).args(arguments).current_dir(folder.path());
-        let path = format!("{}:{}", folder.path().display(), std::env::var("PATH").unwrap());
-        command.env("PATH", path).env("HOST_BINARY", env!("CARGO_BIN_EXE_host"));
-        for name in ["SLURM_JOB_ID", "SLURM_JOB_GPUS", "SLURM_SUBMIT_DIR", "CUDA_VISIBLE_DEVICES"] {
-            command.env_remove(name);
-        }
-        if job {
-            command.env("SLURM_JOB_ID", "7");
-        }
-        command
-    };
-    let submitted = |arguments: &[&str]| succeeds(script(arguments, false)).0;
-    assert!(submitted(&["gpu.toml", "--seed", "1"]).starts_with("sbatch --gpus=1 "));
-    assert!(submitted(&["gpu.toml", "--seed", "1"]).trim().ends_with("run.sbatch gpu.toml --seed 1"));
-    assert!(submitted(&["cpu.toml", "--device", "cuda"]).starts_with("sbatch --gpus=1 "));
-    assert!(submitted(&["cpu.toml", "--device=cuda:1"]).starts_with("sbatch --gpus=1 "));
-    assert!(!submitted(&["cpu.toml"]).contains("--gpus"));
-    assert!(!submitted(&["gpu.toml", "--device", "cpu"]).contains("--gpus"));
-    let text = fails(script(&["gpu.toml"], true), 2);
-    assert!(text.contains("the job has no GPU") && text.contains("--gpus=1"), "{text}");
-    let mut command = script(&["gpu.toml"], true);
-    command.env("CUDA_VISIBLE_DEVICES", "0");
-    assert!(succeeds(command).0.contains("srun --ntasks=1"));
-    assert!(succeeds(script(&["cpu.toml"], true)).0.contains("srun --ntasks=1"));
 }
