@@ -124,6 +124,11 @@ BODY float score_of(float product, const Attention &n, const float *biases, int 
     return product * n.scale;
 }
 
+// What exponentials are divided by: a query that sees no key has a context of zeros.
+BODY float total_of(float sum) {
+    return sum > 0.0f ? sum : 1.0f;
+}
+
 // The masks of the queries of a tile, in shared memory.
 BODY void masks_of(uint32_t *masks, const Attention &n, const Place &at, int first) {
     EACH_THREAD(thread) {
@@ -261,7 +266,7 @@ BODY void attention_tile(const Arrays &arrays, const Attention &n, int64_t block
     float *log_sums = results(arrays, 1) + of_query(n, at, at.first);
     EACH_THREAD(thread) {
         Share<COLUMNS> &own = sums.of(thread);
-        each<COLUMNS>(thread, [&](int i, int j, int row, int) { own.x[i][j] /= total[row]; });
+        each<COLUMNS>(thread, [&](int i, int j, int row, int) { own.x[i][j] /= total_of(total[row]); });
         store<COLUMNS>(context, corner, own, columns, at.rows, size, thread);
         if (thread < at.rows)
             log_sums[thread] = logf(total[thread]) + most[thread];

@@ -202,8 +202,11 @@ struct BucketSum {
     float x;
 };
 
+// Of a distance that no pair of a query and a key has.
+const uint32_t NO_BUCKET = ~0u;
+
 template <int COLUMNS> constexpr int attention_biases_floats() {
-    return gradient_floats<COLUMNS>() + BIASES;
+    return gradient_floats<COLUMNS>() - TILE * PITCH + 2 * BIASES;
 }
 
 // out0 [tiles, heads * buckets] gets the gradient of a head's biases by the queries of a tile.
@@ -218,9 +221,10 @@ BODY void attention_biases_tile(const Arrays &arrays, const BiasedAttention &of,
     float *queries = shared, *gradients = queries + TILE * WIDTH<COLUMNS>;
     float *keys = gradients + TILE * WIDTH<COLUMNS>, *values = keys + TILE * WIDTH<COLUMNS>;
     float *scores = values + TILE * WIDTH<COLUMNS>;
-    float *log_sums = scores + 2 * TILE * PITCH, *inner = log_sums + TILE;
+    float *log_sums = scores + TILE * PITCH, *inner = log_sums + TILE;
     uint32_t *masks = (uint32_t *)(inner + TILE);
     float *biases = inner + 3 * TILE, *diagonals = biases + BIASES;
+    uint32_t *buckets = (uint32_t *)(diagonals + BIASES);
     const Place at = place_of(arrays, n, block, false);
     const int size = (int)n.size, columns = (int)n.heads * size, pitch = (int)n.memory_pitch;
     const int all_keys = keys_seen<true>(n, at);
@@ -243,7 +247,14 @@ BODY void attention_biases_tile(const Arrays &arrays, const BiasedAttention &of,
         NEXT_PHASE();
         load<Products, COLUMNS>(keys, memory, place, pitch, there, size);
         load<Products, COLUMNS>(values, memory, place + columns, pitch, there, size);
-        EACH_THREAD(thread) put_biases(biases, arrays, n, at.head, at.first, key, thread);
+        EACH_THREAD(thread) {
+            put_biases(biases, arrays, n, at.head, at.first, key, thread);
+            if (thread < BIASES) {
+                const int64_t distance = n.before + key - at.first + thread - (TILE - 1);
+                const bool known = distance >= 0 && distance < n.distances;
+                buckets[thread] = known ? integers(arrays, 10)[distance] : NO_BUCKET;
+            }
+        }
         NEXT_PHASE();
         EACH_THREAD(thread) {
             Share<TILE> own = product<Products, COLUMNS>(queries, keys, thread);
@@ -260,23 +271,21 @@ BODY void attention_biases_tile(const Arrays &arrays, const BiasedAttention &of,
         NEXT_PHASE();
         EACH_THREAD(thread) {
             if (thread < BIASES) {
-                const int distance = thread - (TILE - 1);
                 float sum = 0.0f;
-                for (int row = distance < 0 ? -distance : 0; row < TILE && row + distance < TILE; row++)
-                    sum += scores[row * PITCH + row + distance];
+                for (int row = 0; row < TILE; row++) {
+                    const int column = row + thread - (TILE - 1);
+                    if (column >= 0 && column < TILE)
+                        sum += scores[row * PITCH + column];
+                }
                 diagonals[thread] = sum;
             }
         }
         NEXT_PHASE();
         EACH_THREAD(thread) {
             if (thread < of.buckets) {
-                const int64_t first = n.before + key - at.first - (TILE - 1);
-                for (int diagonal = 0; diagonal < BIASES; diagonal++) {
-                    const int64_t place = first + diagonal;
-                    const bool known = place >= 0 && place < n.distances;
-                    if (known && integers(arrays, 10)[place] == (uint32_t)thread)
+                for (int diagonal = 0; diagonal < BIASES; diagonal++)
+                    if (buckets[diagonal] == (uint32_t)thread)
                         sums.of(thread).x += diagonals[diagonal];
-                }
             }
         }
     }

@@ -144,7 +144,7 @@ BODY void attention_halves_tile(const Arrays &arrays, const Attention &n, int64_
                 if (row < at.rows && lane_of(thread) % 4 == 0)
                     log_sums[row] = logf(total[i]) + own.most[i];
             }
-            each_sum(own.context, lane_of(thread), [&](float &sum, int i, int) { sum /= total[i]; });
+            each_sum(own.context, lane_of(thread), [&](float &sum, int i, int) { sum /= total_of(total[i]); });
             store_sums(context, corner, own.context, top_of(thread), columns, at.rows, size, lane_of(thread));
         }
     }

@@ -54,9 +54,8 @@ BODY void one_query_row(const Arrays &arrays, const OneQuery &n, int64_t row) {
     float most = -INFINITY, total = 0.0f;
     for (int64_t key = 0; key < at.keys; key++) {
         const int64_t place = at.memory + key * at.pitch;
-        const float score = inner(query, head_at(n.size, memory, place)) * n.scale;
-        const OfHead value = head_at(n.size, memory, place + at.pitch / 2);
-        add_key(context, most, total, score, value, kept_of(n, at, key));
+        const OfHead of_key = head_at(n.size, memory, place), value = head_at(n.size, memory, place + at.pitch / 2);
+        add_key(context, most, total, inner(query, of_key) * n.scale, value, kept_of(n, at, key));
     }
     put_head(n.size, output(arrays, 0), at.query, context, 1.0f / total);
     if (lane() == 0)

@@ -38,8 +38,8 @@ BODY void recall_row(const Arrays &arrays, const Recall &n, int64_t row) {
     for (uint32_t key = bounds[0]; key < bounds[1]; key++) {
         const int64_t place = list[key] * 2 * columns + head * n.size, back = bounds[1] - 1 - key;
         const float bias = floats(arrays, 4) ? floats(arrays, 4)[back * n.heads + head] : 0.0f;
-        const float score = inner(query, head_at(n.size, memory, place)) * n.scale + bias;
-        add_key(context, most, total, score, head_at(n.size, memory, place + columns), 1.0f);
+        const OfHead of_key = head_at(n.size, memory, place), value = head_at(n.size, memory, place + columns);
+        add_key(context, most, total, inner(query, of_key) * n.scale + bias, value, 1.0f);
     }
     put_head(n.size, output(arrays, 0), number * columns + head * n.size, context, 1.0f / total);
 }

@@ -109,8 +109,8 @@ pub fn plan_cell(spec: &CellSpec) -> Result<PlanReport> {
 /// has a checkpoint of this identity, training goes on from it.
 ///
 /// # Errors
-/// All that can be wrong with plugins, model, data, memory and disk; [`Interrupted`] where
-/// the progress was, and a checkpoint is written.
+/// All that can be wrong with plugins, model, data, memory and disk; [`crate::cell::Interrupted`]
+/// where the progress was, and a checkpoint is written.
 pub fn train_cell(
     spec: &CellSpec,
     identity: &str,

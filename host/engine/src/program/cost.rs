@@ -65,7 +65,11 @@ pub fn composed_bytes(program: &Program, sizes: &Sizes, own_columns: usize, halv
             Rounds::ByKernels(values)
                 if padded == 0 && values.iter().flatten().all(|value| halves[value.0 as usize]) =>
             {
-                size_of::<bf16>()
+                // The gradient of a gain is summed up over an array in fp32.
+                match *instruction {
+                    Instruction::RmsNormBackward { dgain: Some(_), .. } => size_of::<f32>(),
+                    _ => size_of::<bf16>(),
+                }
             }
             _ => size_of::<f32>() * COMPOSED_ARRAYS,
         };

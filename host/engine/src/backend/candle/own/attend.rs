@@ -91,7 +91,10 @@ impl Candle {
     /// of its own.
     pub(super) fn attends(&self, own: &Own, program: &Program, attend: &Attend) -> Result<bool> {
         let size = program.value(attend.out).columns(&self.sizes) / attend.heads;
-        let few = attend.bias.is_none_or(|(_, buckets)| buckets.count <= BUCKETS);
+        let few = match attend.bias {
+            Some((_, buckets)) => buckets.count <= BUCKETS && own.gives_bias_gradients()?,
+            None => true,
+        };
         Ok(few && own.attends(size, attend.causal || attend.bias.is_some())?)
     }
 

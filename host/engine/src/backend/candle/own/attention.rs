@@ -279,8 +279,15 @@ impl Own {
     pub fn attends(&self, size: usize, by_place: bool) -> Result<bool> {
         let Some(kernels) = self.kernels(size, by_place) else { return Ok(false) };
         let Kernels { forward, queries, keys, .. } = kernels;
-        let of_biases = !by_place || self.takes(self.of_biases())?;
-        Ok(of_biases && self.takes(forward)? && self.takes(queries)? && self.takes(keys)?)
+        Ok(self.takes(forward)? && self.takes(queries)? && self.takes(keys)?)
+    }
+
+    /// Whether there is a kernel for the gradient of biases.
+    ///
+    /// # Errors
+    /// What the driver says.
+    pub fn gives_bias_gradients(&self) -> Result<bool> {
+        self.takes(self.of_biases())
     }
 
     /// The names of those kernels: of the forward pass, and for the gradients of queries, of

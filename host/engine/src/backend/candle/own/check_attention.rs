@@ -32,7 +32,7 @@ fn attends(pair: &Pair<'_>, mask: Mask) -> Result<()> {
     for (heads, size, within_them, by_place) in
         [(2, 20, true, false), (1, 64, true, false), (2, 64, true, true), (2, 33, false, true)]
     {
-        if !pair.here.attends(size, by_place)? {
+        if !pair.here.attends(size, by_place)? || (by_place && !pair.here.gives_bias_gradients()?) {
             continue;
         }
         let columns = heads * size;
