@@ -16,6 +16,9 @@ pub struct BenchmarkSpec {
     /// Steps that are measured, after some that are not.
     pub steps: usize,
     pub warmup_steps: usize,
+    /// Whether it is noted where a step's time goes. A device that computes by itself is
+    /// waited for after each instruction then.
+    pub profile: bool,
 }
 
 /// What was measured.
@@ -32,7 +35,8 @@ pub struct Measured {
     pub tokens_per_step: f64,
     /// Optimizer steps an epoch has.
     pub steps_per_epoch: u64,
-    /// Of each measured step, in their order.
+    /// Of each measured step, in their order; the mean of several where they are made one
+    /// behind the other.
     pub step_seconds: Vec<f64>,
     /// Their median.
     pub seconds_per_step: f64,

@@ -3,11 +3,14 @@
 
 #pragma once
 
-#include "numbers.cuh"
+#include "tiles.cuh"
 
-// Columns that a warp takes, and rows whose loads do not wait for one another.
-const int SUM_COLUMNS = 32;
+// Columns that a lane takes, and a block; rows of a warp whose loads do not wait for one
+// another, and warps of a block, which share the rows.
+const int SUM_WIDTH = 4;
+const int SUM_COLUMNS = SUM_WIDTH * WARP;
 const int SUM_ROWS = 8;
+const int SUM_WARPS = THREADS / WARP;
 
 struct RowSums {
     // Pieces by strips of SUM_COLUMNS columns.
@@ -21,42 +24,70 @@ struct RowSums {
     uint32_t unused;
 };
 
+// Numbers of a row side by side, from a place on, of which `there` count.
+BODY Few<SUM_WIDTH> few_of(const Numbers &numbers, int64_t place, int64_t there, bool at_once) {
+    if (at_once && there >= SUM_WIDTH)
+        return few<SUM_WIDTH>(numbers, place);
+    Few<SUM_WIDTH> found = {};
+#pragma unroll
+    for (int next = 0; next < SUM_WIDTH; next++)
+        if (next < there)
+            found.x[next] = one(numbers, place + next);
+    return found;
+}
+
+constexpr int row_sums_floats() {
+    return SUM_WARPS * SUM_COLUMNS;
+}
+
 // out0 [pieces, columns] = the sums of rows of in0, or of the products of their elements
 // with those of in1; times scale. in2 the order that rows are taken in, or as they are; in3
 // [pieces + 1] where pieces begin in it; in4 [pieces] which row of out0 a piece is, or
 // as they are.
-BODY void row_sums_row(const Arrays &arrays, const RowSums &n, int64_t row) {
-    const int64_t piece = row / n.strips, strip = row % n.strips * SUM_COLUMNS;
+BODY void row_sums_tile(const Arrays &arrays, const RowSums &n, int64_t block, float *shared) {
+    const int64_t piece = block / n.strips, strip = block % n.strips * SUM_COLUMNS;
     const uint32_t *order = integers(arrays, 2), *starts = integers(arrays, 3), *targets = integers(arrays, 4);
     const Numbers x = input(arrays, 0), other = input(arrays, 1);
+    const bool at_once = (n.first | n.pitch) % SUM_WIDTH == 0 && together(x, n.pitch) && together(other, n.pitch);
     int64_t begin = piece * n.span, end = begin + n.span < n.total ? begin + n.span : n.total;
     if (starts) {
         begin = starts[piece];
         end = starts[piece + 1];
     }
-    float *out = results(arrays, 0) + (targets ? targets[piece] : piece) * n.columns;
-    const int64_t last = strip + SUM_COLUMNS < n.columns ? strip + SUM_COLUMNS : n.columns;
-    for (int64_t column = strip + lane(); column < last; column += LANES) {
-        float sums[SUM_ROWS] = {};
-        for (int64_t next = begin; next < end; next += SUM_ROWS) {
+    EACH_THREAD(thread) {
+        const int64_t column = strip + thread % WARP * SUM_WIDTH, there = n.columns - column;
+        Few<SUM_WIDTH> sums = {};
+        for (int64_t next = begin + thread / WARP * SUM_ROWS; next < end; next += SUM_WARPS * SUM_ROWS) {
+            Few<SUM_WIDTH> found[SUM_ROWS] = {}, factors[SUM_ROWS] = {};
 #pragma unroll
-            for (int part = 0; part < SUM_ROWS; part++) {
+            for (int part = 0; part < SUM_ROWS; part++)
                 if (next + part < end) {
                     const int64_t from = order ? order[next + part] : next + part;
                     const int64_t place = from * n.pitch + n.first + column;
-                    const float number = one(x, place);
-                    sums[part] += other.at ? number * one(other, place) : number;
+                    found[part] = few_of(x, place, there, at_once);
+                    if (other.at)
+                        factors[part] = few_of(other, place, there, at_once);
                 }
-            }
-        }
-        float total = 0.0f;
 #pragma unroll
-        for (int part = 0; part < SUM_ROWS; part++)
-            total += sums[part];
-        out[column] = total * n.scale;
+            for (int part = 0; part < SUM_ROWS; part++)
+#pragma unroll
+                for (int k = 0; k < SUM_WIDTH; k++)
+                    sums.x[k] += other.at ? found[part].x[k] * factors[part].x[k] : found[part].x[k];
+        }
+        *(Few<SUM_WIDTH> *)(shared + thread / WARP * SUM_COLUMNS + thread % WARP * SUM_WIDTH) = sums;
+    }
+    NEXT_PHASE();
+    float *out = results(arrays, 0) + (targets ? targets[piece] : piece) * n.columns;
+    EACH_THREAD(thread) {
+        if (thread < SUM_COLUMNS && strip + thread < n.columns) {
+            float total = 0.0f;
+            for (int warp = 0; warp < SUM_WARPS; warp++)
+                total += shared[warp * SUM_COLUMNS + thread];
+            out[strip + thread] = total * n.scale;
+        }
     }
 }
-KERNEL(row_sums, RowSums)
+BLOCK_KERNEL(row_sums, THREADS, 3, RowSums, row_sums_floats(), row_sums_tile)
 
 // An array, and the first of its pieces among those of all arrays.
 struct Summed {

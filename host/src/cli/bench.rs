@@ -33,6 +33,7 @@ pub fn bench(arguments: &BenchArguments) -> Result<()> {
             length: arguments.length,
             steps: arguments.steps as usize,
             warmup_steps: arguments.warmup_steps,
+            profile: arguments.profile,
             cell,
         };
         match child(&spec) {

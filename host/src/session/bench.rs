@@ -1,5 +1,8 @@
-//! Measuring a cell: some steps as training makes them, and nothing written.
+//! Measuring a cell: some steps as training makes them, and nothing written. Batches are
+//! prepared before, as training prepares them beside, and a device that computes by itself
+//! is not waited for within several steps.
 
+use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
@@ -16,8 +19,11 @@ use crate::cell::CellSpec;
 use crate::runs::machine::Machine;
 use crate::session::prepare::{Prepared, prepare};
 
-/// Further steps, with products of large matrices before and after each.
-const STEPS_BESIDE_THE_PEAK: usize = 5;
+/// How often further steps are made, with products of large matrices before and after them.
+const TIMES_BESIDE_THE_PEAK: usize = 5;
+
+/// Steps that a device that computes by itself is given one behind the other.
+const STEPS_TOGETHER: usize = 10;
 
 /// Prepares the cell, makes its steps and measures them. `started` is when the
 /// process was.
@@ -29,35 +35,46 @@ pub fn measure(spec: &BenchmarkSpec, started: Instant) -> Result<Measured> {
     }
     let (micro_batch, memory) = prepared.micro_batch(cell)?;
     let times = Times::default();
-    let mut engine = prepared.timed_engine(cell, times.clone())?;
+    let mut engine = match spec.profile {
+        true => prepared.timed_engine(cell, times.clone())?,
+        false => prepared.engine(cell)?,
+    };
     let prepared = prepared;
     let mut sampler = prepared.sampler(cell)?;
     let steps_per_epoch = sampler.steps_of_epoch(0)?;
     if steps_per_epoch == 0 {
         bail!("the training split gives no batch");
     }
-    let mut effective = |step: usize| {
-        let step = step as u64;
-        sampler.effective_batch(step / steps_per_epoch, step % steps_per_epoch, micro_batch)
+    let mut effective = |steps: Range<usize>| {
+        let batches = steps.map(|step| {
+            let step = step as u64;
+            sampler.effective_batch(step / steps_per_epoch, step % steps_per_epoch, micro_batch)
+        });
+        batches.collect::<Result<Vec<_>, _>>()
     };
+    let together = if engine.waits() && !spec.profile { STEPS_TOGETHER } else { 1 };
     let mut seconds_to_first_step = 0.0;
     let mut step_seconds = Vec::new();
     let mut batches: Vec<Batch> = Vec::new();
-    for step in 0..spec.warmup_steps + spec.steps {
-        if step == spec.warmup_steps {
+    let mut made = 0;
+    while made < spec.warmup_steps + spec.steps {
+        if made == spec.warmup_steps {
             times.clear();
         }
-        let start = Instant::now();
-        let effective = effective(step)?;
-        make_step(&mut engine, &effective, cell)
+        let end = if made < spec.warmup_steps { spec.warmup_steps } else { spec.warmup_steps + spec.steps };
+        // The first step is one alone, by which it is known how soon it comes.
+        let steps = made..end.min(made + if made == 0 { 1 } else { together });
+        let effective = effective(steps.clone())?;
+        let seconds = make_steps(&mut engine, &effective, cell)
             .with_context(|| format!("{} cannot be measured", cell.title()))?;
-        if step == 0 {
+        if made == 0 {
             seconds_to_first_step = started.elapsed().as_secs_f64();
         }
-        if step >= spec.warmup_steps {
-            step_seconds.push(start.elapsed().as_secs_f64());
-            batches.extend(effective);
+        if made >= spec.warmup_steps {
+            step_seconds.extend(steps.clone().map(|_| seconds / steps.len() as f64));
+            batches.extend(effective.into_iter().flatten());
         }
+        made = steps.end;
     }
     let steps = step_seconds.len().max(1) as f64;
     let per_step = |time: Duration| time.as_secs_f64() / steps;
@@ -75,15 +92,14 @@ pub fn measure(spec: &BenchmarkSpec, started: Instant) -> Result<Measured> {
     let mut peak = cell.device.peak(cell.threads, cell.precision)?;
     let mut reached = vec![peak.operations_per_second()?];
     let mut shares = Vec::new();
-    for step in (spec.warmup_steps + spec.steps..).take(STEPS_BESIDE_THE_PEAK) {
-        let effective = effective(step)?;
-        let start = Instant::now();
-        make_step(&mut engine, &effective, cell)?;
-        let seconds = start.elapsed().as_secs_f64();
+    for _ in 0..TIMES_BESIDE_THE_PEAK {
+        let effective = effective(made..made + together)?;
+        made += together;
+        let seconds = make_steps(&mut engine, &effective, cell)?;
         let before = reached[reached.len() - 1];
         let after = peak.operations_per_second()?;
         reached.push(after);
-        let operations = operations(&engine.training_program().program, &effective) as f64;
+        let operations = operations(&engine.training_program().program, &effective.concat()) as f64;
         shares.push(operations / seconds / ((before + after) / 2.0));
     }
     let total: f64 = step_seconds.iter().sum();
@@ -112,10 +128,14 @@ pub fn measure(spec: &BenchmarkSpec, started: Instant) -> Result<Measured> {
     })
 }
 
-/// Makes a step, and waits until the device is done with it.
-fn make_step(engine: &mut Engine, effective: &[Batch], cell: &CellSpec) -> Result<(), EngineError> {
-    engine.step(effective, &cell.training, cell.training.learning_rate, cell.seed)?;
-    engine.results()?.iter().try_for_each(StepResult::check)
+/// Makes steps, and waits until the device is done with them; answers the seconds that takes.
+fn make_steps(engine: &mut Engine, steps: &[Vec<Batch>], cell: &CellSpec) -> Result<f64, EngineError> {
+    let start = Instant::now();
+    for effective in steps {
+        engine.step(effective, &cell.training, cell.training.learning_rate, cell.seed)?;
+    }
+    engine.results()?.iter().try_for_each(StepResult::check)?;
+    Ok(start.elapsed().as_secs_f64())
 }
 
 /// Floating-point operations that the products of a training step make of batches.

@@ -139,6 +139,14 @@ pub trait Backend {
         false
     }
 
+    /// Waits until all is done that a device was given.
+    ///
+    /// # Errors
+    /// What the device says of it.
+    fn finish(&self) -> Result<(), BackendError> {
+        Ok(())
+    }
+
     /// Numbers that this backend has given, read together.
     fn numbers(&self, numbers: &[Number]) -> Result<Vec<f64>, BackendError> {
         numbers.iter().map(Number::known).collect()

@@ -30,16 +30,13 @@ impl Times {
         sorted
     }
 
-    fn noted<T>(&self, kind: &'static str, work: impl FnOnce() -> T) -> T {
-        let start = Instant::now();
-        let result = work();
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner).entry(kind).or_default() += start.elapsed();
-        result
+    fn note(&self, kind: &'static str, time: Duration) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner).entry(kind).or_default() += time;
     }
 }
 
-/// Another backend, with a clock beside it. Its times are true where the other
-/// one is done when a call returns, as the CPU's is.
+/// Another backend, with a clock beside it. A device that computes by itself is waited for
+/// after each instruction, so that the times are its own; a step takes longer so.
 pub struct Timed {
     inner: Box<dyn Backend>,
     times: Times,
@@ -48,6 +45,19 @@ pub struct Timed {
 impl Timed {
     pub fn new(inner: Box<dyn Backend>, times: Times) -> Timed {
         Timed { inner, times }
+    }
+
+    /// What the other backend makes, and how long it takes.
+    fn noted<T>(
+        &mut self,
+        kind: &'static str,
+        work: impl FnOnce(&mut dyn Backend) -> Result<T, BackendError>,
+    ) -> Result<T, BackendError> {
+        let start = Instant::now();
+        let made = work(&mut *self.inner)?;
+        self.inner.finish()?;
+        self.times.note(kind, start.elapsed());
+        Ok(made)
     }
 }
 
@@ -69,13 +79,11 @@ impl Backend for Timed {
     }
 
     fn begin(&mut self, compiled: &Compiled, batch: &Batch, step: &Step) -> Result<(), BackendError> {
-        let Timed { inner, times } = self;
-        times.noted("batch", || inner.begin(compiled, batch, step))
+        self.noted("batch", |inner| inner.begin(compiled, batch, step))
     }
 
     fn execute(&mut self, program: &Program, instruction: &Instruction) -> Result<(), BackendError> {
-        let Timed { inner, times } = self;
-        times.noted(instruction.into(), || inner.execute(program, instruction))
+        self.noted(instruction.into(), |inner| inner.execute(program, instruction))
     }
 
     fn read(&self, program: &Program, value: ValueId) -> Result<Vec<f32>, BackendError> {
@@ -87,7 +95,11 @@ impl Backend for Timed {
     }
 
     fn gradient_norm(&self) -> Result<Number, BackendError> {
-        self.times.noted("gradient norm", || self.inner.gradient_norm())
+        let start = Instant::now();
+        let norm = self.inner.gradient_norm()?;
+        self.inner.finish()?;
+        self.times.note("gradient norm", start.elapsed());
+        Ok(norm)
     }
 
     fn any_gradient(
@@ -107,6 +119,10 @@ impl Backend for Timed {
         self.inner.waits()
     }
 
+    fn finish(&self) -> Result<(), BackendError> {
+        self.inner.finish()
+    }
+
     fn numbers(&self, numbers: &[Number]) -> Result<Vec<f64>, BackendError> {
         self.inner.numbers(numbers)
     }
@@ -119,8 +135,7 @@ impl Backend for Timed {
         rule: &AdamW,
         scale: &Number,
     ) -> Result<(), BackendError> {
-        let Timed { inner, times } = self;
-        times.noted("AdamW", || inner.update(parameters, block, part, rule, scale))
+        self.noted("AdamW", |inner| inner.update(parameters, block, part, rule, scale))
     }
 
     fn update_all(
@@ -129,8 +144,7 @@ impl Backend for Timed {
         rules: &[(usize, usize, AdamW)],
         scale: &Number,
     ) -> Result<(), BackendError> {
-        let Timed { inner, times } = self;
-        times.noted("AdamW", || inner.update_all(parameters, rules, scale))
+        self.noted("AdamW", |inner| inner.update_all(parameters, rules, scale))
     }
 
     fn read_moments(

@@ -262,6 +262,10 @@ impl Backend for Candle {
         true
     }
 
+    fn finish(&self) -> Result<(), BackendError> {
+        Ok(self.device.synchronize()?)
+    }
+
     fn numbers(&self, numbers: &[Number]) -> Result<Vec<f64>, BackendError> {
         self.read_numbers(numbers)
     }

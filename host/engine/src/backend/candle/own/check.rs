@@ -71,6 +71,10 @@ pub(super) fn equal(kernel: &str, found: &Tensor, expected: &Tensor) -> Result<(
 }
 
 pub(super) fn within(bound: f32, kernel: &str, found: &Tensor, expected: &Tensor) -> Result<()> {
+    if expected.elem_count() == 0 && found.elem_count() == 0 {
+        // An output that is not wanted: CUDA converts no arrays without elements.
+        return Ok(());
+    }
     let [found, expected] = [found, expected].map(|x| x.to_dtype(DType::F32)?.to_vec1::<f32>());
     let (found, expected) = (found?, expected?);
     // Sums cancel, so that what is rounded is as large as the array and not the element.

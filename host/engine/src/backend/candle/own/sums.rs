@@ -10,11 +10,9 @@ use crate::backend::BackendError;
 
 type Result<T> = std::result::Result<T, BackendError>;
 
-/// Rows of a piece; rows that are few enough for one; and columns of a strip, as in
-/// `cuda/sums.cuh`.
-const SPAN: usize = 64;
-const FEW: usize = 2 * SPAN;
-const STRIP: usize = 32;
+/// Rows of a piece at most, and columns of a strip, as in `cuda/sums.cuh`.
+const SPAN: usize = 128;
+const STRIP: usize = 128;
 /// Elements of a piece of squares.
 const PIECE: usize = 2048;
 
@@ -68,7 +66,7 @@ pub struct Summands<'a> {
 impl Summands<'_> {
     /// Pieces of rows, where these are summed up as they are.
     fn pieces(&self) -> usize {
-        if self.rows <= FEW { 1 } else { self.rows.div_ceil(SPAN) }
+        self.rows.div_ceil(SPAN).max(1)
     }
 
     fn numbers(&self, pieces: usize, scale: f32) -> RowSums {
