@@ -22,7 +22,7 @@ use crate::session::prepare::{Prepared, prepare};
 /// How often further steps are made, with products of large matrices before and after them.
 const TIMES_BESIDE_THE_PEAK: usize = 5;
 
-/// Steps that a device that computes by itself is given one behind the other.
+/// Steps at most that a device that computes by itself is given one behind the other.
 const STEPS_TOGETHER: usize = 10;
 
 /// Prepares the cell, makes its steps and measures them. `started` is when the
@@ -52,7 +52,7 @@ pub fn measure(spec: &BenchmarkSpec, started: Instant) -> Result<Measured> {
         });
         batches.collect::<Result<Vec<_>, _>>()
     };
-    let together = if engine.waits() && !spec.profile { STEPS_TOGETHER } else { 1 };
+    let together = if engine.waits() && !spec.profile { STEPS_TOGETHER.min(spec.steps) } else { 1 };
     let mut seconds_to_first_step = 0.0;
     let mut step_seconds = Vec::new();
     let mut batches: Vec<Batch> = Vec::new();
