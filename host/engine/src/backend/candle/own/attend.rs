@@ -22,13 +22,14 @@ fn by_distance(longest: [usize; 2], buckets: Buckets) -> Vec<u32> {
     (1 - queries..keys).map(|distance| buckets.of(distance) as u32).collect()
 }
 
-/// The rows of the longest sequence.
-fn longest(starts: &[u32]) -> usize {
+/// The rows of the longest sequence, by where each begins.
+pub(super) fn longest(starts: &[u32]) -> usize {
     starts.windows(2).map(|range| range[1] - range[0]).max().unwrap_or(0) as usize
 }
 
 impl Candle {
-    fn own_mask(&self, dropout: Option<Dropout>) -> Option<Mask> {
+    /// The mask of a dropout at this step, as kernels take it.
+    pub(super) fn own_mask(&self, dropout: Option<Dropout>) -> Option<Mask> {
         dropout.and_then(|dropout| masks::mask(&self.step, dropout)).map(Mask::from)
     }
 

@@ -5,9 +5,9 @@ use candle_core::Tensor;
 use super::arrays::Made;
 use super::kernels::{ONE_QUERY, ONE_QUERY_BACKWARD};
 use super::launch::Own;
-use super::numbers::{Mask, OneQuery};
+use super::numbers::OneQuery;
 use crate::backend::BackendError;
-use crate::backend::candle::{ATTENTION_COLUMNS, Candle, masks};
+use crate::backend::candle::{ATTENTION_COLUMNS, Candle};
 use crate::program::attend::{Attend, AttendBackward};
 use crate::program::build::Program;
 use crate::program::value::ValueId;
@@ -23,7 +23,7 @@ impl Candle {
         if size > ATTENTION_COLUMNS {
             return None;
         }
-        let mask = attend.dropout.and_then(|dropout| masks::mask(&self.step, dropout)).map(Mask::from);
+        let mask = self.own_mask(attend.dropout);
         let numbers = OneQuery {
             rows: (self.sizes.sequences * attend.heads) as i64,
             heads: attend.heads as i64,

@@ -4,6 +4,7 @@
 use candle_core::{DType, Tensor};
 
 use super::arrays::Made;
+use super::attend::longest;
 use super::kernels::{RECALL, REMEMBER};
 use super::launch::Own;
 use super::numbers::Recall as Numbers;
@@ -20,8 +21,7 @@ type Result<T> = std::result::Result<T, BackendError>;
 
 /// By how far a key is back from the newest token: the bucket of the distance.
 fn by_distance_back(recall: &Recall, buckets: Buckets) -> Vec<u32> {
-    let longest = recall.starts.windows(2).map(|bounds| bounds[1] - bounds[0]).max().unwrap_or(0);
-    (0..longest as isize).map(|back| buckets.of(-back) as u32).collect()
+    (0..longest(&recall.starts) as isize).map(|back| buckets.of(-back) as u32).collect()
 }
 
 impl Candle {

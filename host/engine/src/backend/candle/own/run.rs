@@ -8,7 +8,7 @@ use super::kernels::{
     ACTIVATE, ACTIVATE_BACKWARD, ADD_ROWS, ATTENTION_FACTORS, CROSS_ENTROPY, CROSS_ENTROPY_BACKWARD,
     LAYER_NORM, LAYER_NORM_BACKWARD, RECOVER, ROW_DROPOUT,
 };
-use super::numbers::{Activate, AttentionFactors, CrossEntropy, Mask, Norm, Packing, RowDropout};
+use super::numbers::{Activate, AttentionFactors, CrossEntropy, Norm, Packing, RowDropout};
 use super::sums::Summands;
 use crate::backend::BackendError;
 use crate::backend::candle::Candle;
@@ -343,7 +343,7 @@ impl Candle {
     ) -> Norm {
         let columns = program.value(out).columns(&self.sizes);
         let rows = program.value(out).elements(&self.sizes) / columns.max(1);
-        let [before, after] = dropouts.map(|dropout| masks::mask(&self.step, dropout?).map(Mask::from));
+        let [before, after] = dropouts.map(|dropout| self.own_mask(dropout));
         Norm {
             rows: rows as i64,
             columns: columns as i64,
