@@ -98,8 +98,8 @@ fn on_the_device_real_sentences_train_as_on_the_cpu() {
     agrees_with_the_cpu(&root().join("configs/quickstart.toml"), &more, 1, "fp32", FP32);
 }
 
-/// Another process takes the GPU's memory in the middle of a training, which goes on
-/// with smaller micro-batches and the same effective batch.
+/// Another process takes the GPU's memory in the middle of a training that does not keep it
+/// between steps, and goes on with smaller micro-batches and the same effective batch.
 #[cfg(feature = "cuda")]
 #[test]
 fn on_the_device_memory_that_ends_is_survived() {
@@ -117,6 +117,7 @@ fn on_the_device_memory_that_ends_is_survived() {
     let mut command = host(folder.path(), &["run", config.to_str().unwrap(), "--device", &device()]);
     command.args(["--method", "fft", "--set", "training.per_device_train_batch_size=1024"]);
     command.args(["--set", "methods.fft.training.num_train_epochs=200"]);
+    command.env("HOST_MEMORY", "returned");
     let mut child = command.stderr(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
     let gpu = Device::new_cuda(number).unwrap();
     let (mut taken, mut said, mut log) = (Vec::new(), false, String::new());

@@ -83,25 +83,27 @@ BODY RowMask mask_of(const Arrays &arrays, const RowDropout &n, int64_t row) {
     return mask_of(n.mask, n.packing, integers(arrays, 1), integers(arrays, 2), row);
 }
 
-template <int WIDTH> BODY void row_dropout_of(const Arrays &arrays, const RowDropout &n, int64_t row) {
-    const RowMask bits = mask_of(arrays, n, row);
-    const Numbers from = input(arrays, 0), out = output(arrays, 0);
-    each_few<WIDTH>((int)n.columns, [&](int column) {
-        Few<WIDTH> x = few<WIDTH>(from, row * n.columns + column);
-        drop(x, n.has_mask, n.mask, bits, column);
-        put_few(out, row * n.columns + column, x);
-    });
+BODY int64_t steps_of(const RowDropout &n) {
+    return n.columns;
 }
 
 // out0 = what a dropout, if there is one, leaves of in0 [rows, columns], in out0's type. in1,
 // in2 see mask_of.
-BODY void row_dropout_row(const Arrays &arrays, const RowDropout &n, int64_t row) {
-    if (together(input(arrays, 0), n.columns) && together(output(arrays, 0), n.columns))
-        row_dropout_of<4>(arrays, n, row);
-    else
-        row_dropout_of<1>(arrays, n, row);
+template <class As> BODY void row_dropout_of(const Arrays &arrays, const RowDropout &n, int64_t row) {
+    constexpr int WIDTH = As::WIDTH;
+    const RowMask bits = mask_of(arrays, n, row);
+    const auto from = input<typename As::Rows>(arrays, 0);
+    const auto to = output<typename As::Rows>(arrays, 0);
+    Read<As> found[AT_ONCE];
+    each_few<WIDTH>(
+        (int)n.columns, [&](int turn, int column) { found[turn] = read<WIDTH>(from, row * n.columns + column); },
+        [&](int turn, int column) {
+            Few<WIDTH> x = widened(found[turn]);
+            drop(x, n.has_mask, n.mask, bits, column);
+            put_few(to, row * n.columns + column, x);
+        });
 }
-KERNEL(row_dropout, RowDropout)
+ROWS_KERNEL(row_dropout, RowDropout, IN<0> | OUT<0>, 0)
 
 struct AttentionFactors {
     // [sequences, heads, queries] rows.

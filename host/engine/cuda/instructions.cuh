@@ -41,6 +41,12 @@ BODY float fast_exponential(float x) {
     return __expf(x);
 }
 
+BODY float fast_reciprocal(float x) {
+    float found;
+    asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(found) : "f"(x));
+    return found;
+}
+
 // Two matrices of eight by eight of bf16, read across: lanes 0 to 15 name their rows.
 BODY void load_across(uint32_t (&pairs)[2], const uint16_t *row) {
     const uint32_t address = (uint32_t)__cvta_generic_to_shared(row);
@@ -74,6 +80,10 @@ BODY void multiply_tf32(float *top, float *bottom, const float (&a)[4], const fl
 
 BODY float fast_exponential(float x) {
     return expf(x);
+}
+
+BODY float fast_reciprocal(float x) {
+    return 1.0f / x;
 }
 
 #endif

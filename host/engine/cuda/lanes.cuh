@@ -5,30 +5,35 @@
 
 #include "instructions.cuh"
 
-// Inputs of a kernel at most.
-const int INPUTS = 12;
+// Inputs and outputs of a kernel at most.
+const int INPUTS = 12, OUTPUTS = 4;
 
 // Inputs and outputs of a kernel; null where it has fewer, or where one is left out.
 struct Arrays {
     const void *in[INPUTS];
-    void *out[4];
+    void *out[OUTPUTS];
     // Those that hold bf16 and not fp32: a bit for each, of the outputs behind the inputs.
     uint32_t halves;
 };
 
-// Numbers side by side, which are read and written at once.
-template <int WIDTH> struct alignas(4 * WIDTH) Few {
+// Numbers side by side, which are read and written at once, 16 bytes at a time.
+template <int WIDTH> struct alignas(WIDTH < 4 ? 4 * WIDTH : 16) Few {
     float x[WIDTH];
 };
 
-// The same as bits of bf16.
+// The same as bits of bf16, one by one and by two.
 template <int WIDTH> struct alignas(2 * WIDTH) FewHalves {
     uint16_t x[WIDTH];
+};
+
+template <int WIDTH> struct alignas(2 * WIDTH) FewPairs {
+    uint32_t x[WIDTH / 2];
 };
 
 #ifdef __CUDACC__
 
 #define KNOWN(NAME, NUMBERS, SHARED_BYTES)
+#define KNOWN_BY_LAYOUT(NAME, NUMBERS, SHARED_BYTES, SUFFIX)
 
 #else
 
@@ -38,12 +43,16 @@ struct Known {
     int64_t shared_bytes;
     // Of the arrays and the numbers.
     void (*run)(const void *, const void *);
+    // What a GPU's kernel for these arrays and numbers has behind the name, where each layout has
+    // one of its own; or null.
+    const char *(*suffix)(const void *, const void *);
     const Known *next;
 
     static inline const Known *first = nullptr;
 
-    Known(const char *name, int64_t shared_bytes, void (*run)(const void *, const void *))
-        : name(name), shared_bytes(shared_bytes), run(run), next(first) {
+    Known(const char *name, int64_t shared_bytes, void (*run)(const void *, const void *),
+          const char *(*suffix)(const void *, const void *) = nullptr)
+        : name(name), shared_bytes(shared_bytes), run(run), suffix(suffix), next(first) {
         first = this;
     }
 
@@ -59,6 +68,17 @@ struct Known {
     static const Known known_##NAME(#NAME, SHARED_BYTES, [](const void *arrays, const void *numbers) { \
         NAME(*(const Arrays *)arrays, *(const NUMBERS *)numbers);                                 \
     });
+
+// SUFFIX(arrays, numbers) gives what is behind the name.
+#define KNOWN_BY_LAYOUT(NAME, NUMBERS, SHARED_BYTES, SUFFIX)                                      \
+    static const Known known_##NAME(                                                              \
+        #NAME, SHARED_BYTES,                                                                      \
+        [](const void *arrays, const void *numbers) {                                             \
+            NAME(*(const Arrays *)arrays, *(const NUMBERS *)numbers);                             \
+        },                                                                                        \
+        [](const void *arrays, const void *numbers) -> const char * {                             \
+            return SUFFIX(*(const Arrays *)arrays, *(const NUMBERS *)numbers);                    \
+        });
 
 #endif
 
@@ -83,14 +103,14 @@ BODY float largest(float x) {
     return x;
 }
 
-#define KERNEL(NAME, NUMBERS)                                                                     \
+// A kernel of rows, each of which is what ROW makes.
+#define ROWS_ENTRY(NAME, NUMBERS, ROW)                                                            \
     ENTRY(256) NAME(Arrays arrays, NUMBERS numbers) {                                             \
         const int64_t warps = (int64_t)gridDim.x * blockDim.x / LANES;                            \
         const int64_t first = ((int64_t)blockIdx.x * blockDim.x + threadIdx.x) / LANES;           \
         for (int64_t row = first; row < numbers.rows; row += warps)                               \
-            NAME##_row(arrays, numbers, row);                                                     \
-    }                                                                                             \
-    KNOWN(NAME, NUMBERS, 0)
+            ROW(arrays, numbers, row);                                                            \
+    }
 
 #else
 
@@ -108,14 +128,17 @@ BODY float largest(float x) {
     return x;
 }
 
-#define KERNEL(NAME, NUMBERS)                                                                     \
+#define ROWS_ENTRY(NAME, NUMBERS, ROW)                                                            \
     static void NAME(const Arrays &arrays, const NUMBERS &numbers) {                              \
         for (int64_t row = 0; row < numbers.rows; row++)                                          \
-            NAME##_row(arrays, numbers, row);                                                     \
-    }                                                                                             \
-    KNOWN(NAME, NUMBERS, 0)
+            ROW(arrays, numbers, row);                                                            \
+    }
 
 #endif
+
+#define KERNEL(NAME, NUMBERS)                                                                     \
+    ROWS_ENTRY(NAME, NUMBERS, NAME##_row)                                                         \
+    KNOWN(NAME, NUMBERS, 0)
 
 BODY const float *floats(const Arrays &arrays, int number) {
     return (const float *)arrays.in[number];

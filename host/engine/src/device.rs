@@ -152,6 +152,11 @@ impl Device {
                     true => backend.and_then(Candle::with_copies_beside),
                     false => backend,
                 };
+                #[cfg(feature = "cuda")]
+                let backend = match keeps_memory() {
+                    true => backend.and_then(|backend| backend.with_kept_memory(number)),
+                    false => backend,
+                };
                 Ok(Box::new(backend.map_err(wrong)?.in_precision(precision)))
             }
             Device::Metal => {
@@ -294,6 +299,16 @@ pub fn copies_beside() -> bool {
     std::env::var(COPIES).as_deref() != Ok("in-turn")
 }
 
+/// The one by which memory that no array lies in goes back to a GPU's driver whenever it is
+/// waited for, with the value `returned`: for other processes, which else get it when a
+/// training has ended.
+const MEMORY: &str = "HOST_MEMORY";
+
+/// Whether a training keeps the memory of a GPU that it has had.
+pub fn keeps_memory() -> bool {
+    std::env::var(MEMORY).as_deref() != Ok("returned")
+}
+
 impl Gpu {
     /// Whether kernels of our own are used.
     ///
@@ -351,7 +366,7 @@ pub fn metal() -> Result<(), DeviceError> {
 }
 
 #[cfg(feature = "cuda")]
-pub use cuda::cuda;
+pub use cuda::{KeptMemory, cuda};
 
 #[cfg(test)]
 mod tests {

@@ -118,6 +118,11 @@ fn device_lines() -> Vec<(&'static str, String)> {
                     false => "batches are copied in turn with what is computed: HOST_COPIES is \"in-turn\"",
                 };
                 lines.push(("", copies.into()));
+                let memory = match device::keeps_memory() {
+                    true => "a training keeps the memory that it has had until it ends",
+                    false => "memory goes back whenever the GPU is waited for: HOST_MEMORY is \"returned\"",
+                };
+                lines.push(("", memory.into()));
             }
             if cuda.gpus.is_empty() {
                 lines.push(("", "the driver shows no GPU".into()));

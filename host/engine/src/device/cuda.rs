@@ -1,6 +1,10 @@
-//! What a build with CUDA finds on a machine: the driver, its libraries, the GPUs.
+//! What a build with CUDA finds on a machine: the driver, its libraries, the GPUs and their
+//! memory.
+
+use std::sync::Arc;
 
 use candle_core::cuda::cudarc::driver::{CudaContext, DriverError, result, sys};
+use sys::CUmemPool_attribute as Attribute;
 
 use super::{Cuda, Device, DeviceError, Gpu};
 
@@ -48,11 +52,15 @@ fn gpu(number: usize) -> Result<Gpu, DriverError> {
     let context = CudaContext::new(number)?;
     let (free, total) = context.mem_get_info()?;
     let (major, minor) = context.compute_capability()?;
+    // What this process keeps without using it is free to this process.
+    let [kept, used] =
+        [Attribute::CU_MEMPOOL_ATTR_RESERVED_MEM_CURRENT, Attribute::CU_MEMPOOL_ATTR_USED_MEM_CURRENT]
+            .map(|attribute| of_pool(&context, attribute));
     Ok(Gpu {
         device: Device::Cuda(number),
         name: context.name()?,
         memory_bytes: total as u64,
-        free_bytes: free as u64,
+        free_bytes: free as u64 + kept?.saturating_sub(used?),
         capability: (major as u32, minor as u32),
     })
 }
@@ -60,15 +68,62 @@ fn gpu(number: usize) -> Result<Gpu, DriverError> {
 /// The most bytes that the process has had of the GPU's memory for arrays at one time.
 /// What the context and cuBLAS take is not among it.
 pub fn peak_memory(number: usize) -> Result<u64, DriverError> {
-    let context = CudaContext::new(number)?;
-    let attribute = sys::CUmemPool_attribute::CU_MEMPOOL_ATTR_USED_MEM_HIGH;
-    let mut bytes = 0u64;
+    of_pool(&*CudaContext::new(number)?, Attribute::CU_MEMPOOL_ATTR_USED_MEM_HIGH)
+}
+
+/// What the driver says of the pool that a GPU's arrays lie in.
+fn of_pool(context: &CudaContext, attribute: Attribute) -> Result<u64, DriverError> {
+    let mut number = 0u64;
     // SAFETY: the device is the context's, and the attribute is a number of 64 bits.
     unsafe {
         let pool = result::device::get_default_mem_pool(context.cu_device())?;
-        result::mem_pool::get_attribute(pool, attribute, (&raw mut bytes).cast())?;
+        result::mem_pool::get_attribute(pool, attribute, (&raw mut number).cast())?;
     }
-    Ok(bytes)
+    Ok(number)
+}
+
+/// The memory of a GPU's arrays, which the process keeps when they end. The driver would take
+/// it back whenever it is waited for, and give it anew in the next step. What is kept goes
+/// back when this is dropped.
+pub struct KeptMemory(Arc<CudaContext>);
+
+impl KeptMemory {
+    /// Keeps memory of a GPU from now on.
+    ///
+    /// # Errors
+    /// What the driver says.
+    pub fn of(number: usize) -> Result<KeptMemory, DriverError> {
+        let memory = KeptMemory(CudaContext::new(number)?);
+        memory.keep(u64::MAX)?;
+        Ok(memory)
+    }
+
+    /// Waits for the GPU, and gives back what no array lies in.
+    ///
+    /// # Errors
+    /// What the driver says.
+    pub fn give_back(&self) -> Result<(), DriverError> {
+        self.0.synchronize()?;
+        // SAFETY: the pool is the device's own.
+        unsafe { result::mem_pool::trim_to(result::device::get_default_mem_pool(self.0.cu_device())?, 0) }
+    }
+
+    /// Keeps so many bytes at most.
+    fn keep(&self, mut bytes: u64) -> Result<(), DriverError> {
+        let attribute = Attribute::CU_MEMPOOL_ATTR_RELEASE_THRESHOLD;
+        // SAFETY: the device is the context's, and the attribute is a number of 64 bits.
+        unsafe {
+            let pool = result::device::get_default_mem_pool(self.0.cu_device())?;
+            result::mem_pool::set_attribute(pool, attribute, (&raw mut bytes).cast())
+        }
+    }
+}
+
+impl Drop for KeptMemory {
+    fn drop(&mut self) {
+        // A driver that fails here has failed before, where it was heard.
+        let _ = self.keep(0).and_then(|()| self.give_back());
+    }
 }
 
 /// 12040 is 12.4.

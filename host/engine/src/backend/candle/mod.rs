@@ -39,6 +39,8 @@ use crate::backend::candle::products::Products;
 use crate::backend::{AdamW, Backend, BackendError, CLIP_EPSILON, Number, Step};
 use crate::batch::Batch;
 use crate::compile::Compiled;
+#[cfg(feature = "cuda")]
+use crate::device::KeptMemory;
 use crate::device::Precision;
 use crate::parameters::Parameters;
 use crate::program::build::Program;
@@ -93,6 +95,9 @@ pub struct Candle {
     /// Place of the next instruction, and the last use of each value.
     place: usize,
     last_use: Vec<usize>,
+    /// What is kept of a GPU's memory; it ends after all arrays.
+    #[cfg(feature = "cuda")]
+    memory: Option<KeptMemory>,
 }
 
 impl Candle {
@@ -141,7 +146,23 @@ impl Candle {
             reads: Reads::default(),
             place: 0,
             last_use: Vec::new(),
+            #[cfg(feature = "cuda")]
+            memory: None,
         }
+    }
+
+    /// The same backend, which keeps the memory that it has had of a GPU, its device.
+    ///
+    /// # Errors
+    /// What the driver says.
+    #[cfg(feature = "cuda")]
+    pub fn with_kept_memory(self, gpu: usize) -> Result<Candle, BackendError> {
+        let memory = KeptMemory::of(gpu).map_err(|error| {
+            BackendError::Wrong(format!(
+                "the driver keeps no memory ({error}); HOST_MEMORY=returned trains without"
+            ))
+        })?;
+        Ok(Candle { memory: Some(memory), ..self })
     }
 
     /// The same backend, which computes in another precision.
@@ -152,6 +173,19 @@ impl Candle {
             #[cfg(feature = "cuda")]
             own: self.own.map(|own| own.in_precision(precision)),
             ..self
+        }
+    }
+}
+
+#[cfg(feature = "cuda")]
+impl Candle {
+    /// Where memory has ended: a step with smaller batches finds none that is kept in pieces of
+    /// the sizes of this one.
+    fn make_room(&mut self, error: &BackendError) {
+        if let (true, Some(memory)) = (error.is_out_of_memory(), &self.memory) {
+            self.values.fill(None);
+            // Where the driver fails here, it fails in the step that is made again.
+            let _ = memory.give_back();
         }
     }
 }
@@ -213,10 +247,13 @@ impl Backend for Candle {
     }
 
     fn execute(&mut self, program: &Program, instruction: &Instruction) -> Result<(), BackendError> {
-        match self.works_on_nothing(program, instruction) {
-            true => self.give_nothing(program, instruction)?,
-            false => self.run(program, instruction)?,
-        }
+        let run = match self.works_on_nothing(program, instruction) {
+            true => self.give_nothing(program, instruction),
+            false => self.run(program, instruction),
+        };
+        #[cfg(feature = "cuda")]
+        let run = run.inspect_err(|error| self.make_room(error));
+        run?;
         for (value, _) in instruction.accesses() {
             let root = program.root(value);
             if self.last_use[root.0 as usize] <= self.place {

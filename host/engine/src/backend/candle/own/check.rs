@@ -18,6 +18,8 @@ type Result<T> = std::result::Result<T, BackendError>;
 
 pub(super) const ROWS: usize = 43;
 pub(super) const COLUMNS: usize = 70;
+/// Columns of rows that are longer than what a lane keeps of them.
+const LONG: usize = 1064;
 /// First rows of sequences, one of them of a single row.
 pub(super) const STARTS: [u32; 5] = [0, 7, 8, 30, ROWS as u32];
 pub(super) const PLACES: [u32; 4] = [3, 0, 9, 1];
@@ -119,10 +121,10 @@ fn each_agrees(pair: &Pair<'_>) -> Result<()> {
     pair.agree(&kernels::ATTENTION_FACTORS, numbers, &inputs, [(4 * heads * longest * longest) as usize])?;
 
     let scale = values(ROWS, 7)?.abs()?;
-    // Rows that are read four at once, and rows that are not, of each type.
+    // Rows that are read one by one, by four and by eight, longer than a lane keeps, of each type.
     for (dtype, columns) in [DType::F32, DType::BF16]
         .into_iter()
-        .flat_map(|dtype| [COLUMNS, 2 * COLUMNS].map(|columns| (dtype, columns)))
+        .flat_map(|dtype| [COLUMNS, 2 * COLUMNS, LONG].map(|columns| (dtype, columns)))
     {
         let elements = ROWS * columns;
         let made = Made { count: elements, dtype };

@@ -1,6 +1,6 @@
 //! The kernels by name (`cuda/kernels.cu`), for a GPU and for the processor.
 
-use std::ffi::{c_char, c_void};
+use std::ffi::{CStr, c_char, c_void};
 use std::marker::PhantomData;
 
 use super::arrays::Arrays;
@@ -25,6 +25,7 @@ pub struct Known {
     name: *const c_char,
     shared_bytes: i64,
     run: unsafe extern "C" fn(*const Arrays, *const c_void),
+    suffix: Option<unsafe extern "C" fn(*const Arrays, *const c_void) -> *const c_char>,
     next: *const Known,
 }
 
@@ -54,6 +55,19 @@ impl Known {
     /// where it shares memory, or else each warp has one.
     pub fn rows_of_block(&self, threads: u32) -> usize {
         if self.shared_bytes > 0 { 1 } else { threads as usize / 32 }
+    }
+
+    /// What the name of a GPU's kernel for these arrays and numbers ends in: where they lie says
+    /// how they are read.
+    ///
+    /// # Safety
+    /// The numbers are those of the kernel.
+    pub unsafe fn suffix<N>(&self, arrays: &Arrays, numbers: &N) -> &'static str {
+        let Some(suffix) = self.suffix else { return "" };
+        // SAFETY: the function takes these two structures and reads no array; it gives a text of
+        // the program.
+        let text = unsafe { CStr::from_ptr(suffix(arrays, (&raw const *numbers).cast())) };
+        text.to_str().unwrap_or_default()
     }
 
     /// Runs it on the processor.

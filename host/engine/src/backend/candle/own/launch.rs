@@ -32,8 +32,8 @@ const BLOCKS: usize = 65_536;
 struct Cuda {
     module: Arc<CudaModule>,
     stream: Arc<CudaStream>,
-    /// Those that have run, by name: the driver looks them up once.
-    ready: Mutex<BTreeMap<&'static str, Ready>>,
+    /// Those that have run, by name and what it ends in: the driver looks them up once.
+    ready: Mutex<BTreeMap<[&'static str; 2], Ready>>,
 }
 
 /// A kernel as the driver knows it, and its blocks.
@@ -236,16 +236,19 @@ fn wrong(what: &str, error: impl std::fmt::Display) -> BackendError {
 }
 
 impl Cuda {
-    /// A kernel as the driver knows it, which gets the shared memory that it asks for.
-    fn ready<N>(&self, kernel: &Kernel<N>) -> Result<Ready> {
+    /// The kernel for these arrays and numbers as the driver knows it, which gets the shared
+    /// memory that it asks for.
+    fn ready<N>(&self, kernel: &Kernel<N>, arrays: &Arrays, numbers: &N) -> Result<Ready> {
+        let known = kernel.known()?;
+        // SAFETY: these are the kernel's numbers.
+        let name = [kernel.name, unsafe { known.suffix(arrays, numbers) }];
         let mut all = self.ready.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(ready) = all.get(kernel.name) {
+        if let Some(ready) = all.get(&name) {
             return Ok(ready.clone());
         }
-        let known = kernel.known()?;
         let shared_bytes = known.shared_bytes();
         let found = || -> std::result::Result<CudaFunction, DriverError> {
-            let function = self.module.load_function(kernel.name)?;
+            let function = self.module.load_function(&name.concat())?;
             if shared_bytes > 0 {
                 // It may be more than 48 KiB.
                 let attribute = sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
@@ -255,7 +258,7 @@ impl Cuda {
         };
         let function = found().map_err(|error| wrong(kernel.name, error))?;
         let ready = Ready { function, shared_bytes, rows_of_block: known.rows_of_block(kernel.threads) };
-        all.insert(kernel.name, ready.clone());
+        all.insert(name, ready.clone());
         Ok(ready)
     }
 }
@@ -283,7 +286,7 @@ fn start<N: Numbers + DeviceRepr>(
     numbers: N,
     arrays: &Arrays,
 ) -> Result<()> {
-    let Ready { function, shared_bytes, rows_of_block } = cuda.ready(kernel)?;
+    let Ready { function, shared_bytes, rows_of_block } = cuda.ready(kernel, arrays, &numbers)?;
     let blocks = numbers.rows().div_ceil(rows_of_block).min(BLOCKS) as u32;
     if blocks == 0 {
         return Ok(());
