@@ -33,24 +33,22 @@ template <int COLUMNS> constexpr int HALF_WIDTH = COLUMNS + 8;
 // Floats that a tile takes.
 template <int COLUMNS> constexpr int HALF_TILE = TILE * HALF_WIDTH<COLUMNS> / 2;
 
-using Eight = FewHalves<8>;
-
 // Puts rows of a matrix, from a place on, into a tile, zeros where it has fewer rows or
 // columns.
 template <int COLUMNS>
 BODY void load_halves(uint16_t *tile, const Numbers &matrix, int64_t corner, int pitch, int rows, int columns) {
     const bool by_eight = matrix.half && (pitch | columns) % 8 == 0 && corner % 8 == 0 &&
-                          (uintptr_t)matrix.at % sizeof(Eight) == 0;
+                          (uintptr_t)matrix.at % sizeof(FewHalves<8>) == 0;
     const int EIGHTS = COLUMNS / 8, STRIDE = HALF_THREADS / EIGHTS, TURNS = TILE / STRIDE;
     EACH_HALF(thread) {
         const int column = thread % EIGHTS * 8, top = thread / EIGHTS;
-        Eight found[TURNS] = {};
+        FewHalves<8> found[TURNS] = {};
 #pragma unroll
         for (int turn = 0; turn < TURNS; turn++) {
             const int row = top + turn * STRIDE;
             const int64_t from = corner + (int64_t)row * pitch + column;
             if (row < rows && by_eight && column < columns)
-                found[turn] = *(const Eight *)((const uint16_t *)matrix.at + from);
+                found[turn] = *(const FewHalves<8> *)((const uint16_t *)matrix.at + from);
 #pragma unroll
             for (int k = 0; k < 8; k++)
                 if (row < rows && !by_eight && column + k < columns)
@@ -58,7 +56,7 @@ BODY void load_halves(uint16_t *tile, const Numbers &matrix, int64_t corner, int
         }
 #pragma unroll
         for (int turn = 0; turn < TURNS; turn++)
-            *(Eight *)(tile + (top + turn * STRIDE) * HALF_WIDTH<COLUMNS> + column) = found[turn];
+            *(FewHalves<8> *)(tile + (top + turn * STRIDE) * HALF_WIDTH<COLUMNS> + column) = found[turn];
     }
 }
 
@@ -116,9 +114,11 @@ template <int COLUMNS> BODY Left left_of(const Pairs<COLUMNS> &pairs, int step) 
     return {{pairs.x[2 * step][0], pairs.x[2 * step][1], pairs.x[2 * step + 1][0], pairs.x[2 * step + 1][1]}};
 }
 
+// Two numbers side by side, which begin where four bytes do: without that word of it a GPU
+// reads them byte by byte.
 BODY uint32_t pair_at(const uint16_t *place) {
     uint32_t pair;
-    memcpy(&pair, place, sizeof pair);
+    memcpy(&pair, __builtin_assume_aligned(place, sizeof pair), sizeof pair);
     return pair;
 }
 

@@ -77,6 +77,7 @@ BODY void multiply_tf32(float *top, float *bottom, const float (&a)[4], const fl
 #else
 
 #define BODY static inline
+#define OF_THREAD
 
 BODY float fast_exponential(float x) {
     return expf(x);

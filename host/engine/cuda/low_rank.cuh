@@ -4,34 +4,30 @@
 //
 // A sum's order is free, and so is that of columns, as long as both factors of a product
 // agree on it: each lane has eight columns side by side, which are read at once, where an
-// instruction asks for columns of eight tiles, or for four pairs of places.
+// instruction asks for columns of eight tiles, or for four pairs of places. While a lane
+// computes with what it has read, what it needs next is on its way.
 
 #pragma once
 
-#include "fragments.cuh"
-
-struct LowRank {
-    // Blocks.
-    int64_t rows;
-    // Of the wide matrix: its rows, the columns that count, the first of these, and all.
-    int64_t tokens, columns, first, pitch;
-    int64_t rank;
-    Mask mask;
-    Packing packing;
-    float scale;
-    int32_t has_mask;
-    // Whether the factor is [columns, rank], or else [rank, columns]; whether to add.
-    int32_t across, adds;
-};
+#include "low_rank_reads.cuh"
 
 const int HALF_WARPS = HALF_THREADS / WARP;
 // Rows of a block that a factor makes less of; rows, and columns of a warp, of one that
 // adds; rows of a piece of a gradient.
 const int DOWN_ROWS = 32, UP_ROWS = 64, UP_COLUMNS = 64, GRADIENT_ROWS = 256;
+// Columns of a factor that a block has in shared memory at a time, where it makes less of rows.
+template <int RANKS> constexpr int CHUNK = RANKS == 16 ? 768 : 256;
 
-// A kernel for ranks up to so many.
+// A kernel for ranks up to so many, for each way to read.
+#define RANK_ENTRY(NAME, RANKS, BLOCKS, ARRAY)                                                    \
+    BLOCK_ENTRY(NAME##_##RANKS##_##ARRAY, HALF_THREADS, BLOCKS, LowRank, NAME##_floats<RANKS>(),  \
+                NAME##_tile<RANKS, ARRAY>)
+
 #define RANK_KERNEL(NAME, RANKS, BLOCKS)                                                          \
-    BLOCK_KERNEL(NAME##_##RANKS, HALF_THREADS, BLOCKS, LowRank, NAME##_floats<RANKS>(), NAME##_tile<RANKS>)
+    RANK_ENTRY(NAME, RANKS, BLOCKS, Halves)                                                       \
+    RANK_ENTRY(NAME, RANKS, BLOCKS, Numbers)                                                      \
+    CHOICE_OF_READS(NAME##_##RANKS, NAME##_wide, NAME##_low)                                      \
+    KNOWN_BY_LAYOUT(NAME##_##RANKS, LowRank, NAME##_floats<RANKS>() * sizeof(float), NAME##_##RANKS##_suffix)
 
 // The masks of a block's rows, by which they are dropped. in1 starts, in2 places.
 BODY void load_masks(const Arrays &arrays, const LowRank &n, int64_t first, int rows, RowMask *masks) {
@@ -44,124 +40,97 @@ BODY void load_masks(const Arrays &arrays, const LowRank &n, int64_t first, int 
     }
 }
 
-// Whether each eight columns, from a first one on, are read at once.
-BODY bool by_eight(const Numbers &numbers, int64_t pitch, int64_t first) {
-    return (pitch | first) % 8 == 0 && (uintptr_t)numbers.at % (numbers.half ? 16 : 32) == 0;
-}
-
-// Eight numbers side by side, zeros in the place of those that are not there.
-BODY Few<8> eight(const Numbers &numbers, bool at_once, int64_t place, int64_t there) {
-    if (at_once && there >= 8)
-        return few<8>(numbers, place);
-    Few<8> found = {};
-#pragma unroll
-    for (int k = 0; k < 8; k++)
-        if (k < there)
-            found.x[k] = one(numbers, place + k);
-    return found;
-}
-
-// Two numbers side by side, likewise, rounded.
-BODY uint32_t two(const Numbers &numbers, int64_t place, int64_t there) {
-    if (numbers.half && there > 1 && place % 2 == 0 && (uintptr_t)numbers.at % 4 == 0)
-        return pair_at((const uint16_t *)numbers.at + place);
-    const float first = there > 0 ? one(numbers, place) : 0.0f;
-    return pair_of(first, there > 1 ? one(numbers, place + 1) : 0.0f);
-}
-
-// The factor's numbers of a place in the rank, and of eight columns.
-struct Factor {
-    Numbers numbers;
-    bool at_once;
-};
-
-BODY Factor factor_of(const Arrays &arrays, const LowRank &n) {
-    const Numbers numbers = input(arrays, 3);
-    return {numbers, !n.across && by_eight(numbers, n.columns, 0)};
-}
-
-BODY Few<8> eight_of(const Factor &factor, const LowRank &n, int rank, int column) {
-    const int64_t there = rank < n.rank ? n.columns - column : 0;
-    if (!n.across)
-        return eight(factor.numbers, factor.at_once, rank * n.columns + column, there);
-    Few<8> found = {};
-#pragma unroll
-    for (int k = 0; k < 8; k++)
-        if (k < there)
-            found.x[k] = one(factor.numbers, (column + k) * n.rank + rank);
-    return found;
-}
-
-template <int RANKS> struct Down {
+template <int RANKS, class Array> struct Down {
     Sums<RANKS> sums[2];
+    Eight<Array> next[4];
     Left rows[2][2];
-    Right ranks[RANKS / 8][2];
+    FewPairs<8> ranks[RANKS / 8];
 };
 
 template <int RANKS> constexpr int low_rank_down_floats() {
-    return HALF_WARPS * DOWN_ROWS * RANKS + 2 * DOWN_ROWS;
+    constexpr int PARTS = HALF_WARPS * DOWN_ROWS * RANKS, FACTOR = RANKS * BY_RANK<CHUNK<RANKS>> / 2;
+    return (PARTS > FACTOR ? PARTS : FACTOR) + 2 * DOWN_ROWS;
+}
+
+BODY Numbers low_rank_down_wide(const Arrays &arrays) {
+    return input(arrays, 0);
+}
+
+BODY Numbers low_rank_down_low(const Arrays &) {
+    return {};
 }
 
 // out0 [tokens, rank] = scale times what a dropout leaves of columns of in0 [tokens, pitch],
 // times the factor in3. in1, in2 see load_masks. Warps share the columns.
-template <int RANKS>
+template <int RANKS, class Array>
 BODY void low_rank_down_tile(const Arrays &arrays, const LowRank &n, int64_t block, float *shared) {
-    RowMask *masks = (RowMask *)(shared + HALF_WARPS * DOWN_ROWS * RANKS);
-    const Numbers x = input(arrays, 0);
-    const bool at_once = by_eight(x, n.pitch, n.first);
-    const Factor factor = factor_of(arrays, n);
+    RowMask *masks = (RowMask *)shared;
+    uint16_t *factor = (uint16_t *)(shared + 2 * DOWN_ROWS);
+    const WideRows<Array> x(n, input<Array>(arrays, 0));
     const int64_t first = block * DOWN_ROWS;
-    const int columns = (int)n.columns, rank = (int)n.rank;
-    load_masks(arrays, n, first, DOWN_ROWS, masks);
-    NEXT_PHASE();
-    Own<Down<RANKS>> all;
+    const int columns = (int)n.columns, rank = (int)n.rank, STEP = 32 * HALF_WARPS;
+    Own<Down<RANKS, Array>> all;
+    const auto column_of = [](int thread) { return thread / WARP * 32 + lane_of(thread) % 4 * 8; };
+    const auto load = [&](int thread, int step) {
+#pragma unroll
+        for (int part = 0; part < 4; part++)
+            all.of(thread).next[part] = x.eight(first + lane_of(thread) / 4 + 8 * part, step + column_of(thread));
+    };
     EACH_HALF(thread) {
-        all.of(thread) = {};
+        all.of(thread).sums[0] = all.of(thread).sums[1] = {};
+        load(thread, 0);
     }
-#pragma unroll 2
-    for (int step = 0; step < columns; step += 32 * HALF_WARPS) {
-        EACH_HALF(thread) {
-            Down<RANKS> &own = all.of(thread);
-            const int lane = lane_of(thread), column = step + thread / WARP * 32 + lane % 4 * 8;
+    load_masks(arrays, n, first, DOWN_ROWS, masks);
+    for (int from = 0; from < columns; from += CHUNK<RANKS>) {
+        NEXT_PHASE();
+        put_by_rank<RANKS, CHUNK<RANKS>>(factor, input(arrays, 3), n, from);
+        NEXT_PHASE();
+        const int end = columns - from < CHUNK<RANKS> ? columns : from + CHUNK<RANKS>;
+        for (int step = from; step < end; step += STEP) {
+            EACH_HALF(thread) {
+                Down<RANKS, Array> &own = all.of(thread);
+                const int lane = lane_of(thread), column = step + column_of(thread);
 #pragma unroll
-            for (int part = 0; part < 4; part++) {
-                const int row = lane / 4 + 8 * part;
-                const int64_t place = (first + row) * n.pitch + n.first + column;
-                Few<8> found = eight(x, at_once, place, first + row < n.tokens ? columns - column : 0);
-                drop(found, n.has_mask, n.mask, masks[row], column);
-#pragma unroll
-                for (int k = 0; k < 4; k++)
-                    own.rows[part / 2][k / 2].pairs[k % 2 * 2 + part % 2] = pair_of(found.x[2 * k], found.x[2 * k + 1]);
-            }
-#pragma unroll
-            for (int tile = 0; tile < RANKS / 8; tile++)
-                if (8 * tile < rank) {
-                    const Few<8> found = eight_of(factor, n, 8 * tile + lane / 4, column);
+                for (int part = 0; part < 4; part++) {
+                    Few<8> found = widened(own.next[part]);
+                    drop(found, n.has_mask, n.mask, masks[lane / 4 + 8 * part], column);
 #pragma unroll
                     for (int k = 0; k < 4; k++)
-                        own.ranks[tile][k / 2].pairs[k % 2] = pair_of(found.x[2 * k], found.x[2 * k + 1]);
+                        own.rows[part / 2][k / 2].pairs[k % 2 * 2 + part % 2] =
+                            pair_of(found.x[2 * k], found.x[2 * k + 1]);
                 }
-        }
-        EACH_HALF(thread) {
-            const int warp = thread / WARP * WARP;
+                load(thread, step + STEP);
 #pragma unroll
-            for (int tile = 0; tile < RANKS / 8; tile++)
-                if (8 * tile < rank) {
+                for (int tile = 0; tile < RANKS / 8; tile++)
+                    if (8 * tile < rank)
+                        own.ranks[tile] = by_rank<CHUNK<RANKS>>(factor, 8 * tile + lane / 4, column - from);
+            }
+            EACH_HALF(thread) {
+                const int warp = thread / WARP * WARP;
 #pragma unroll
-                    for (int part = 0; part < 4; part++)
-                        multiply(
-                            all.of(thread).sums[part / 2].x[tile], lane_of(thread),
-                            [&](int lane) { return all.of(warp + lane).rows[part / 2][part % 2]; },
-                            [&](int lane) { return all.of(warp + lane).ranks[tile][part % 2]; });
-                }
+                for (int tile = 0; tile < RANKS / 8; tile++)
+                    if (8 * tile < rank) {
+#pragma unroll
+                        for (int part = 0; part < 4; part++)
+                            multiply(
+                                all.of(thread).sums[part / 2].x[tile], lane_of(thread),
+                                [&](int lane) { return all.of(warp + lane).rows[part / 2][part % 2]; },
+                                [&](int lane) {
+                                    const uint32_t *pairs = all.of(warp + lane).ranks[tile].x + part % 2 * 2;
+                                    return Right{{pairs[0], pairs[1]}};
+                                });
+                    }
+            }
         }
     }
+    NEXT_PHASE();
+    float *parts = shared + 2 * DOWN_ROWS;
     EACH_HALF(thread) {
-        float *parts = shared + thread / WARP * DOWN_ROWS * RANKS;
+        float *own = parts + thread / WARP * DOWN_ROWS * RANKS;
 #pragma unroll
         for (int half = 0; half < 2; half++)
             each_sum(all.of(thread).sums[half], lane_of(thread), [&](float &sum, int i, int column) {
-                parts[(16 * half + lane_of(thread) / 4 + 8 * i) * RANKS + column] = sum;
+                own[(16 * half + lane_of(thread) / 4 + 8 * i) * RANKS + column] = sum;
             });
     }
     NEXT_PHASE();
@@ -170,7 +139,7 @@ BODY void low_rank_down_tile(const Arrays &arrays, const LowRank &n, int64_t blo
             const int row = place / RANKS, column = place % RANKS;
             float total = 0.0f;
             for (int warp = 0; warp < HALF_WARPS; warp++)
-                total += shared[warp * DOWN_ROWS * RANKS + place];
+                total += parts[warp * DOWN_ROWS * RANKS + place];
             if (first + row < n.tokens && column < rank)
                 put(output(arrays, 0), (first + row) * rank + column, total * n.scale);
         }
@@ -179,56 +148,82 @@ BODY void low_rank_down_tile(const Arrays &arrays, const LowRank &n, int64_t blo
 RANK_KERNEL(low_rank_down, 16, 4)
 RANK_KERNEL(low_rank_down, 64, 2)
 
-template <int RANKS> struct Up {
+template <int RANKS, class Array> struct Up {
     Right factor[RANKS / 16][8];
-    Left low[RANKS / 16];
+    Left low[RANKS / 16], next_low[RANKS / 16];
+    Eight<Array> before[4], next[4];
     Sums<8 * 8> sums;
 };
 
 template <int RANKS> constexpr int low_rank_up_floats() {
-    return 2 * UP_ROWS;
+    return 2 * UP_ROWS + UP_COLUMNS * HALF_WARPS * BY_COLUMN<RANKS> / 2;
+}
+
+BODY Numbers low_rank_up_wide(const Arrays &arrays) {
+    return output(arrays, 0);
+}
+
+BODY Numbers low_rank_up_low(const Arrays &arrays) {
+    return input(arrays, 0);
 }
 
 // Columns of out0 [tokens, pitch] = what a dropout leaves of scale times in0 [tokens, rank]
 // times the factor in3, or these added to what is there. in1, in2 see load_masks.
-template <int RANKS>
+template <int RANKS, class Array>
 BODY void low_rank_up_tile(const Arrays &arrays, const LowRank &n, int64_t block, float *shared) {
+    const int COLUMNS = UP_COLUMNS * HALF_WARPS;
     RowMask *masks = (RowMask *)shared;
-    const Numbers low = input(arrays, 0), out = output(arrays, 0);
-    const bool at_once = by_eight(out, n.pitch, n.first);
-    const Factor factor = factor_of(arrays, n);
-    const int64_t strips = (n.columns + UP_COLUMNS * HALF_WARPS - 1) / (UP_COLUMNS * HALF_WARPS);
-    const int64_t first = block / strips * UP_ROWS;
-    const int strip = (int)(block % strips) * UP_COLUMNS * HALF_WARPS;
-    const int columns = (int)n.columns, rank = (int)n.rank;
+    uint16_t *factor = (uint16_t *)(shared + 2 * UP_ROWS);
+    const LowRows<Array> low(n, input<Array>(arrays, 0));
+    const WideRows<Array> out(n, output<Array>(arrays, 0));
+    const int64_t strips = (n.columns + COLUMNS - 1) / COLUMNS, first = block / strips * UP_ROWS;
+    const int strip = (int)(block % strips) * COLUMNS, rank = (int)n.rank;
+    Own<Up<RANKS, Array>> all;
+    // The row and the column of a lane's part of what is added.
+    const auto row_at = [](int thread, int part) { return lane_of(thread) / 4 + part / 2 * 8; };
+    const auto column_at = [&](int thread, int part) {
+        return strip + thread / WARP * UP_COLUMNS + (lane_of(thread) % 4 * 2 + part % 2) * 8;
+    };
+    const auto load = [&](int thread, int row) {
+        Up<RANKS, Array> &own = all.of(thread);
+        const int lane = lane_of(thread);
+#pragma unroll
+        for (int part = 0; part < RANKS / 4; part++)
+            own.next_low[part / 4].pairs[part % 4] =
+                low.two(first + row + lane / 4 + part % 2 * 8, part / 2 * 8 + lane % 4 * 2);
+        if (n.adds) {
+#pragma unroll
+            for (int part = 0; part < 4; part++)
+                own.next[part] = out.eight(first + row + row_at(thread, part), column_at(thread, part));
+        }
+    };
+    EACH_HALF(thread) {
+        load(thread, 0);
+    }
+    put_by_column<RANKS, UP_COLUMNS * HALF_WARPS>(factor, input(arrays, 3), n, strip);
     load_masks(arrays, n, first, UP_ROWS, masks);
     NEXT_PHASE();
-    Own<Up<RANKS>> all;
     EACH_HALF(thread) {
-        Up<RANKS> &own = all.of(thread) = {};
-        const int lane = lane_of(thread), column = strip + thread / WARP * UP_COLUMNS + lane / 4 * 8;
+        const int lane = lane_of(thread), column = thread / WARP * UP_COLUMNS + lane / 4 * 8;
 #pragma unroll
         for (int half = 0; half < RANKS / 8; half++)
-            if (8 * half < rank) {
-                const int place = 8 * half + lane % 4 * 2;
-                const Few<8> upper = eight_of(factor, n, place, column);
-                const Few<8> lower = eight_of(factor, n, place + 1, column);
 #pragma unroll
-                for (int tile = 0; tile < 8; tile++)
-                    own.factor[half / 2][tile].pairs[half % 2] = pair_of(upper.x[tile], lower.x[tile]);
-            }
+            for (int tile = 0; tile < 8; tile++)
+                all.of(thread).factor[half / 2][tile].pairs[half % 2] =
+                    by_column<RANKS>(factor, 8 * half + lane % 4 * 2, column + tile);
     }
     for (int row = 0; row < UP_ROWS && first + row < n.tokens; row += 16) {
         EACH_HALF(thread) {
-            Up<RANKS> &own = all.of(thread);
-            const int lane = lane_of(thread);
+            Up<RANKS, Array> &own = all.of(thread);
             own.sums = {};
 #pragma unroll
-            for (int part = 0; part < RANKS / 4; part++) {
-                const int64_t at = first + row + lane / 4 + part % 2 * 8;
-                const int place = part / 2 * 8 + lane % 4 * 2;
-                own.low[part / 4].pairs[part % 4] = two(low, at * rank + place, at < n.tokens ? rank - place : 0);
-            }
+            for (int step = 0; step < RANKS / 16; step++)
+                own.low[step] = own.next_low[step];
+#pragma unroll
+            for (int part = 0; part < 4; part++)
+                own.before[part] = own.next[part];
+            if (row + 16 < UP_ROWS)
+                load(thread, row + 16);
         }
         EACH_HALF(thread) {
             const int warp = thread / WARP * WARP;
@@ -244,38 +239,28 @@ BODY void low_rank_up_tile(const Arrays &arrays, const LowRank &n, int64_t block
                 }
         }
         EACH_HALF(thread) {
-            const int lane = lane_of(thread);
 #pragma unroll
             for (int part = 0; part < 4; part++) {
-                const int under = row + lane / 4 + part / 2 * 8;
-                const int column = strip + thread / WARP * UP_COLUMNS + (lane % 4 * 2 + part % 2) * 8;
-                const int64_t place = (first + under) * n.pitch + n.first + column;
-                const int64_t there = first + under < n.tokens ? columns - column : 0;
+                const int under = row + row_at(thread, part), column = column_at(thread, part);
                 Few<8> more;
 #pragma unroll
                 for (int tile = 0; tile < 8; tile++)
                     more.x[tile] = all.of(thread).sums.x[tile][part] * n.scale;
                 drop(more, n.has_mask, n.mask, masks[under], column);
-                if (n.adds) {
-                    const Few<8> before = eight(out, at_once, place, there);
-#pragma unroll
-                    for (int tile = 0; tile < 8; tile++)
-                        more.x[tile] += before.x[tile];
-                }
-                if (at_once && there >= 8)
-                    put_few(out, place, more);
-#pragma unroll
-                for (int tile = 0; tile < 8; tile++)
-                    if (!(at_once && there >= 8) && tile < there)
-                        put(out, place + tile, more.x[tile]);
+                if (n.adds)
+                    add(more, widened(all.of(thread).before[part]));
+                out.write(first + under, column, more);
             }
         }
     }
 }
-RANK_KERNEL(low_rank_up, 16, 4)
+RANK_KERNEL(low_rank_up, 16, 3)
 RANK_KERNEL(low_rank_up, 64, 2)
 
-template <int RANKS> struct Gradient {
+template <int RANKS, class Array> struct Gradient {
+    // Of a lane's four rows, and of each two of them a pair of places in the rank.
+    Eight<Array> next[4];
+    uint32_t next_low[RANKS / 16][4];
     Left low[RANKS / 16];
     Right rows[8];
     Sums<8 * 8> sums[RANKS / 16];
@@ -285,57 +270,74 @@ template <int RANKS> constexpr int low_rank_gradient_floats() {
     return RANKS * UP_COLUMNS + 2 * GRADIENT_ROWS;
 }
 
-// out0 [pieces, rank, columns] = of each piece of rows, the products of in3 [tokens, rank],
-// read across, with what a dropout leaves of columns of in0 [tokens, pitch]. in1, in2 see
-// load_masks. Warps share the rows.
-template <int RANKS>
+BODY Numbers low_rank_gradient_wide(const Arrays &arrays) {
+    return input(arrays, 0);
+}
+
+BODY Numbers low_rank_gradient_low(const Arrays &arrays) {
+    return input(arrays, 3);
+}
+
+// out0 [pieces, rank, columns] = of each piece of rows, scale times the products of in3 [tokens,
+// rank], read across, with what a dropout leaves of columns of in0 [tokens, pitch]; or, across,
+// [pieces, columns, rank]. in1, in2 see load_masks. Warps share the rows.
+template <int RANKS, class Array>
 BODY void low_rank_gradient_tile(const Arrays &arrays, const LowRank &n, int64_t block, float *shared) {
     RowMask *masks = (RowMask *)(shared + RANKS * UP_COLUMNS);
-    const Numbers x = input(arrays, 0), low = input(arrays, 3);
-    const bool at_once = by_eight(x, n.pitch, n.first);
+    const WideRows<Array> x(n, input<Array>(arrays, 0));
+    const LowRows<Array> low(n, input<Array>(arrays, 3));
     const int64_t strips = (n.columns + UP_COLUMNS - 1) / UP_COLUMNS, piece = block / strips;
     const int64_t first = piece * GRADIENT_ROWS;
     const int strip = (int)(block % strips) * UP_COLUMNS, columns = (int)n.columns, rank = (int)n.rank;
     const int OF_WARP = GRADIENT_ROWS / HALF_WARPS;
+    Own<Gradient<RANKS, Array>> all;
+    // Four rows side by side are the places of a lane.
+    const auto top_at = [](int thread, int step) { return thread / WARP * OF_WARP + step + lane_of(thread) % 4 * 4; };
+    const auto load = [&](int thread, int step) {
+        Gradient<RANKS, Array> &own = all.of(thread);
+        const int lane = lane_of(thread);
+#pragma unroll
+        for (int i = 0; i < 4; i++) {
+            const int64_t row = first + top_at(thread, step) + i;
+            own.next[i] = x.eight(row, strip + lane / 4 * 8);
+#pragma unroll
+            for (int part = 0; part < RANKS / 16; part++)
+                own.next_low[part][i] = low.two(row, 16 * part + lane / 4 * 2);
+        }
+    };
+    EACH_HALF(thread) {
+        Gradient<RANKS, Array> &own = all.of(thread);
+#pragma unroll
+        for (int part = 0; part < RANKS / 16; part++)
+            own.sums[part] = {};
+        load(thread, 0);
+    }
     load_masks(arrays, n, first, GRADIENT_ROWS, masks);
     NEXT_PHASE();
-    Own<Gradient<RANKS>> all;
-    EACH_HALF(thread) {
-        all.of(thread) = {};
-    }
     for (int step = 0; step < OF_WARP; step += 16) {
         EACH_HALF(thread) {
-            Gradient<RANKS> &own = all.of(thread);
-            const int lane = lane_of(thread), column = strip + lane / 4 * 8;
-            // Four rows side by side are the places of a lane.
-            const int top = thread / WARP * OF_WARP + step + lane % 4 * 4;
+            Gradient<RANKS, Array> &own = all.of(thread);
+            const int column = strip + lane_of(thread) / 4 * 8;
 #pragma unroll
             for (int half = 0; half < 2; half++) {
                 Few<8> found[2];
 #pragma unroll
                 for (int i = 0; i < 2; i++) {
-                    const int row = top + 2 * half + i;
-                    const int64_t place = (first + row) * n.pitch + n.first + column;
-                    found[i] = eight(x, at_once, place, first + row < n.tokens ? columns - column : 0);
-                    drop(found[i], n.has_mask, n.mask, masks[row], column);
+                    found[i] = widened(own.next[2 * half + i]);
+                    drop(found[i], n.has_mask, n.mask, masks[top_at(thread, step) + 2 * half + i], column);
                 }
 #pragma unroll
                 for (int tile = 0; tile < 8; tile++)
                     own.rows[tile].pairs[half] = pair_of(found[0].x[tile], found[1].x[tile]);
 #pragma unroll
-                for (int part = 0; part < RANKS / 16; part++)
-                    if (16 * part < rank) {
-                        const int place = 16 * part + lane / 4 * 2;
-                        uint32_t pairs[2];
-#pragma unroll
-                        for (int i = 0; i < 2; i++) {
-                            const int64_t row = first + top + 2 * half + i;
-                            pairs[i] = two(low, row * rank + place, row < n.tokens ? rank - place : 0);
-                        }
-                        own.low[part].pairs[2 * half] = (pairs[0] & 0xffffu) | pairs[1] << 16;
-                        own.low[part].pairs[2 * half + 1] = pairs[0] >> 16 | (pairs[1] & 0xffff0000u);
-                    }
+                for (int part = 0; part < RANKS / 16; part++) {
+                    const uint32_t upper = own.next_low[part][2 * half], lower = own.next_low[part][2 * half + 1];
+                    own.low[part].pairs[2 * half] = (upper & 0xffffu) | lower << 16;
+                    own.low[part].pairs[2 * half + 1] = upper >> 16 | (lower & 0xffff0000u);
+                }
             }
+            if (step + 16 < OF_WARP)
+                load(thread, step + 16);
         }
         EACH_HALF(thread) {
             const int warp = thread / WARP * WARP;
@@ -371,11 +373,12 @@ BODY void low_rank_gradient_tile(const Arrays &arrays, const LowRank &n, int64_t
         }
         NEXT_PHASE();
     }
+    float *sums = results(arrays, 0) + piece * rank * columns;
     EACH_HALF(thread) {
         for (int place = thread; place < RANKS * UP_COLUMNS; place += HALF_THREADS) {
             const int of = place / UP_COLUMNS, column = strip + place % UP_COLUMNS;
             if (of < rank && column < columns)
-                results(arrays, 0)[(piece * rank + of) * columns + column] = shared[place];
+                sums[n.across ? column * rank + of : of * columns + column] = shared[place] * n.scale;
         }
     }
 }

@@ -48,6 +48,11 @@ struct Floats {
     bool half;
 };
 
+template <class Array> constexpr bool IS_HALVES = false;
+template <> constexpr bool IS_HALVES<Halves> = true;
+template <class Array> constexpr bool IS_NUMBERS = false;
+template <> constexpr bool IS_NUMBERS<Numbers> = true;
+
 template <class Array = Numbers> BODY Array input(const Arrays &arrays, int number) {
     return {(decltype(Array::at))const_cast<void *>(arrays.in[number]), (arrays.halves >> number & 1u) != 0};
 }

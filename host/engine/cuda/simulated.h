@@ -5,7 +5,6 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define OF_THREAD
 #define ENTRY(...) static void
 #define SHARED(NAME) float *NAME = simulated.shared
 

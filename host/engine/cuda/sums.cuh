@@ -25,15 +25,18 @@ struct RowSums {
 };
 
 // Numbers of a row side by side, from a place on, of which `there` count.
-BODY Few<SUM_WIDTH> few_of(const Numbers &numbers, int64_t place, int64_t there, bool at_once) {
-    if (at_once && there >= SUM_WIDTH)
-        return few<SUM_WIDTH>(numbers, place);
+BODY Few<SUM_WIDTH> few_of(const Numbers &numbers, int64_t place, int64_t there) {
     Few<SUM_WIDTH> found = {};
 #pragma unroll
     for (int next = 0; next < SUM_WIDTH; next++)
         if (next < there)
             found.x[next] = one(numbers, place + next);
     return found;
+}
+
+// The same where all of them count, or none.
+template <class Array> BODY auto few_of(const Array &array, int64_t place, int64_t) {
+    return read<SUM_WIDTH>(array, place);
 }
 
 constexpr int row_sums_floats() {
@@ -43,12 +46,12 @@ constexpr int row_sums_floats() {
 // out0 [pieces, columns] = the sums of rows of in0, or of the products of their elements
 // with those of in1; times scale. in2 the order that rows are taken in, or as they are; in3
 // [pieces + 1] where pieces begin in it; in4 [pieces] which row of out0 a piece is, or
-// as they are.
-BODY void row_sums_tile(const Arrays &arrays, const RowSums &n, int64_t block, float *shared) {
+// as they are. Where a piece or a row ends, its last row and its first columns are read again,
+// so that no branch stands between loads.
+template <class Array> BODY void row_sums_tile(const Arrays &arrays, const RowSums &n, int64_t block, float *shared) {
     const int64_t piece = block / n.strips, strip = block % n.strips * SUM_COLUMNS;
     const uint32_t *order = integers(arrays, 2), *starts = integers(arrays, 3), *targets = integers(arrays, 4);
-    const Numbers x = input(arrays, 0), other = input(arrays, 1);
-    const bool at_once = (n.first | n.pitch) % SUM_WIDTH == 0 && together(x, n.pitch) && together(other, n.pitch);
+    const Array x = input<Array>(arrays, 0), other = input<Array>(arrays, 1);
     int64_t begin = piece * n.span, end = begin + n.span < n.total ? begin + n.span : n.total;
     if (starts) {
         begin = starts[piece];
@@ -58,21 +61,29 @@ BODY void row_sums_tile(const Arrays &arrays, const RowSums &n, int64_t block, f
         const int64_t column = strip + thread % WARP * SUM_WIDTH, there = n.columns - column;
         Few<SUM_WIDTH> sums = {};
         for (int64_t next = begin + thread / WARP * SUM_ROWS; next < end; next += SUM_WARPS * SUM_ROWS) {
-            Few<SUM_WIDTH> found[SUM_ROWS] = {}, factors[SUM_ROWS] = {};
+            int64_t places[SUM_ROWS];
+            decltype(few_of(x, 0, 0)) found[SUM_ROWS], factors[SUM_ROWS] = {};
+#pragma unroll
+            for (int part = 0; part < SUM_ROWS; part++) {
+                const int64_t row = next + part < end ? next + part : end - 1;
+                places[part] = (order ? order[row] : row) * n.pitch + n.first + (there > 0 ? column : 0);
+            }
+#pragma unroll
+            for (int part = 0; part < SUM_ROWS; part++)
+                found[part] = few_of(x, places[part], there);
+            if (other.at) {
+#pragma unroll
+                for (int part = 0; part < SUM_ROWS; part++)
+                    factors[part] = few_of(other, places[part], there);
+            }
 #pragma unroll
             for (int part = 0; part < SUM_ROWS; part++)
                 if (next + part < end) {
-                    const int64_t from = order ? order[next + part] : next + part;
-                    const int64_t place = from * n.pitch + n.first + column;
-                    found[part] = few_of(x, place, there, at_once);
-                    if (other.at)
-                        factors[part] = few_of(other, place, there, at_once);
+                    const Few<SUM_WIDTH> one = widened(found[part]), by = widened(factors[part]);
+#pragma unroll
+                    for (int k = 0; k < SUM_WIDTH; k++)
+                        sums.x[k] += other.at ? one.x[k] * by.x[k] : one.x[k];
                 }
-#pragma unroll
-            for (int part = 0; part < SUM_ROWS; part++)
-#pragma unroll
-                for (int k = 0; k < SUM_WIDTH; k++)
-                    sums.x[k] += other.at ? found[part].x[k] * factors[part].x[k] : found[part].x[k];
         }
         *(Few<SUM_WIDTH> *)(shared + thread / WARP * SUM_COLUMNS + thread % WARP * SUM_WIDTH) = sums;
     }
@@ -87,7 +98,45 @@ BODY void row_sums_tile(const Arrays &arrays, const RowSums &n, int64_t block, f
         }
     }
 }
-BLOCK_KERNEL(row_sums, THREADS, 3, RowSums, row_sums_floats(), row_sums_tile)
+
+#define SUMS_ENTRY(ARRAY)                                                                         \
+    BLOCK_ENTRY(row_sums_##ARRAY, THREADS, 3, RowSums, row_sums_floats(), row_sums_tile<ARRAY>)
+SUMS_ENTRY(Halves)
+SUMS_ENTRY(Floats)
+SUMS_ENTRY(Numbers)
+
+#ifndef __CUDACC__
+
+// Whether columns are read by four of arrays of one type, and of which.
+static Layout row_sums_layout(const Arrays &arrays, const RowSums &n) {
+    return layout_of(arrays, IN<0> | IN<1>, 0, n.first | n.pitch | n.columns);
+}
+
+static const char *row_sums_suffix(const Arrays &arrays, const RowSums &n) {
+    switch (row_sums_layout(arrays, n)) {
+    case EIGHT_HALVES:
+        return "_Halves";
+    case FOUR_FLOATS:
+        return "_Floats";
+    default:
+        return "_Numbers";
+    }
+}
+
+static void row_sums(const Arrays &arrays, const RowSums &n) {
+    switch (row_sums_layout(arrays, n)) {
+    case EIGHT_HALVES:
+        return row_sums_Halves(arrays, n);
+    case FOUR_FLOATS:
+        return row_sums_Floats(arrays, n);
+    default:
+        return row_sums_Numbers(arrays, n);
+    }
+}
+
+#endif
+
+KNOWN_BY_LAYOUT(row_sums, RowSums, row_sums_floats() * sizeof(float), row_sums_suffix)
 
 // An array, and the first of its pieces among those of all arrays.
 struct Summed {

@@ -43,15 +43,14 @@ template <class Variables> struct Own {
 
 // A kernel of blocks with so many threads and floats of shared memory, which each run a
 // function.
-#define BLOCK_KERNEL(NAME, COUNT, BLOCKS, NUMBERS, FLOATS, ...)                                   \
+#define BLOCK_ENTRY(NAME, COUNT, BLOCKS, NUMBERS, FLOATS, ...)                                    \
     ENTRY(COUNT, BLOCKS) NAME(Arrays arrays, NUMBERS numbers) {                                   \
         SHARED(shared);                                                                           \
         for (int64_t tile = blockIdx.x; tile < numbers.rows; tile += gridDim.x) {                 \
             __VA_ARGS__(arrays, numbers, tile, shared);                                           \
             NEXT_PHASE();                                                                         \
         }                                                                                         \
-    }                                                                                             \
-    KNOWN(NAME, NUMBERS, FLOATS * sizeof(float))
+    }
 
 #else
 
@@ -76,7 +75,7 @@ template <class Variables> struct Own {
     }
 };
 
-#define BLOCK_KERNEL(NAME, COUNT, BLOCKS, NUMBERS, FLOATS, ...)                                   \
+#define BLOCK_ENTRY(NAME, COUNT, BLOCKS, NUMBERS, FLOATS, ...)                                    \
     static void NAME(const Arrays &arrays, const NUMBERS &numbers) {                              \
         alignas(16) float shared[FLOATS];                                                         \
         for (int64_t tile = 0; tile < numbers.rows; tile++) {                                     \
@@ -84,10 +83,13 @@ template <class Variables> struct Own {
                 number = NAN;                                                                     \
             __VA_ARGS__(arrays, numbers, tile, shared);                                           \
         }                                                                                         \
-    }                                                                                             \
-    KNOWN(NAME, NUMBERS, FLOATS * sizeof(float))
+    }
 
 #endif
+
+#define BLOCK_KERNEL(NAME, COUNT, BLOCKS, NUMBERS, FLOATS, ...)                                   \
+    BLOCK_ENTRY(NAME, COUNT, BLOCKS, NUMBERS, FLOATS, __VA_ARGS__)                                \
+    KNOWN(NAME, NUMBERS, FLOATS * sizeof(float))
 
 #define EACH_THREAD(THREAD) EACH_OF(THREADS, THREAD)
 

@@ -85,7 +85,9 @@ fn low_ranks(pair: &Pair<'_>, mask: Mask) -> Result<()> {
     for (dtype, wide) in [
         (DType::F32, Wide { rows: ROWS, columns: 61, first: 5, pitch: COLUMNS, rank: 7 }),
         (DType::BF16, Wide { rows: ROWS, columns: 72, first: 8, pitch: 96, rank: 16 }),
+        (DType::BF16, Wide { rows: ROWS, columns: 1000, first: 0, pitch: 1000, rank: 12 }),
         (DType::BF16, Wide { rows: ROWS, columns: 300, first: 0, pitch: 300, rank: 40 }),
+        (DType::BF16, Wide { rows: ROWS, columns: 304, first: 0, pitch: 304, rank: 64 }),
     ] {
         for across in [false, true] {
             let on = |own: &Own, device: &Device| -> Result<[Tensor; 3]> {
@@ -101,7 +103,8 @@ fn low_ranks(pair: &Pair<'_>, mask: Mask) -> Result<()> {
                 own.low_rank_down(wide, &x, Some(&dropped), factor, &down)?;
                 let low = array(ROWS * wide.rank, 64, DType::BF16)?;
                 own.low_rank_up(wide, &low, Some(&dropped), factor, (&out, across))?;
-                Ok([down, out, own.low_rank_gradient(wide, &x, Some(&dropped), &low)?])
+                let of = Factor { array: (), across, scale: 0.5 };
+                Ok([down, out, own.low_rank_gradient(wide, &x, Some(&dropped), &low, of)?])
             };
             let (found, expected) = (on(&pair.here, pair.device)?, on(&pair.reference, &Device::Cpu)?);
             let names = ["low_rank_down", "low_rank_up", "low_rank_gradient"];
@@ -115,38 +118,42 @@ fn low_ranks(pair: &Pair<'_>, mask: Mask) -> Result<()> {
 
 fn sums(pair: &Pair<'_>) -> Result<()> {
     const ROWS: usize = 300;
-    let (x, y) = (values(ROWS * COLUMNS, 45)?, values(ROWS * COLUMNS, 46)?);
+    // Columns that are read one by one, and by four.
+    const PITCHES: [[usize; 3]; 2] = [[COLUMNS, 3, 60], [COLUMNS + 2, 8, 64]];
+    let elements = ROWS * (COLUMNS + 2);
+    let (x, y) = (values(elements, 45)?, values(elements, 46)?);
     let numbers: Vec<u32> = (0..ROWS as u32).map(|row| if row % 2 == 0 { 4 } else { row % 9 }).collect();
     let left_out: Vec<bool> = (0..ROWS).map(|row| row % 7 == 0).collect();
     let halves = [&x, &y].map(|array| array.to_dtype(DType::BF16));
     let [x_halves, y_halves] = halves;
     let (x_halves, y_halves) = (x_halves?, y_halves?);
-    for (array, factors) in
-        [(&x, None), (&x, Some(&y)), (&x_halves, None), (&x_halves, Some(&y_halves)), (&x, Some(&y_halves))]
-    {
-        pair.agree_on("row_sums", |own, device| {
-            let array = array.to_device(device)?;
-            let factors = factors.map(|factors| factors.to_device(device)).transpose()?;
-            let factors = factors.as_ref();
-            own.column_sums(Summands {
-                array: &array,
-                factors,
-                rows: ROWS,
-                pitch: COLUMNS,
-                first: 3,
-                columns: 60,
-            })
-        })?;
+    for [pitch, first, columns] in PITCHES {
+        for (array, factors) in [
+            (&x, None),
+            (&x, Some(&y)),
+            (&x_halves, None),
+            (&x_halves, Some(&y_halves)),
+            (&x, Some(&y_halves)),
+        ] {
+            pair.agree_on("row_sums", |own, device| {
+                let array = array.to_device(device)?;
+                let factors = factors.map(|factors| factors.to_device(device)).transpose()?;
+                let factors = factors.as_ref();
+                own.column_sums(Summands { array: &array, factors, rows: ROWS, pitch, first, columns })
+            })?;
+        }
+        for array in [&x, &x_halves] {
+            pair.agree_on("row_sums", |own, device| {
+                let array = array.to_device(device)?;
+                let lists = Groups::new(&numbers, &left_out).lists();
+                let [order, pieces, groups, places] =
+                    lists.map(|list| integers(&list).and_then(|list| list.to_device(device)));
+                let summands =
+                    Summands { array: &array, factors: None, rows: ROWS, pitch, first: 0, columns: pitch };
+                own.grouped_sums(summands, &[order?, pieces?, groups?, places?], 3.0, 11)
+            })?;
+        }
     }
-    pair.agree_on("row_sums", |own, device| {
-        let array = x.to_device(device)?;
-        let lists = Groups::new(&numbers, &left_out).lists();
-        let [order, pieces, groups, places] =
-            lists.map(|list| integers(&list).and_then(|list| list.to_device(device)));
-        let summands =
-            Summands { array: &array, factors: None, rows: ROWS, pitch: COLUMNS, first: 0, columns: COLUMNS };
-        own.grouped_sums(summands, &[order?, pieces?, groups?, places?], 3.0, 11)
-    })?;
     pair.agree_on("squares", |own, device| {
         let arrays = [x.to_device(device)?, y.narrow(0, 0, 37)?.to_device(device)?];
         Ok(own.square_sum(&arrays, device)?.reshape(1)?)

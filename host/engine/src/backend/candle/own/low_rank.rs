@@ -146,8 +146,8 @@ impl Own {
         self.run_into(kernel, numbers, &inputs(low, dropped, factor.array), out)
     }
 
-    /// `low` [rows, rank], across, times what a dropout leaves of columns of `x`: flat, of
-    /// [rank, columns].
+    /// scale times `low` [rows, rank], across, times what a dropout leaves of columns of `x`:
+    /// flat, of [rank, columns], or across of [columns, rank].
     ///
     /// # Errors
     /// As [`Own::run`].
@@ -157,10 +157,15 @@ impl Own {
         x: &Tensor,
         dropped: Option<&Dropped>,
         low: &Tensor,
+        Factor { array: (), across, scale }: Factor<()>,
     ) -> Result<Tensor> {
         let elements = wide.rank * wide.columns;
         let pieces = wide.rows.div_ceil(GRADIENT_ROWS);
-        let numbers = wide.numbers(pieces * wide.columns.div_ceil(GRADIENT_COLUMNS), dropped);
+        let numbers = numbers::LowRank {
+            scale,
+            across: i32::from(across),
+            ..wide.numbers(pieces * wide.columns.div_ceil(GRADIENT_COLUMNS), dropped)
+        };
         let kernel = wide.of(&kernels::LOW_RANK_GRADIENT_16, &kernels::LOW_RANK_GRADIENT_64);
         let [sums] = self.run(kernel, numbers, &inputs(x, dropped, low), [pieces * elements])?;
         if pieces == 1 {
@@ -214,14 +219,15 @@ impl Candle {
                 let of = Factor { array: b, across: true, scale };
                 self.low_rank_down(own, program, wide, (dy, None), of, &low)?;
                 if let Some(db) = db {
-                    let (dy, hidden) = (self.operand(own, program, dy)?, self.operand(own, program, hidden)?);
-                    let dy = Side::new(&dy, pitch).from(first_column).across();
-                    let product = weight_gradient([outputs, rank, rows], dy, Side::new(&hidden, rank), scale);
-                    self.set(program, db, product.made()?, true)?;
+                    let hidden = self.operand(own, program, hidden)?;
+                    let of = Factor { array: (), across: true, scale };
+                    let gradient = self.low_rank_gradient(own, program, wide, (dy, None), &hidden, of)?;
+                    self.set(program, db, gradient, true)?;
                 }
                 let wide = Wide { rows, columns: inputs, first: 0, pitch: inputs, rank };
                 if let (Some(da), Some(x)) = (da, x) {
-                    let gradient = self.low_rank_gradient(own, program, wide, (x, dropout), &low)?;
+                    let of = Factor { array: (), across: false, scale: 1.0 };
+                    let gradient = self.low_rank_gradient(own, program, wide, (x, dropout), &low, of)?;
                     self.set(program, da, gradient, true)?;
                 }
                 if let Some((dx, accumulate)) = dx {
@@ -335,14 +341,19 @@ impl Candle {
         wide: Wide,
         (x, dropout): (ValueId, Option<Dropout>),
         low: &Tensor,
+        factor: Factor<()>,
     ) -> Result<Tensor> {
         if self.by_kernels(wide) {
             let dropped = self.dropped(program, x, dropout)?;
-            return own.low_rank_gradient(wide, &self.peek(program, x)?, dropped.as_ref(), low);
+            return own.low_rank_gradient(wide, &self.peek(program, x)?, dropped.as_ref(), low, factor);
         }
         let input = self.dropped_operand(own, program, x, dropout)?;
-        let (low, input) = (Side::new(low, wide.rank).across(), Side::new(&input, wide.columns));
-        weight_gradient([wide.rank, wide.columns, wide.rows], low, input, 1.0).made()
+        let (low, input) = (Side::new(low, wide.rank), Side::new(&input, wide.pitch).from(wide.first));
+        let product = match factor.across {
+            true => weight_gradient([wide.columns, wide.rank, wide.rows], input.across(), low, factor.scale),
+            false => weight_gradient([wide.rank, wide.columns, wide.rows], low.across(), input, factor.scale),
+        };
+        product.made()
     }
 
     /// Puts a product at a value's place, or adds it, behind a dropout.
