@@ -63,7 +63,7 @@ BODY void attention_halves_tile(const Arrays &arrays, const Attention &n, int64_
     const int size = (int)n.size, columns = (int)n.heads * size, pitch = (int)n.memory_pitch;
     const int all_keys = keys_seen<BY_PLACE>(n, at);
     const Numbers memory = input(arrays, 1);
-    load_halves<COLUMNS>(queries, input(arrays, 0), query_at(n, at, at.first), (int)n.query_pitch, at.rows, size);
+    load_halves<COLUMNS>(queries, {input(arrays, 0), query_at(n, at, at.first), (int)n.query_pitch}, at.rows, size);
     Own<Attending<COLUMNS>> all;
     EACH_HALF(thread) {
         Attending<COLUMNS> &own = all.of(thread) = {};
@@ -78,8 +78,7 @@ BODY void attention_halves_tile(const Arrays &arrays, const Attention &n, int64_
         const int there = rows_from(all_keys, key);
         const int64_t place = key_at(n, at, key);
         NEXT_PHASE();
-        load_halves<COLUMNS>(keys, memory, place, pitch, there, size);
-        load_halves<COLUMNS>(values, memory, place + columns, pitch, there, size);
+        load_halves<COLUMNS>(keys, {memory, place, pitch}, values, {memory, place + columns, pitch}, there, size);
         EACH_HALF(thread) {
             if (BY_PLACE)
                 put_biases(biases, arrays, n, at.head, at.first, key, thread);

@@ -33,30 +33,70 @@ template <int COLUMNS> constexpr int HALF_WIDTH = COLUMNS + 8;
 // Floats that a tile takes.
 template <int COLUMNS> constexpr int HALF_TILE = TILE * HALF_WIDTH<COLUMNS> / 2;
 
-// Puts rows of a matrix, from a place on, into a tile, zeros where it has fewer rows or
-// columns.
+// What a thread reads of a tile: of rows so far apart, eight columns each.
+template <int COLUMNS> constexpr int ROW_STRIDE = HALF_THREADS / (COLUMNS / 8);
+
+template <int COLUMNS> struct PartOfTile {
+    FewHalves<8> x[TILE / ROW_STRIDE<COLUMNS>];
+};
+
+// Reads rows of a matrix, from a place on, zeros where it has fewer rows or columns.
 template <int COLUMNS>
-BODY void load_halves(uint16_t *tile, const Numbers &matrix, int64_t corner, int pitch, int rows, int columns) {
-    const bool by_eight = matrix.half && (pitch | columns) % 8 == 0 && corner % 8 == 0 &&
-                          (uintptr_t)matrix.at % sizeof(FewHalves<8>) == 0;
-    const int EIGHTS = COLUMNS / 8, STRIDE = HALF_THREADS / EIGHTS, TURNS = TILE / STRIDE;
-    EACH_HALF(thread) {
-        const int column = thread % EIGHTS * 8, top = thread / EIGHTS;
-        FewHalves<8> found[TURNS] = {};
+BODY PartOfTile<COLUMNS> part_of_tile(const Numbers &matrix, int64_t corner, int pitch, int rows, int columns,
+                                      int thread) {
+    const int column = thread % (COLUMNS / 8) * 8, top = thread / (COLUMNS / 8);
+    PartOfTile<COLUMNS> found = {};
+    if (matrix.half && (pitch | columns) % 8 == 0 && corner % 8 == 0 && (uintptr_t)matrix.at % 16 == 0) {
+        const Halves halves = {(uint16_t *)matrix.at, true};
 #pragma unroll
-        for (int turn = 0; turn < TURNS; turn++) {
-            const int row = top + turn * STRIDE;
-            const int64_t from = corner + (int64_t)row * pitch + column;
-            if (row < rows && by_eight && column < columns)
-                found[turn] = *(const FewHalves<8> *)((const uint16_t *)matrix.at + from);
+        for (int turn = 0; turn < TILE / ROW_STRIDE<COLUMNS>; turn++) {
+            const int row = top + turn * ROW_STRIDE<COLUMNS>;
+            if (row < rows && column < columns)
+                found.x[turn] = read<8>(halves, corner + (int64_t)row * pitch + column);
+        }
+    } else {
+        for (int turn = 0; turn < TILE / ROW_STRIDE<COLUMNS>; turn++) {
+            const int row = top + turn * ROW_STRIDE<COLUMNS>;
 #pragma unroll
             for (int k = 0; k < 8; k++)
-                if (row < rows && !by_eight && column + k < columns)
-                    found[turn].x[k] = rounded(one(matrix, from + k));
+                if (row < rows && column + k < columns)
+                    found.x[turn].x[k] = rounded(one(matrix, corner + (int64_t)row * pitch + column + k));
         }
+    }
+    return found;
+}
+
+template <int COLUMNS> BODY void put_part(uint16_t *tile, const PartOfTile<COLUMNS> &part, int thread) {
+    const int column = thread % (COLUMNS / 8) * 8, top = thread / (COLUMNS / 8);
 #pragma unroll
-        for (int turn = 0; turn < TURNS; turn++)
-            *(FewHalves<8> *)(tile + (top + turn * STRIDE) * HALF_WIDTH<COLUMNS> + column) = found[turn];
+    for (int turn = 0; turn < TILE / ROW_STRIDE<COLUMNS>; turn++)
+        *(FewHalves<8> *)(tile + (top + turn * ROW_STRIDE<COLUMNS>) * HALF_WIDTH<COLUMNS> + column) = part.x[turn];
+}
+
+// A matrix, the place in it that a tile begins at, and numbers from row to row.
+struct Corner {
+    Numbers matrix;
+    int64_t place;
+    int pitch;
+};
+
+// Brings the same rows of two matrices to two tiles.
+template <int COLUMNS>
+BODY void load_halves(uint16_t *one, const Corner &of_one, uint16_t *other, const Corner &of_other, int rows,
+                      int columns) {
+    EACH_HALF(thread) {
+        const auto first = part_of_tile<COLUMNS>(of_one.matrix, of_one.place, of_one.pitch, rows, columns, thread);
+        const auto second =
+            part_of_tile<COLUMNS>(of_other.matrix, of_other.place, of_other.pitch, rows, columns, thread);
+        put_part<COLUMNS>(one, first, thread);
+        put_part<COLUMNS>(other, second, thread);
+    }
+}
+
+// Brings rows of a matrix to a tile.
+template <int COLUMNS> BODY void load_halves(uint16_t *tile, const Corner &of, int rows, int columns) {
+    EACH_HALF(thread) {
+        put_part<COLUMNS>(tile, part_of_tile<COLUMNS>(of.matrix, of.place, of.pitch, rows, columns, thread), thread);
     }
 }
 

@@ -262,17 +262,22 @@ BODY void load(float *tile, const Numbers &matrix, int64_t corner, int pitch, in
         const int column = thread % FOURS * 4, top = thread / FOURS;
         const int64_t from = corner + top * pitch + column;
         Few<4> found[TURNS] = {};
+        if (by_four && !matrix.half) {
+            const Floats floats = {(float *)matrix.at, false};
 #pragma unroll
-        for (int turn = 0; turn < TURNS; turn++) {
-            const int below = turn * (THREADS / FOURS);
-            if (top + below >= rows)
-                continue;
-            if (by_four && column < columns)
-                found[turn] = few<4>(matrix, from + below * pitch);
+            for (int turn = 0; turn < TURNS; turn++) {
+                const int below = turn * (THREADS / FOURS);
+                if (top + below < rows && column < columns)
+                    found[turn] = read<4>(floats, from + below * pitch);
+            }
+        } else {
+            for (int turn = 0; turn < TURNS; turn++) {
+                const int below = turn * (THREADS / FOURS);
 #pragma unroll
-            for (int k = 0; k < 4; k++)
-                if (!by_four && column + k < columns)
-                    found[turn].x[k] = one(matrix, from + below * pitch + k);
+                for (int k = 0; k < 4; k++)
+                    if (top + below < rows && column + k < columns)
+                        found[turn].x[k] = one(matrix, from + below * pitch + k);
+            }
         }
 #pragma unroll
         for (int turn = 0; turn < TURNS; turn++) {
