@@ -21,6 +21,7 @@ namespace in_simulation {
 #include "attention_halves_gradients.cuh"
 #include "cross_entropy.cuh"
 #include "dropout.cuh"
+#include "embed.cuh"
 #include "gate.cuh"
 #include "linear.cuh"
 #include "low_rank.cuh"

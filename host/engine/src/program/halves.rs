@@ -44,6 +44,7 @@ pub fn rounds(program: &Program, instruction: &Instruction) -> Rounds {
     use Instruction as I;
     use Rounds::{ByCopies, ByKernels};
     match *instruction {
+        I::Embed { out, .. } => ByKernels(vec![Some(out)]),
         I::EmbedBackward { gradient, .. } => ByKernels(vec![Some(gradient)]),
         I::Linear { x, y, .. } => ByKernels(vec![Some(x), Some(y)]),
         I::LinearInputGradient { dy, dx, .. } => ByKernels(vec![Some(dy), Some(dx)]),
@@ -71,7 +72,6 @@ pub fn rounds(program: &Program, instruction: &Instruction) -> Rounds {
         I::GateBackward { dout, x, dx, .. } => ByKernels(vec![Some(dout), Some(x), Some(dx)]),
         I::Attention { qkv, out, .. } => ByKernels(vec![Some(qkv), Some(out)]),
         I::AttentionBackward { dout, qkv, dqkv, .. } => ByKernels(vec![Some(dout), Some(qkv), Some(dqkv)]),
-        I::Embed { out, .. } => ByCopies(vec![Some(out)]),
         I::TakeRows { x, .. } => ByKernels(vec![Some(x)]),
         I::TakeRowsBackward { dx, .. } => ByKernels(vec![Some(dx)]),
         I::Attend(attend) if attend.memory_of_one_query(program).is_some() => ByKernels(vec![attend.memory]),

@@ -3,13 +3,14 @@
 use candle_core::cuda::gemm_reduced_precision_f32;
 use candle_core::{DType, Device, Tensor};
 
+use super::arrays::Made;
 use super::check::{
     BOUND, COLUMNS, HALVES_BOUND, PLACES, Pair, ROUNDED_BOUND, ROWS, STARTS, equal, integers, values, within,
 };
-use super::kernels::{ADD_BIAS, ADD_ROWS, Kernel, ROW_DROPOUT};
+use super::kernels::{ADD_BIAS, ADD_ROWS, EMBED, Kernel, ROW_DROPOUT};
 use super::launch::Own;
 use super::low_rank::{Dropped, Factor, Wide};
-use super::numbers::{AddBias, Mask, Numbers, Packing, RowDropout};
+use super::numbers::{AddBias, Embed, Mask, Numbers, Packing, RowDropout};
 use super::products::{Product, Side};
 use super::sums::{Groups, Summands};
 use crate::backend::BackendError;
@@ -73,6 +74,7 @@ pub fn linear(pair: &Pair<'_>, mask: Mask) -> Result<()> {
         }
     }
     sums(pair)?;
+    embeds(pair)?;
     low_ranks(pair, mask)?;
     products(pair, &[x, y])
 }
@@ -112,6 +114,33 @@ fn low_ranks(pair: &Pair<'_>, mask: Mask) -> Result<()> {
                 equal(name, found, expected)?;
             }
         }
+    }
+    Ok(())
+}
+
+/// Rows of tables added up, of one type and of two, some of them a prompt's.
+fn embeds(pair: &Pair<'_>) -> Result<()> {
+    let numbers = |modulus: u32| (0..ROWS as u32).map(|row| row * 7 % modulus).collect::<Vec<u32>>();
+    let lists = [numbers(31), numbers(9), numbers(2), numbers(5), numbers(2)].map(|list| integers(&list));
+    let [words, positions, types, prompts, are_virtual] = lists;
+    let lists = [&words?, &positions?, &types?, &prompts?, &are_virtual?];
+    for (columns, of_tables, of_prompt) in [
+        (COLUMNS, DType::F32, DType::F32),
+        (2 * COLUMNS, DType::F32, DType::F32),
+        (72, DType::BF16, DType::BF16),
+        (72, DType::BF16, DType::F32),
+    ] {
+        let table = |rows: usize, salt: usize, dtype: DType| values(rows * columns, salt)?.to_dtype(dtype);
+        let [words, positions, types] =
+            [(31, 70), (9, 71), (2, 72)].map(|(rows, salt)| table(rows, salt, of_tables));
+        let tables = [&words?, &positions?, &types?, &table(5, 73, of_prompt)?];
+        let numbers = Embed { rows: ROWS as i64, columns: columns as i64, factor: 1.5, unused: 0 };
+        let made = Made { count: ROWS * columns, dtype: of_tables };
+        let all = [&tables[..], &lists[..]].concat();
+        let inputs: Vec<Option<&Tensor>> = all.iter().copied().map(Some).collect();
+        pair.agree(&EMBED, numbers, &inputs, [made])?;
+        let words_alone = [Some(tables[0]), None, None, None, Some(lists[0])];
+        pair.agree(&EMBED, numbers, &words_alone, [made])?;
     }
     Ok(())
 }

@@ -103,6 +103,7 @@ kernels! {
     LAYER_NORM layer_norm Norm;
     LAYER_NORM_BACKWARD layer_norm_backward Norm;
     RECOVER recover Norm;
+    EMBED embed Embed;
     ADD_BIAS add_bias AddBias;
     ADD_ROWS add_rows RowDropout;
     ONE_QUERY one_query OneQuery;

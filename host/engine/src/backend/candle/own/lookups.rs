@@ -1,12 +1,16 @@
-//! The gradients of tables that rows are looked up in: every row goes to its place, in the
-//! order of the batch.
+//! Rows that are looked up in tables, and the gradients of these: every row goes to its
+//! place, in the order of the batch.
 
 use candle_core::{DType, Tensor};
 
+use super::arrays::Made;
+use super::kernels::EMBED;
 use super::launch::Own;
+use super::numbers::Embed;
 use super::sums::{Groups, Summands};
 use crate::backend::BackendError;
 use crate::backend::candle::Candle;
+use crate::backend::candle::lists::flags;
 use crate::program::build::Program;
 use crate::program::instruction::Instruction;
 use crate::program::value::ValueId;
@@ -21,6 +25,48 @@ struct Destination {
 }
 
 impl Candle {
+    /// The lists that [`Self::run_embed`] takes: words, and where the embedding has such a
+    /// table, positions, types, rows of the prompt and whether a row takes one.
+    pub(super) fn embed_lists(&self, program: &Program, instruction: &Instruction) -> [Option<Vec<u32>>; 5] {
+        let Instruction::Embed { position, token_type, prompt, out, .. } = *instruction else {
+            return Default::default();
+        };
+        let rows = self.lookup(program, out);
+        let of_prompt = prompt.map(|_| (rows.prompt, flags(&rows.is_virtual, true)));
+        let (prompts, are_virtual) = of_prompt.unzip();
+        let positions = position.map(|_| rows.positions);
+        [Some(rows.words), positions, token_type.map(|_| rows.types), prompts, are_virtual]
+    }
+
+    /// What an embedding's rows add up to; answers whether the instruction is one.
+    pub(super) fn run_embed(
+        &mut self,
+        own: &Own,
+        program: &Program,
+        instruction: &Instruction,
+    ) -> Result<bool> {
+        let Instruction::Embed { word, factor, position, token_type, prompt, out, .. } = *instruction else {
+            return Ok(false);
+        };
+        let table = |table: ValueId| match self.stored(program.root(out)) {
+            // What becomes bf16 is looked up in such tables.
+            DType::BF16 => self.weight(program, table),
+            _ => self.get(program, table),
+        };
+        let tables = [Some(word), position, token_type, prompt];
+        let tables = tables.into_iter().map(|value| value.map(table).transpose());
+        let lists = self.embed_lists(program, instruction).into_iter();
+        let lists = lists.map(|list| list.map(|list| self.indices(list)).transpose());
+        let inputs = tables.chain(lists).collect::<Result<Vec<Option<Tensor>>>>()?;
+        let inputs: Vec<Option<&Tensor>> = inputs.iter().map(Option::as_ref).collect();
+        let (rows, columns) = self.shape(program, out);
+        let numbers = Embed { rows: rows as i64, columns: columns as i64, factor, unused: 0 };
+        let made = Made { count: rows * columns, dtype: self.stored(out) };
+        let [sum] = own.run(&EMBED, numbers, &inputs, [made])?;
+        self.set(program, out, sum, false)?;
+        Ok(true)
+    }
+
     /// The tables of an embedding that train.
     fn destinations(&self, program: &Program, instruction: &Instruction) -> Vec<Destination> {
         let Instruction::EmbedBackward { gradient, word, factor, padding, position, token_type, prompt } =

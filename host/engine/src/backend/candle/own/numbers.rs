@@ -97,6 +97,15 @@ pub struct Norm {
 
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
+pub struct Embed {
+    pub rows: i64,
+    pub columns: i64,
+    pub factor: f32,
+    pub unused: u32,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
 pub struct Activate {
     pub rows: i64,
     pub columns: i64,
@@ -242,4 +251,4 @@ macro_rules! numbers {
     )* };
 }
 
-numbers! { RowDropout AttentionFactors Norm Activate CrossEntropy Attention BiasedAttention OneQuery Recall AddBias LowRank RowSums Squares AdamW }
+numbers! { RowDropout AttentionFactors Norm Embed Activate CrossEntropy Attention BiasedAttention OneQuery Recall AddBias LowRank RowSums Squares AdamW }

@@ -100,6 +100,10 @@ impl Candle {
                 }
                 return Ok(attends);
             }
+            Instruction::Embed { .. } => {
+                lists.extend(self.embed_lists(program, instruction).into_iter().flatten());
+                return Ok(true);
+            }
             Instruction::EmbedBackward { .. } => {
                 lists.extend(self.destination_lists(program, instruction));
                 return Ok(true);
@@ -153,6 +157,7 @@ impl Candle {
         if self.run_linear(&own, program, instruction)?
             || self.run_low_rank(&own, program, instruction)?
             || self.run_pre_norm(&own, program, instruction)?
+            || self.run_embed(&own, program, instruction)?
         {
             return Ok(true);
         }
