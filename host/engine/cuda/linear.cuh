@@ -8,13 +8,15 @@ struct AddBias {
     int64_t rows, columns;
     // Of the matrix: its first column that gets the bias, and all its columns.
     int64_t first, pitch;
+    // Whether it is added to what is there.
+    int64_t adds;
 };
 
 BODY int64_t steps_of(const AddBias &n) {
     return n.columns | n.first | n.pitch;
 }
 
-// out0 += in0 [columns], in some columns of every row.
+// out0 = in0 [columns], or has that added, in some columns of every row.
 template <class As> BODY void add_bias_of(const Arrays &arrays, const AddBias &n, int64_t row) {
     constexpr int WIDTH = As::WIDTH;
     const auto bias = input<typename As::Vectors>(arrays, 0);
@@ -22,10 +24,15 @@ template <class As> BODY void add_bias_of(const Arrays &arrays, const AddBias &n
     const int64_t start = row * n.pitch + n.first;
     Read<As> found[AT_ONCE];
     each_few<WIDTH>(
-        (int)n.columns, [&](int turn, int column) { found[turn] = read<WIDTH>(to, start + column); },
+        (int)n.columns,
         [&](int turn, int column) {
-            Few<WIDTH> x = widened(found[turn]);
-            add(x, bias, column);
+            if (n.adds)
+                found[turn] = read<WIDTH>(to, start + column);
+        },
+        [&](int turn, int column) {
+            Few<WIDTH> x = few<WIDTH>(bias, column);
+            if (n.adds)
+                add(x, widened(found[turn]));
             put_few(to, start + column, x);
         });
 }

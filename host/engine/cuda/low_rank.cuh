@@ -26,7 +26,7 @@ template <int RANKS> constexpr int CHUNK = RANKS == 16 ? 768 : 256;
 #define RANK_KERNEL(NAME, RANKS, BLOCKS)                                                          \
     RANK_ENTRY(NAME, RANKS, BLOCKS, Halves)                                                       \
     RANK_ENTRY(NAME, RANKS, BLOCKS, Numbers)                                                      \
-    CHOICE_OF_READS(NAME##_##RANKS, NAME##_wide, NAME##_low)                                      \
+    CHOICE_OF_READS(NAME##_##RANKS, NAME##_arrays)                                      \
     KNOWN_BY_LAYOUT(NAME##_##RANKS, LowRank, NAME##_floats<RANKS>() * sizeof(float), NAME##_##RANKS##_suffix)
 
 // The masks of a block's rows, by which they are dropped. in1 starts, in2 places.
@@ -52,12 +52,8 @@ template <int RANKS> constexpr int low_rank_down_floats() {
     return (PARTS > FACTOR ? PARTS : FACTOR) + 2 * DOWN_ROWS;
 }
 
-BODY Numbers low_rank_down_wide(const Arrays &arrays) {
-    return input(arrays, 0);
-}
-
-BODY Numbers low_rank_down_low(const Arrays &) {
-    return {};
+BODY ReadArrays low_rank_down_arrays(const Arrays &arrays) {
+    return {input(arrays, 0), {}, {}};
 }
 
 // out0 [tokens, rank] = scale times what a dropout leaves of columns of in0 [tokens, pitch],
@@ -159,16 +155,13 @@ template <int RANKS> constexpr int low_rank_up_floats() {
     return 2 * UP_ROWS + UP_COLUMNS * HALF_WARPS * BY_COLUMN<RANKS> / 2;
 }
 
-BODY Numbers low_rank_up_wide(const Arrays &arrays) {
-    return output(arrays, 0);
-}
-
-BODY Numbers low_rank_up_low(const Arrays &arrays) {
-    return input(arrays, 0);
+BODY ReadArrays low_rank_up_arrays(const Arrays &arrays) {
+    return {output(arrays, 0), input(arrays, 0), input(arrays, 4)};
 }
 
 // Columns of out0 [tokens, pitch] = what a dropout leaves of scale times in0 [tokens, rank]
-// times the factor in3, or these added to what is there. in1, in2 see load_masks.
+// times the factor in3, plus in4 [columns] where it is given; or these added to what is there.
+// in1, in2 see load_masks.
 template <int RANKS, class Array>
 BODY void low_rank_up_tile(const Arrays &arrays, const LowRank &n, int64_t block, float *shared) {
     const int COLUMNS = UP_COLUMNS * HALF_WARPS;
@@ -176,6 +169,7 @@ BODY void low_rank_up_tile(const Arrays &arrays, const LowRank &n, int64_t block
     uint16_t *factor = (uint16_t *)(shared + 2 * UP_ROWS);
     const LowRows<Array> low(n, input<Array>(arrays, 0));
     const WideRows<Array> out(n, output<Array>(arrays, 0));
+    const Vector<Array> bias(n, input(arrays, 4));
     const int64_t strips = (n.columns + COLUMNS - 1) / COLUMNS, first = block / strips * UP_ROWS;
     const int strip = (int)(block % strips) * COLUMNS, rank = (int)n.rank;
     Own<Up<RANKS, Array>> all;
@@ -247,6 +241,7 @@ BODY void low_rank_up_tile(const Arrays &arrays, const LowRank &n, int64_t block
                 for (int tile = 0; tile < 8; tile++)
                     more.x[tile] = all.of(thread).sums.x[tile][part] * n.scale;
                 drop(more, n.has_mask, n.mask, masks[under], column);
+                bias.add_to(more, column);
                 if (n.adds)
                     add(more, widened(all.of(thread).before[part]));
                 out.write(first + under, column, more);
@@ -270,12 +265,8 @@ template <int RANKS> constexpr int low_rank_gradient_floats() {
     return RANKS * UP_COLUMNS + 2 * GRADIENT_ROWS;
 }
 
-BODY Numbers low_rank_gradient_wide(const Arrays &arrays) {
-    return input(arrays, 0);
-}
-
-BODY Numbers low_rank_gradient_low(const Arrays &arrays) {
-    return input(arrays, 3);
+BODY ReadArrays low_rank_gradient_arrays(const Arrays &arrays) {
+    return {input(arrays, 0), input(arrays, 3), {}};
 }
 
 // out0 [pieces, rank, columns] = of each piece of rows, scale times the products of in3 [tokens,

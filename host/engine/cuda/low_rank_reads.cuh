@@ -27,21 +27,29 @@ BODY bool by_eight(const Numbers &numbers, int64_t pitch, int64_t first) {
     return (pitch | first) % 8 == 0 && (uintptr_t)numbers.at % 16 == 0;
 }
 
-// Whether a kernel for bf16 reads these matrices, of which the narrow one may be left out.
-BODY bool reads_halves(const LowRank &n, const Numbers &wide, const Numbers &low) {
+// What a kernel reads and writes by eight: a wide matrix, a narrow one and a vector, which may be
+// left out.
+struct ReadArrays {
+    Numbers wide, low, vector;
+};
+
+// Whether a kernel for bf16 takes these arrays.
+BODY bool reads_halves(const LowRank &n, const ReadArrays &arrays) {
+    const Numbers &low = arrays.low, &vector = arrays.vector;
     const bool narrow = !low.at || (low.half && n.rank % 2 == 0 && (uintptr_t)low.at % 4 == 0);
-    return wide.half && n.columns % 8 == 0 && by_eight(wide, n.pitch, n.first) && narrow;
+    return arrays.wide.half && n.columns % 8 == 0 && by_eight(arrays.wide, n.pitch, n.first) && narrow &&
+           !vector.half && (uintptr_t)vector.at % 16 == 0;
 }
 
 #ifdef __CUDACC__
 
-#define CHOICE_OF_READS(NAME, WIDE, LOW)
+#define CHOICE_OF_READS(NAME, ARRAYS)
 
 #else
 
-#define CHOICE_OF_READS(NAME, WIDE, LOW)                                                          \
+#define CHOICE_OF_READS(NAME, ARRAYS)                                                             \
     static bool NAME##_halves(const Arrays &arrays, const LowRank &n) {                           \
-        return reads_halves(n, WIDE(arrays), LOW(arrays));                                        \
+        return reads_halves(n, ARRAYS(arrays));                                                   \
     }                                                                                             \
     static const char *NAME##_suffix(const Arrays &arrays, const LowRank &n) {                    \
         return NAME##_halves(arrays, n) ? "_Halves" : "_Numbers";                                 \
@@ -105,6 +113,28 @@ template <class Array> struct WideRows {
             for (int k = 0; k < 8; k++)
                 if (!(at_once && there >= 8) && k < there)
                     put(array, place(row, column) + k, x.x[k]);
+        }
+    }
+};
+
+// A vector of as many columns, which may be left out.
+template <class Array> struct Vector {
+    const LowRank &n;
+    const Numbers vector;
+
+    OF_THREAD Vector(const LowRank &n, const Numbers &vector) : n(n), vector(vector) {}
+
+    OF_THREAD void add_to(Few<8> &x, int column) const {
+        if (!vector.at)
+            return;
+        if constexpr (IS_HALVES<Array>) {
+            const Floats floats = {(float *)vector.at, false};
+            add(x, few<8>(floats, column < (int)n.columns ? column : 0));
+        } else {
+#pragma unroll
+            for (int k = 0; k < 8; k++)
+                if (column + k < (int)n.columns)
+                    x.x[k] += one(vector, column + k);
         }
     }
 };

@@ -9,7 +9,7 @@ use super::check::{
 };
 use super::kernels::{ADD_BIAS, ADD_ROWS, EMBED, Kernel, ROW_DROPOUT};
 use super::launch::Own;
-use super::low_rank::{Dropped, Factor, Wide};
+use super::low_rank::{Dropped, Factor, Update, Wide};
 use super::numbers::{AddBias, Embed, Mask, Numbers, Packing, RowDropout};
 use super::products::{Product, Side};
 use super::sums::{Groups, Summands};
@@ -55,10 +55,10 @@ pub fn linear(pair: &Pair<'_>, mask: Mask) -> Result<()> {
     let packing = Packing::from(&Rows::Packed(STARTS.to_vec()));
     let [x, y] = [values(elements, 40)?, values(elements, 41)?];
     let halves = x.to_dtype(DType::BF16)?;
-    // Rows that are read four at once, and rows that are not, of each type.
-    for (rows, columns) in [(ROWS, COLUMNS), (ROWS / 2, 2 * COLUMNS)] {
+    // Rows that are read one by one, by four and by eight, of each type.
+    for (rows, columns) in [(ROWS, COLUMNS), (ROWS / 2, 2 * COLUMNS), (37, 80)] {
         let list = integers(&(0..rows as u32).rev().collect::<Vec<_>>())?;
-        for (from, into) in [(&y, &x), (&y, &halves), (&halves, &x)] {
+        for (from, into) in [(&y, &x), (&y, &halves), (&halves, &x), (&halves, &halves)] {
             for has_mask in [0, 1] {
                 let numbers = RowDropout { mask, packing, has_mask, ..RowDropout::without(rows, columns) };
                 let inputs = [from, &starts, &places].map(Some);
@@ -68,8 +68,10 @@ pub fn linear(pair: &Pair<'_>, mask: Mask) -> Result<()> {
             }
             let (rows, columns) = (rows as i64, columns as i64);
             for first in [7, 8] {
-                let numbers = AddBias { rows, columns: 20, first, pitch: columns };
-                pair.agree_into(&ADD_BIAS, numbers, &[Some(&values(20, 42)?)], into)?;
+                for adds in [0, 1] {
+                    let numbers = AddBias { rows, columns: 24, first, pitch: columns, adds };
+                    pair.agree_into(&ADD_BIAS, numbers, &[Some(&values(24, 42)?)], into)?;
+                }
             }
         }
     }
@@ -104,7 +106,9 @@ fn low_ranks(pair: &Pair<'_>, mask: Mask) -> Result<()> {
                 let down = array(ROWS * wide.rank, 63, dtype)?;
                 own.low_rank_down(wide, &x, Some(&dropped), factor, &down)?;
                 let low = array(ROWS * wide.rank, 64, DType::BF16)?;
-                own.low_rank_up(wide, &low, Some(&dropped), factor, (&out, across))?;
+                let bias = array(wide.columns, 65, DType::F32)?;
+                let update = Update { out: &out, adds: across, bias: (!across).then_some(&bias) };
+                own.low_rank_up(wide, &low, Some(&dropped), factor, update)?;
                 let of = Factor { array: (), across, scale: 0.5 };
                 Ok([down, out, own.low_rank_gradient(wide, &x, Some(&dropped), &low, of)?])
             };

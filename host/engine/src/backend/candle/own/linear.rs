@@ -79,6 +79,7 @@ impl Candle {
                     columns: columns as i64,
                     first: first_column as i64,
                     pitch: pitch as i64,
+                    adds: 1,
                 };
                 own.run_into(&ADD_BIAS, numbers, &[Some(&bias)], &self.writable(program, y, false)?)?;
             }

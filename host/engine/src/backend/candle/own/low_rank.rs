@@ -65,6 +65,14 @@ impl<Array> Factor<Array> {
     }
 }
 
+/// Where rows times a factor go: into an array, or added to it, with a vector of the columns.
+#[derive(Clone, Copy)]
+pub struct Update<'a> {
+    pub out: &'a Tensor,
+    pub adds: bool,
+    pub bias: Option<&'a Tensor>,
+}
+
 impl Wide {
     fn numbers(&self, rows: usize, dropped: Option<&Dropped>) -> numbers::LowRank {
         numbers::LowRank {
@@ -122,8 +130,8 @@ impl Own {
         self.run_into(kernel, numbers, &inputs(x, dropped, factor.array), low)
     }
 
-    /// What a dropout leaves of `low` [rows, rank] times a factor, into columns of a matrix,
-    /// or added to them.
+    /// What a dropout leaves of `low` [rows, rank] times a factor, and a bias, into columns of a
+    /// matrix, or added to them.
     ///
     /// # Errors
     /// As [`Own::run`].
@@ -133,7 +141,7 @@ impl Own {
         low: &Tensor,
         dropped: Option<&Dropped>,
         factor: Factor<&Tensor>,
-        (out, adds): (&Tensor, bool),
+        Update { out, adds, bias }: Update<'_>,
     ) -> Result<()> {
         let blocks = wide.rows.div_ceil(UP_ROWS) * wide.columns.div_ceil(UP_COLUMNS);
         let numbers = numbers::LowRank {
@@ -143,7 +151,8 @@ impl Own {
             ..wide.numbers(blocks, dropped)
         };
         let kernel = wide.of(&kernels::LOW_RANK_UP_16, &kernels::LOW_RANK_UP_64);
-        self.run_into(kernel, numbers, &inputs(low, dropped, factor.array), out)
+        let inputs = [&inputs(low, dropped, factor.array)[..], &[bias]].concat();
+        self.run_into(kernel, numbers, &inputs, out)
     }
 
     /// scale times `low` [rows, rank], across, times what a dropout leaves of columns of `x`:
@@ -185,18 +194,7 @@ impl Candle {
         instruction: &Instruction,
     ) -> Result<bool> {
         match *instruction {
-            Instruction::LowRank { x, a, b, hidden, y, first_column, scale, dropout } => {
-                let ((rank, inputs), (outputs, _)) = (self.shape(program, a), self.shape(program, b));
-                let (rows, pitch) = self.shape(program, y);
-                let low = self.writable(program, hidden, true)?;
-                let wide = Wide { rows, columns: inputs, first: 0, pitch: inputs, rank };
-                let of = Factor { array: a, across: false, scale: 1.0 };
-                self.low_rank_down(own, program, wide, (x, dropout), of, &low)?;
-                let low = self.operand(own, program, hidden)?;
-                let wide = Wide { rows, columns: outputs, first: first_column, pitch, rank };
-                let of = Factor { array: b, across: true, scale };
-                self.low_rank_up(own, program, wide, &low, of, (y, true, None))?;
-            }
+            Instruction::LowRank { .. } => self.run_update(own, program, instruction, None)?,
             Instruction::LowRankBackward {
                 dy,
                 x,
@@ -240,9 +238,44 @@ impl Candle {
         Ok(true)
     }
 
+    /// Runs a low-rank update, added to its result; or in its place, together with a bias of
+    /// its columns, where the result's array was made.
+    pub(super) fn run_update(
+        &mut self,
+        own: &Own,
+        program: &Program,
+        instruction: &Instruction,
+        bias: Option<&Tensor>,
+    ) -> Result<()> {
+        let Instruction::LowRank { x, a, b, hidden, y, first_column, scale, dropout } = *instruction else {
+            return Ok(());
+        };
+        let ((rank, inputs), (outputs, _)) = (self.shape(program, a), self.shape(program, b));
+        let (rows, pitch) = self.shape(program, y);
+        let low = self.writable(program, hidden, true)?;
+        let wide = Wide { rows, columns: inputs, first: 0, pitch: inputs, rank };
+        let of = Factor { array: a, across: false, scale: 1.0 };
+        self.low_rank_down(own, program, wide, (x, dropout), of, &low)?;
+        let low = self.operand(own, program, hidden)?;
+        let wide = Wide { rows, columns: outputs, first: first_column, pitch, rank };
+        let of = Factor { array: b, across: true, scale };
+        let Some(bias) = bias else {
+            return self.low_rank_up(own, program, wide, &low, of, (y, true, None));
+        };
+        let array = self.weight(program, b)?;
+        let result = self.writable(program, y, false)?;
+        own.low_rank_up(
+            wide,
+            &low,
+            None,
+            of.of(&array),
+            Update { out: &result, adds: false, bias: Some(bias) },
+        )
+    }
+
     /// Whether there are kernels for a rank, or else products.
-    fn by_kernels(&self, wide: Wide) -> bool {
-        self.products == Products::Bf16 && wide.rank <= RANKS
+    pub(super) fn by_kernels(&self, rank: usize) -> bool {
+        self.products == Products::Bf16 && rank <= RANKS
     }
 
     /// By what a dropout of the rows of a value drops them.
@@ -270,7 +303,7 @@ impl Candle {
         factor: Factor<ValueId>,
         low: &Tensor,
     ) -> Result<()> {
-        if self.by_kernels(wide) {
+        if self.by_kernels(wide.rank) {
             let (array, dropped) = (self.weight(program, factor.array)?, self.dropped(program, x, dropout)?);
             return own.low_rank_down(
                 wide,
@@ -309,11 +342,12 @@ impl Candle {
         factor: Factor<ValueId>,
         (out, adds, dropout): (ValueId, bool, Option<Dropout>),
     ) -> Result<()> {
-        if self.by_kernels(wide) {
+        if self.by_kernels(wide.rank) {
             let (array, dropped) =
                 (self.weight(program, factor.array)?, self.dropped(program, out, dropout)?);
             let out = self.writable(program, out, !adds)?;
-            return own.low_rank_up(wide, low, dropped.as_ref(), factor.of(&array), (&out, adds));
+            let update = Update { out: &out, adds, bias: None };
+            return own.low_rank_up(wide, low, dropped.as_ref(), factor.of(&array), update);
         }
         let array = self.operand(own, program, factor.array)?;
         let product = Product {
@@ -343,7 +377,7 @@ impl Candle {
         low: &Tensor,
         factor: Factor<()>,
     ) -> Result<Tensor> {
-        if self.by_kernels(wide) {
+        if self.by_kernels(wide.rank) {
             let dropped = self.dropped(program, x, dropout)?;
             return own.low_rank_gradient(wide, &self.peek(program, x)?, dropped.as_ref(), low, factor);
         }

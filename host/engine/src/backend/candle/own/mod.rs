@@ -13,6 +13,7 @@ mod check;
 mod check_attention;
 mod check_linear;
 mod held;
+mod joined;
 mod kernels;
 mod launch;
 mod linear;

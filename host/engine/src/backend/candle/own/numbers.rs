@@ -186,6 +186,8 @@ pub struct AddBias {
     pub columns: i64,
     pub first: i64,
     pub pitch: i64,
+    /// Whether to what is there, or in its place.
+    pub adds: i64,
 }
 
 #[repr(C)]

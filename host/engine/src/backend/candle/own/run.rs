@@ -154,7 +154,8 @@ impl Candle {
         instruction: &Instruction,
     ) -> Result<bool> {
         let Some(own) = self.own.clone() else { return Ok(false) };
-        if self.run_linear(&own, program, instruction)?
+        if self.run_joined(&own, program, instruction)?
+            || self.run_linear(&own, program, instruction)?
             || self.run_low_rank(&own, program, instruction)?
             || self.run_pre_norm(&own, program, instruction)?
             || self.run_embed(&own, program, instruction)?

@@ -151,12 +151,19 @@ fn what_is_added_to_rows_is_dropped_and_leaves_other_columns() {
             let [before, part, behind] =
                 [(0, wide.first), (wide.first, wide.columns), (end, wide.pitch - end)]
                     .map(|(first, columns)| wide_there.narrow(1, first, columns).unwrap());
+            let bias = values(wide.columns, 4, DType::F32);
+            let bias = (!across).then_some(&bias);
+            let more = match bias {
+                Some(bias) => more.broadcast_add(bias).unwrap(),
+                None => more,
+            };
             let part = if adds { (part + more).unwrap() } else { more };
             let expected = Tensor::cat(&[before, part, behind], 1).unwrap();
             let found = whatever_the_order(|own| {
                 let out = there.copy().unwrap();
                 let factor = Factor { array: &array, across, scale: 0.5 };
-                own.low_rank_up(wide, &low, dropped, factor, (&out, adds)).unwrap();
+                let update = Update { out: &out, adds, bias };
+                own.low_rank_up(wide, &low, dropped, factor, update).unwrap();
                 out
             });
             let apart = apart(found, &expected);

@@ -1,0 +1,114 @@
+//! A linear layer together with the low-rank updates and the bias that are added to it: these
+//! are written first, and the product is added to them, by the one that reads it anyway. One
+//! after the other, each would read and write all of the result once more.
+
+use candle_core::Tensor;
+
+use super::kernels::ADD_BIAS;
+use super::launch::Own;
+use super::numbers::AddBias;
+use super::products::{Product, Side};
+use crate::backend::BackendError;
+use crate::backend::candle::Candle;
+use crate::program::build::Program;
+use crate::program::instruction::Instruction;
+use crate::program::value::ValueId;
+
+type Result<T> = std::result::Result<T, BackendError>;
+
+/// What comes behind a linear layer's product.
+struct Added {
+    low_ranks: Vec<Instruction>,
+    bias: ValueId,
+}
+
+impl Candle {
+    /// What the instructions behind this one add to its result, where a bias is the last of it.
+    fn added(&self, program: &Program, result: ValueId) -> Option<Added> {
+        let mut low_ranks = Vec::new();
+        for instruction in program.instructions().skip(self.place + 1) {
+            match *instruction {
+                Instruction::LowRank { y, .. } if y == result => low_ranks.push(instruction.clone()),
+                Instruction::AddBias { y, bias, first_column: 0 } if y == result => {
+                    return Some(Added { low_ranks, bias });
+                }
+                _ => return None,
+            }
+        }
+        None
+    }
+
+    /// Runs a linear layer's product and what is added to it; answers whether the instruction
+    /// begins such a layer. The instructions that are done with it are counted in `ahead`.
+    pub(super) fn run_joined(
+        &mut self,
+        own: &Own,
+        program: &Program,
+        instruction: &Instruction,
+    ) -> Result<bool> {
+        let Instruction::Linear { x, weight, y, first_column: 0 } = *instruction else { return Ok(false) };
+        let Some(Added { low_ranks, bias }) = self.added(program, y) else { return Ok(false) };
+        let (rows, inputs) = self.shape(program, x);
+        let (outputs, pitch) = (self.shape(program, weight).0, self.shape(program, y).1);
+        let bias = self.get(program, bias)?.flatten_all()?;
+        if outputs != pitch || bias.elem_count() != pitch {
+            return Ok(false);
+        }
+        let result = self.writable(program, y, true)?;
+        // Columns that no kernel of a low-rank update writes with its bias.
+        let mut rest = 0;
+        let mut later = Vec::new();
+        for low_rank in &low_ranks {
+            let Instruction::LowRank { first_column, b, .. } = *low_rank else { continue };
+            let (columns, rank) = self.shape(program, b);
+            if first_column < rest || !self.by_kernels(rank) {
+                later.push(low_rank);
+                continue;
+            }
+            put_bias(own, &bias, &result, (rows, pitch), rest..first_column)?;
+            let own_bias = bias.narrow(0, first_column, columns)?;
+            self.run_update(own, program, low_rank, Some(&own_bias))?;
+            rest = first_column + columns;
+        }
+        put_bias(own, &bias, &result, (rows, pitch), rest..pitch)?;
+        for low_rank in later {
+            self.run_update(own, program, low_rank, None)?;
+        }
+        let (left, right) = (self.operand(own, program, x)?, self.operand(own, program, weight)?);
+        let product = Product {
+            rows,
+            columns: outputs,
+            inner: inputs,
+            left: Side::new(&left, inputs),
+            right: Side::new(&right, inputs).across(),
+            factor: 1.0,
+            pitch,
+            first: 0,
+            accumulate: true,
+        };
+        product.write_to(&result)?;
+        self.ahead = low_ranks.len() + 1;
+        Ok(true)
+    }
+}
+
+/// Puts a bias into some columns of every row.
+fn put_bias(
+    own: &Own,
+    bias: &Tensor,
+    result: &Tensor,
+    (rows, pitch): (usize, usize),
+    columns: std::ops::Range<usize>,
+) -> Result<()> {
+    if columns.is_empty() {
+        return Ok(());
+    }
+    let numbers = AddBias {
+        rows: rows as i64,
+        columns: columns.len() as i64,
+        first: columns.start as i64,
+        pitch: pitch as i64,
+        adds: 0,
+    };
+    own.run_into(&ADD_BIAS, numbers, &[Some(&bias.narrow(0, columns.start, columns.len())?)], result)
+}
