@@ -70,7 +70,7 @@ template <int COLUMNS> BODY void put_part(uint16_t *tile, const PartOfTile<COLUM
     const int column = thread % (COLUMNS / 8) * 8, top = thread / (COLUMNS / 8);
 #pragma unroll
     for (int turn = 0; turn < TILE / ROW_STRIDE<COLUMNS>; turn++)
-        *(FewHalves<8> *)(tile + (top + turn * ROW_STRIDE<COLUMNS>) * HALF_WIDTH<COLUMNS> + column) = part.x[turn];
+        at_once<FewHalves<8>>(tile + (top + turn * ROW_STRIDE<COLUMNS>) * HALF_WIDTH<COLUMNS> + column) = part.x[turn];
 }
 
 // A matrix, the place in it that a tile begins at, and numbers from row to row.
@@ -154,12 +154,9 @@ template <int COLUMNS> BODY Left left_of(const Pairs<COLUMNS> &pairs, int step) 
     return {{pairs.x[2 * step][0], pairs.x[2 * step][1], pairs.x[2 * step + 1][0], pairs.x[2 * step + 1][1]}};
 }
 
-// Two numbers side by side, which begin where four bytes do: without that word of it a GPU
-// reads them byte by byte.
+// Two numbers side by side, which begin where four bytes do.
 BODY uint32_t pair_at(const uint16_t *place) {
-    uint32_t pair;
-    memcpy(&pair, __builtin_assume_aligned(place, sizeof pair), sizeof pair);
-    return pair;
+    return at_once<const uint32_t>(place);
 }
 
 // The left factor that lies in a tile.
@@ -282,7 +279,7 @@ BODY void store_sums(const Numbers &matrix, int64_t corner, const Sums<COLUMNS> 
             const int64_t place = corner + (int64_t)at * pitch + column;
             const float *x = sums.x[tile] + 2 * half;
             if (at < rows && by_pair && column < columns)
-                *(uint32_t *)((uint16_t *)matrix.at + place) = pair_of(x[0], x[1]);
+                at_once<uint32_t>((uint16_t *)matrix.at + place) = pair_of(x[0], x[1]);
 #pragma unroll
             for (int next = 0; next < 2; next++)
                 if (at < rows && !by_pair && column + next < columns)

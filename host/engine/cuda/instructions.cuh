@@ -91,4 +91,13 @@ BODY float fast_reciprocal(float x) {
 
 #ifdef SIMULATED
 #include "simulated.h"
+#else
+#define LOOK_AT(PLACE, BYTES)
 #endif
+
+// What lies at a place as one value, read or written at once, which a GPU does only where the
+// place has the alignment of the type.
+template <class T> BODY T &at_once(const void *place) {
+    LOOK_AT(place, alignof(T));
+    return *(T *)place;
+}

@@ -246,7 +246,7 @@ BODY void put_by_rank(uint16_t *tile, const Numbers &factor, const LowRank &n, i
 
 // Eight columns of a place in the rank.
 template <int COLUMNS> BODY FewPairs<8> by_rank(const uint16_t *tile, int rank, int column) {
-    return *(const FewPairs<8> *)(tile + rank * BY_RANK<COLUMNS> + column);
+    return at_once<const FewPairs<8>>(tile + rank * BY_RANK<COLUMNS> + column);
 }
 
 // The same column by column.

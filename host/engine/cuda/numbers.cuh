@@ -86,11 +86,11 @@ template <int WIDTH> BODY const Few<WIDTH> &widened(const Few<WIDTH> &floats) {
 
 // Numbers side by side as they lie there, where a layout says that they are read at once.
 template <int WIDTH> BODY FewHalves<WIDTH> read(const Halves &halves, int64_t place) {
-    return *(const FewHalves<WIDTH> *)(halves.at + place);
+    return at_once<const FewHalves<WIDTH>>(halves.at + place);
 }
 
 template <int WIDTH> BODY Few<WIDTH> read(const Floats &floats, int64_t place) {
-    return *(const Few<WIDTH> *)(floats.at + place);
+    return at_once<const Few<WIDTH>>(floats.at + place);
 }
 
 template <int WIDTH> BODY Few<WIDTH> read(const Numbers &numbers, int64_t place) {
@@ -104,7 +104,7 @@ template <int WIDTH, class Array> BODY Few<WIDTH> few(const Array &array, int64_
 }
 
 template <int WIDTH> BODY void put_few(const Floats &floats, int64_t place, const Few<WIDTH> &x) {
-    *(Few<WIDTH> *)(floats.at + place) = x;
+    at_once<Few<WIDTH>>(floats.at + place) = x;
 }
 
 template <int WIDTH> BODY void put_few(const Halves &halves, int64_t place, const Few<WIDTH> &x) {
@@ -115,7 +115,7 @@ template <int WIDTH> BODY void put_few(const Halves &halves, int64_t place, cons
 #pragma unroll
         for (int next = 0; next < WIDTH / 2; next++)
             pairs.x[next] = pair_of(x.x[2 * next], x.x[2 * next + 1]);
-        *(FewPairs<WIDTH> *)(halves.at + place) = pairs;
+        at_once<FewPairs<WIDTH>>(halves.at + place) = pairs;
     }
 }
 

@@ -266,6 +266,11 @@ const char *turns_of_block(Order &order) {
 
 } // namespace
 
+void simulated_access(const void *place, size_t bytes) {
+    if ((uintptr_t)place % bytes != 0)
+        simulated.wrong = "numbers are read or written at once that begin between places where they may";
+}
+
 void simulated_barrier(int line) {
     Thread &own = block->threads[block->turn];
     own.state = Thread::AT_BARRIER;
@@ -335,6 +340,7 @@ const char *simulate(int64_t blocks, int threads, unsigned order, int64_t shared
     simulated.threads.x = (unsigned)threads;
     simulated.blocks.x = (unsigned)blocks;
     simulated.shared = shared;
+    simulated.wrong = nullptr;
     const char *wrong = nullptr;
     for (int64_t number = 0; number < blocks && !wrong; number++) {
         simulated.block.x = (unsigned)number;
@@ -352,6 +358,8 @@ const char *simulate(int64_t blocks, int threads, unsigned order, int64_t shared
             makecontext(&thread.context, thread_of_block, 0);
         }
         wrong = turns_of_block(turns);
+        if (!wrong)
+            wrong = simulated.wrong;
         for (int turn = 0; turn < threads && !wrong; turn++)
             if (stacks[turn * STACK] != (char)0xff)
                 wrong = "a thread has more variables than its stack here holds";

@@ -16,6 +16,8 @@ struct Dimension {
 struct Simulated {
     Dimension thread, threads, block, blocks;
     float *shared;
+    // What a GPU would not have done in a thread's turn, or null.
+    const char *wrong;
 };
 
 extern thread_local Simulated simulated;
@@ -26,7 +28,10 @@ extern thread_local Simulated simulated;
 #define gridDim simulated.blocks
 #define __syncthreads() simulated_barrier(__LINE__)
 
+#define LOOK_AT(PLACE, BYTES) simulated_access(PLACE, BYTES)
+
 void simulated_barrier(int line);
+void simulated_access(const void *place, size_t bytes);
 
 float of_other_lane(float x, int distance);
 uint32_t rounded_pair(float first, float second);

@@ -85,7 +85,7 @@ template <class Array> BODY void row_sums_tile(const Arrays &arrays, const RowSu
                         sums.x[k] += other.at ? one.x[k] * by.x[k] : one.x[k];
                 }
         }
-        *(Few<SUM_WIDTH> *)(shared + thread / WARP * SUM_COLUMNS + thread % WARP * SUM_WIDTH) = sums;
+        at_once<Few<SUM_WIDTH>>(shared + thread / WARP * SUM_COLUMNS + thread % WARP * SUM_WIDTH) = sums;
     }
     NEXT_PHASE();
     float *out = results(arrays, 0) + (targets ? targets[piece] : piece) * n.columns;

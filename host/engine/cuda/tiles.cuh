@@ -284,7 +284,7 @@ BODY void load(float *tile, const Numbers &matrix, int64_t corner, int pitch, in
 #pragma unroll
             for (int k = 0; k < 4; k++)
                 found[turn].x[k] = Products::held(found[turn].x[k]);
-            *(Few<4> *)(tile + (top + turn * (THREADS / FOURS)) * WIDTH<COLUMNS> + column) = found[turn];
+            at_once<Few<4>>(tile + (top + turn * (THREADS / FOURS)) * WIDTH<COLUMNS> + column) = found[turn];
         }
     }
 }
