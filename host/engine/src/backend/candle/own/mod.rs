@@ -28,6 +28,8 @@ mod recall;
 mod run;
 mod simulated;
 mod sums;
+#[cfg(test)]
+mod timing;
 
 pub use check::checked;
 pub use held::Held;
