@@ -2,7 +2,7 @@
 
 #pragma once
 
-#include "numbers.cuh"
+#include "layouts.cuh"
 
 // In the order of program::instruction::Activation.
 enum { GELU, GELU_TANH, RELU, SILU, TANH };

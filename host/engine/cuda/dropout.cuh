@@ -2,7 +2,7 @@
 
 #pragma once
 
-#include "numbers.cuh"
+#include "layouts.cuh"
 
 struct Mask {
     uint64_t base;

@@ -2,7 +2,7 @@
 
 #pragma once
 
-#include "numbers.cuh"
+#include "layouts.cuh"
 
 struct Embed {
     int64_t rows, columns;

@@ -6,6 +6,7 @@
 
 #pragma once
 
+#include "dropout.cuh"
 #include "fragments.cuh"
 
 struct LowRank {

@@ -3,6 +3,7 @@
 
 #pragma once
 
+#include "layouts.cuh"
 #include "tiles.cuh"
 
 // Columns that a lane takes, and a block; rows of a warp whose loads do not wait for one

@@ -6,6 +6,7 @@
 
 #[cfg(feature = "cuda")]
 mod cuda;
+mod environment;
 mod peak;
 mod precision;
 #[cfg(all(feature = "cuda", target_os = "linux", target_arch = "x86_64"))]
@@ -24,6 +25,7 @@ use crate::kernels::parallel::Threads;
 use crate::machine;
 use crate::train::memory::MICRO_BATCH_ROWS;
 
+pub use environment::{copies_beside, keeps_memory};
 pub use peak::Peak;
 pub use precision::{Precision, Target};
 
@@ -141,6 +143,7 @@ impl Device {
             Device::Cpu => Ok(Box::new(Cpu::new(threads).map_err(wrong)?)),
             Device::CandleCpu => candle(Ok(candle_core::Device::Cpu)),
             Device::Cuda(number) => {
+                environment::check()?;
                 let kernels = self.gpu()?.is_some_and(|gpu| gpu.kernels().is_ok());
                 candle_core::cuda::set_gemm_reduced_precision_f32(precision == Precision::Tf32);
                 let device = candle_core::Device::new_cuda(number).map_err(|error| wrong(error.into()))?;
@@ -286,29 +289,6 @@ impl Device {
     }
 }
 
-/// The environment's variable by which a GPU's programs are composed of candle's
-/// operations alone, with the value `composed`.
-const KERNELS: &str = "HOST_KERNELS";
-
-/// The one by which the lists of a batch are copied between a GPU's kernels and not beside
-/// them, with the value `in-turn`.
-const COPIES: &str = "HOST_COPIES";
-
-/// Whether a second stream copies the lists of a batch to a GPU.
-pub fn copies_beside() -> bool {
-    std::env::var(COPIES).as_deref() != Ok("in-turn")
-}
-
-/// The one by which memory that no array lies in goes back to a GPU's driver whenever it is
-/// waited for, with the value `returned`: for other processes, which else get it when a
-/// training has ended.
-const MEMORY: &str = "HOST_MEMORY";
-
-/// Whether a training keeps the memory of a GPU that it has had.
-pub fn keeps_memory() -> bool {
-    std::env::var(MEMORY).as_deref() != Ok("returned")
-}
-
 impl Gpu {
     /// Whether kernels of our own are used.
     ///
@@ -316,12 +296,12 @@ impl Gpu {
     /// Why they are not.
     pub fn kernels(&self) -> Result<(), String> {
         let (major, minor) = self.capability;
-        match std::env::var(KERNELS) {
-            Ok(value) if value == "composed" => Err(format!("{KERNELS} is \"composed\"")),
-            _ if self.capability < (8, 0) => {
+        match environment::composes() {
+            Some(why) => Err(why),
+            None if self.capability < (8, 0) => {
                 Err(format!("there are none for compute capability {major}.{minor}"))
             }
-            _ => Ok(()),
+            None => Ok(()),
         }
     }
 

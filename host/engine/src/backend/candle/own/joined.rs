@@ -6,8 +6,8 @@ use candle_core::Tensor;
 
 use super::kernels::ADD_BIAS;
 use super::launch::Own;
+use super::linear::LinearProduct;
 use super::numbers::AddBias;
-use super::products::{Product, Side};
 use crate::backend::BackendError;
 use crate::backend::candle::Candle;
 use crate::program::build::Program;
@@ -48,8 +48,7 @@ impl Candle {
     ) -> Result<bool> {
         let Instruction::Linear { x, weight, y, first_column: 0 } = *instruction else { return Ok(false) };
         let Some(Added { low_ranks, bias }) = self.added(program, y) else { return Ok(false) };
-        let (rows, inputs) = self.shape(program, x);
-        let (outputs, pitch) = (self.shape(program, weight).0, self.shape(program, y).1);
+        let (outputs, (rows, pitch)) = (self.shape(program, weight).0, self.shape(program, y));
         let bias = self.get(program, bias)?.flatten_all()?;
         if outputs != pitch || bias.elem_count() != pitch {
             return Ok(false);
@@ -74,19 +73,8 @@ impl Candle {
         for low_rank in later {
             self.run_update(own, program, low_rank, None)?;
         }
-        let (left, right) = (self.operand(own, program, x)?, self.operand(own, program, weight)?);
-        let product = Product {
-            rows,
-            columns: outputs,
-            inner: inputs,
-            left: Side::new(&left, inputs),
-            right: Side::new(&right, inputs).across(),
-            factor: 1.0,
-            pitch,
-            first: 0,
-            accumulate: true,
-        };
-        product.write_to(&result)?;
+        let product = LinearProduct { x, weight, y, first_column: 0, accumulate: true };
+        self.multiply(own, program, &product, &result)?;
         self.ahead = low_ranks.len() + 1;
         Ok(true)
     }

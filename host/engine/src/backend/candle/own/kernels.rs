@@ -160,10 +160,53 @@ kernels! {
 
 #[cfg(test)]
 mod tests {
+    use candle_core::DType;
+
+    use super::super::arrays::INPUTS;
+    use super::super::numbers::AddBias;
+    use super::*;
+
     #[test]
     fn every_kernel_is_known_by_its_name() {
-        for known in super::each_known() {
+        for known in each_known() {
             known.unwrap();
         }
+    }
+
+    /// What is read at once depends on types, on where arrays begin and on what lies between
+    /// rows: a GPU ends the program where it is not so.
+    #[test]
+    fn a_kernel_is_chosen_by_where_its_arrays_lie() {
+        let suffix = |dtype: DType, [bias, matrix]: [u64; 2], [columns, first, pitch]: [i64; 3]| {
+            let mut arrays = Arrays::default();
+            (arrays.inputs[0], arrays.outputs[0]) = (bias, matrix);
+            arrays.note(INPUTS, dtype);
+            let numbers = AddBias { rows: 3, columns, first, pitch, adds: 1 };
+            // SAFETY: these are the kernel's numbers; no array is read.
+            unsafe { ADD_BIAS.known().unwrap().suffix(&arrays, &numbers) }
+        };
+        let at = [0x1000, 0x2000];
+        for (dtype, at, numbers, expected) in [
+            (DType::BF16, at, [24, 8, 64], "_EightHalves"),
+            (DType::BF16, at, [24, 4, 64], "_FourNumbers"),
+            (DType::BF16, at, [24, 8, 36], "_FourNumbers"),
+            (DType::BF16, [0x1000, 0x2008], [24, 8, 64], "_FourNumbers"),
+            (DType::BF16, [0x1000, 0x2004], [24, 8, 64], "_OneNumber"),
+            (DType::BF16, [0x1004, 0x2000], [24, 8, 64], "_OneNumber"),
+            (DType::F32, at, [24, 4, 36], "_FourFloats"),
+            (DType::F32, [0x1000, 0x2008], [24, 4, 36], "_OneNumber"),
+            (DType::F32, at, [24, 7, 64], "_OneNumber"),
+        ] {
+            assert_eq!(suffix(dtype, at, numbers), expected, "{dtype:?} at {at:x?}, {numbers:?}");
+        }
+        let mut mixed = Arrays::default();
+        (mixed.inputs[0], mixed.outputs[0]) = (0x1000, 0x2000);
+        mixed.note(0, DType::BF16);
+        let numbers = AddBias { rows: 3, columns: 24, first: 8, pitch: 64, adds: 1 };
+        // SAFETY: as above.
+        assert_eq!(unsafe { ADD_BIAS.known().unwrap().suffix(&mixed, &numbers) }, "_FourNumbers");
+        // A kernel that has no layouts has one name.
+        // SAFETY: the kernel looks at no numbers.
+        assert_eq!(unsafe { ADAMW.known().unwrap().suffix(&mixed, &()) }, "");
     }
 }

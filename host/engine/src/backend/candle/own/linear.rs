@@ -18,6 +18,15 @@ use crate::program::value::{Storage, ValueId};
 
 type Result<T> = std::result::Result<T, BackendError>;
 
+/// x times the rows of a weight, for columns of y from one on, alone or added to what is there.
+pub(super) struct LinearProduct {
+    pub x: ValueId,
+    pub weight: ValueId,
+    pub y: ValueId,
+    pub first_column: usize,
+    pub accumulate: bool,
+}
+
 impl Candle {
     /// Runs an instruction of a linear layer; answers whether it is one.
     pub(super) fn run_linear(
@@ -28,22 +37,10 @@ impl Candle {
     ) -> Result<bool> {
         match *instruction {
             Instruction::Linear { x, weight, y, first_column } => {
-                let (rows, inputs) = self.shape(program, x);
-                let (outputs, pitch) = (self.shape(program, weight).0, self.shape(program, y).1);
-                let (left, right) = (self.operand(own, program, x)?, self.operand(own, program, weight)?);
-                let whole = outputs == pitch;
-                let product = Product {
-                    rows,
-                    columns: outputs,
-                    inner: inputs,
-                    left: Side::new(&left, inputs),
-                    right: Side::new(&right, inputs).across(),
-                    factor: 1.0,
-                    pitch,
-                    first: first_column,
-                    accumulate: false,
-                };
-                product.write_to(&self.writable(program, y, whole)?)?;
+                let whole = self.shape(program, weight).0 == self.shape(program, y).1;
+                let result = self.writable(program, y, whole)?;
+                let product = LinearProduct { x, weight, y, first_column, accumulate: false };
+                self.multiply(own, program, &product, &result)?;
             }
             Instruction::LinearInputGradient { dy, weight, dx, first_column, accumulate } => {
                 let (outputs, inputs) = self.shape(program, weight);
@@ -94,6 +91,30 @@ impl Candle {
             _ => return Ok(false),
         }
         Ok(true)
+    }
+
+    /// Writes a linear layer's product to where it belongs in the result's array.
+    pub(super) fn multiply(
+        &self,
+        own: &Own,
+        program: &Program,
+        of: &LinearProduct,
+        result: &Tensor,
+    ) -> Result<()> {
+        let ((rows, inputs), outputs) = (self.shape(program, of.x), self.shape(program, of.weight).0);
+        let (left, right) = (self.operand(own, program, of.x)?, self.operand(own, program, of.weight)?);
+        let product = Product {
+            rows,
+            columns: outputs,
+            inner: inputs,
+            left: Side::new(&left, inputs),
+            right: Side::new(&right, inputs).across(),
+            factor: 1.0,
+            pitch: self.shape(program, of.y).1,
+            first: of.first_column,
+            accumulate: of.accumulate,
+        };
+        product.write_to(result)
     }
 
     /// Rows and columns of a value.

@@ -1,7 +1,9 @@
 use candle_core::{DType, Device};
 
 use super::*;
+use crate::backend::candle::masks;
 use crate::backend::candle::own::kernels::ROW_DROPOUT;
+use crate::backend::candle::own::numbers::RowDropout;
 use crate::backend::candle::own::simulated::Simulated;
 use crate::kernels::dropout::{self, DropoutKey};
 
