@@ -34,7 +34,7 @@ BODY void load_masks(const Arrays &arrays, const LowRank &n, int64_t first, int 
     EACH_HALF(thread) {
         for (int row = thread; row < rows; row += HALF_THREADS) {
             const bool has = n.has_mask && first + row < n.tokens;
-            masks[row] = has ? mask_of(n.mask, n.packing, integers(arrays, 1), integers(arrays, 2), first + row)
+            masks[row] = has ? mask_of(n.masks[0], n.packing, integers(arrays, 1), integers(arrays, 2), first + row)
                              : RowMask{};
         }
     }
@@ -53,13 +53,17 @@ template <int RANKS> constexpr int low_rank_down_floats() {
 }
 
 BODY ReadArrays low_rank_down_arrays(const Arrays &arrays) {
-    return {input(arrays, 0), {}, {}};
+    return {input(arrays, 0), 0, 0};
 }
 
-// out0 [tokens, rank] = scale times what a dropout leaves of columns of in0 [tokens, pitch],
-// times the factor in3. in1, in2 see load_masks. Warps share the columns.
+// out0 [updates, tokens, rank] = of each update scale times what a dropout leaves of columns of
+// in0 [tokens, pitch], times its factor, in3 and behind it. in1, in2 see load_masks. Warps share
+// the columns.
 template <int RANKS, class Array>
-BODY void low_rank_down_tile(const Arrays &arrays, const LowRank &n, int64_t block, float *shared) {
+BODY void low_rank_down_tile(const Arrays &arrays, const LowRank &all_of_them, int64_t number, float *shared) {
+    const int update = (int)(number % all_of_them.updates);
+    const int64_t block = number / all_of_them.updates;
+    const LowRank n = update_of(all_of_them, update);
     RowMask *masks = (RowMask *)shared;
     uint16_t *factor = (uint16_t *)(shared + 2 * DOWN_ROWS);
     const WideRows<Array> x(n, input<Array>(arrays, 0));
@@ -79,7 +83,7 @@ BODY void low_rank_down_tile(const Arrays &arrays, const LowRank &n, int64_t blo
     load_masks(arrays, n, first, DOWN_ROWS, masks);
     for (int from = 0; from < columns; from += CHUNK<RANKS>) {
         NEXT_PHASE();
-        put_by_rank<RANKS, CHUNK<RANKS>>(factor, input(arrays, 3), n, from);
+        put_by_rank<RANKS, CHUNK<RANKS>>(factor, input_of(arrays, 3, update), n, from);
         NEXT_PHASE();
         const int end = columns - from < CHUNK<RANKS> ? columns : from + CHUNK<RANKS>;
         for (int step = from; step < end; step += STEP) {
@@ -89,7 +93,7 @@ BODY void low_rank_down_tile(const Arrays &arrays, const LowRank &n, int64_t blo
 #pragma unroll
                 for (int part = 0; part < 4; part++) {
                     Few<8> found = widened(own.next[part]);
-                    drop(found, n.has_mask, n.mask, masks[lane / 4 + 8 * part], column);
+                    drop(found, n.has_mask, n.masks[0], masks[lane / 4 + 8 * part], column);
 #pragma unroll
                     for (int k = 0; k < 4; k++)
                         own.rows[part / 2][k / 2].pairs[k % 2 * 2 + part % 2] =
@@ -137,7 +141,7 @@ BODY void low_rank_down_tile(const Arrays &arrays, const LowRank &n, int64_t blo
             for (int warp = 0; warp < HALF_WARPS; warp++)
                 total += parts[warp * DOWN_ROWS * RANKS + place];
             if (first + row < n.tokens && column < rank)
-                put(output(arrays, 0), (first + row) * rank + column, total * n.scale);
+                put(output(arrays, 0), (update * n.tokens + first + row) * rank + column, total * n.scale);
         }
     }
 }
@@ -156,20 +160,23 @@ template <int RANKS> constexpr int low_rank_up_floats() {
 }
 
 BODY ReadArrays low_rank_up_arrays(const Arrays &arrays) {
-    return {output(arrays, 0), input(arrays, 0), input(arrays, 4)};
+    return {output(arrays, 0), 6, 9};
 }
 
-// Columns of out0 [tokens, pitch] = what a dropout leaves of scale times in0 [tokens, rank]
-// times the factor in3, plus in4 [columns] where it is given; or these added to what is there.
-// in1, in2 see load_masks.
+// Columns of out0 [tokens, pitch] = of each update what a dropout leaves of scale times its rows
+// [tokens, rank], in6 and behind it, times its factor, in3 and behind it, plus a vector [columns]
+// where it is given, in9 and behind it; or these added to what is there. in1, in2 see load_masks.
 template <int RANKS, class Array>
-BODY void low_rank_up_tile(const Arrays &arrays, const LowRank &n, int64_t block, float *shared) {
+BODY void low_rank_up_tile(const Arrays &arrays, const LowRank &all_of_them, int64_t number, float *shared) {
+    const int update = (int)(number % all_of_them.updates);
+    const int64_t block = number / all_of_them.updates;
+    const LowRank n = update_of(all_of_them, update);
     const int COLUMNS = UP_COLUMNS * HALF_WARPS;
     RowMask *masks = (RowMask *)shared;
     uint16_t *factor = (uint16_t *)(shared + 2 * UP_ROWS);
-    const LowRows<Array> low(n, input<Array>(arrays, 0));
+    const LowRows<Array> low(n, input_of<Array>(arrays, 6, update));
     const WideRows<Array> out(n, output<Array>(arrays, 0));
-    const Vector<Array> bias(n, input(arrays, 4));
+    const Vector<Array> bias(n, input_of(arrays, 9, update));
     const int64_t strips = (n.columns + COLUMNS - 1) / COLUMNS, first = block / strips * UP_ROWS;
     const int strip = (int)(block % strips) * COLUMNS, rank = (int)n.rank;
     Own<Up<RANKS, Array>> all;
@@ -194,7 +201,7 @@ BODY void low_rank_up_tile(const Arrays &arrays, const LowRank &n, int64_t block
     EACH_HALF(thread) {
         load(thread, 0);
     }
-    put_by_column<RANKS, UP_COLUMNS * HALF_WARPS>(factor, input(arrays, 3), n, strip);
+    put_by_column<RANKS, UP_COLUMNS * HALF_WARPS>(factor, input_of(arrays, 3, update), n, strip);
     load_masks(arrays, n, first, UP_ROWS, masks);
     NEXT_PHASE();
     EACH_HALF(thread) {
@@ -240,7 +247,7 @@ BODY void low_rank_up_tile(const Arrays &arrays, const LowRank &n, int64_t block
 #pragma unroll
                 for (int tile = 0; tile < 8; tile++)
                     more.x[tile] = all.of(thread).sums.x[tile][part] * n.scale;
-                drop(more, n.has_mask, n.mask, masks[under], column);
+                drop(more, n.has_mask, n.masks[0], masks[under], column);
                 bias.add_to(more, column);
                 if (n.adds)
                     add(more, widened(all.of(thread).before[part]));
@@ -266,17 +273,21 @@ template <int RANKS> constexpr int low_rank_gradient_floats() {
 }
 
 BODY ReadArrays low_rank_gradient_arrays(const Arrays &arrays) {
-    return {input(arrays, 0), input(arrays, 3), {}};
+    return {input(arrays, 0), 3, 0};
 }
 
-// out0 [pieces, rank, columns] = of each piece of rows, scale times the products of in3 [tokens,
-// rank], read across, with what a dropout leaves of columns of in0 [tokens, pitch]; or, across,
-// [pieces, columns, rank]. in1, in2 see load_masks. Warps share the rows.
+// out0 [pieces, updates, rank, columns] = of each piece of rows and each update, scale times the
+// products of its rows [tokens, rank], in3 and behind it, read across, with what a dropout leaves
+// of columns of in0 [tokens, pitch]; or, across, [pieces, updates, columns, rank]. in1, in2 see
+// load_masks. Warps share the rows.
 template <int RANKS, class Array>
-BODY void low_rank_gradient_tile(const Arrays &arrays, const LowRank &n, int64_t block, float *shared) {
+BODY void low_rank_gradient_tile(const Arrays &arrays, const LowRank &all_of_them, int64_t number, float *shared) {
+    const int update = (int)(number % all_of_them.updates);
+    const int64_t block = number / all_of_them.updates;
+    const LowRank n = update_of(all_of_them, update);
     RowMask *masks = (RowMask *)(shared + RANKS * UP_COLUMNS);
     const WideRows<Array> x(n, input<Array>(arrays, 0));
-    const LowRows<Array> low(n, input<Array>(arrays, 3));
+    const LowRows<Array> low(n, input_of<Array>(arrays, 3, update));
     const int64_t strips = (n.columns + UP_COLUMNS - 1) / UP_COLUMNS, piece = block / strips;
     const int64_t first = piece * GRADIENT_ROWS;
     const int strip = (int)(block % strips) * UP_COLUMNS, columns = (int)n.columns, rank = (int)n.rank;
@@ -315,7 +326,7 @@ BODY void low_rank_gradient_tile(const Arrays &arrays, const LowRank &n, int64_t
 #pragma unroll
                 for (int i = 0; i < 2; i++) {
                     found[i] = widened(own.next[2 * half + i]);
-                    drop(found[i], n.has_mask, n.mask, masks[top_at(thread, step) + 2 * half + i], column);
+                    drop(found[i], n.has_mask, n.masks[0], masks[top_at(thread, step) + 2 * half + i], column);
                 }
 #pragma unroll
                 for (int tile = 0; tile < 8; tile++)
@@ -364,7 +375,7 @@ BODY void low_rank_gradient_tile(const Arrays &arrays, const LowRank &n, int64_t
         }
         NEXT_PHASE();
     }
-    float *sums = results(arrays, 0) + piece * rank * columns;
+    float *sums = results(arrays, 0) + (piece * n.updates + update) * rank * columns;
     EACH_HALF(thread) {
         for (int place = thread; place < RANKS * UP_COLUMNS; place += HALF_THREADS) {
             const int of = place / UP_COLUMNS, column = strip + place % UP_COLUMNS;

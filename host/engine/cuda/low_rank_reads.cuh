@@ -9,13 +9,18 @@
 #include "dropout.cuh"
 #include "fragments.cuh"
 
+// Updates at most that are worked on together.
+const int UPDATES = 3;
+
 struct LowRank {
-    // Blocks.
+    // Blocks, those of updates that are worked on together side by side.
     int64_t rows;
+    // Such updates, and by how much the columns of each lie behind those of the one before.
+    int64_t updates, step;
     // Of the wide matrix: its rows, the columns that count, the first of these, and all.
     int64_t tokens, columns, first, pitch;
     int64_t rank;
-    Mask mask;
+    Mask masks[UPDATES];
     Packing packing;
     float scale;
     int32_t has_mask;
@@ -23,23 +28,43 @@ struct LowRank {
     int32_t across, adds;
 };
 
+// One of the updates by itself: its mask is the first. Numbers that are chosen among so few lie in
+// no memory.
+BODY LowRank update_of(const LowRank &n, int update) {
+    LowRank own = n;
+    own.first += update * n.step;
+    own.masks[0] = update == 0 ? n.masks[0] : update == 1 ? n.masks[1] : n.masks[2];
+    return own;
+}
+
+// The array of one of the updates, of which the first's has such a number.
+template <class Array = Numbers> BODY Array input_of(const Arrays &arrays, int first, int update) {
+    const Array one = input<Array>(arrays, first), other = input<Array>(arrays, first + 1);
+    return update == 0 ? one : update == 1 ? other : input<Array>(arrays, first + 2);
+}
+
 // Whether each eight columns, from a first one on, are read at once.
 BODY bool by_eight(const Numbers &numbers, int64_t pitch, int64_t first) {
     return (pitch | first) % 8 == 0 && (uintptr_t)numbers.at % 16 == 0;
 }
 
-// What a kernel reads and writes by eight: a wide matrix, a narrow one and a vector, which may be
-// left out.
+// What a kernel reads and writes by eight: a wide matrix, and of each update a narrow one and a
+// vector, by the number of the first's; 0 where there are none.
 struct ReadArrays {
-    Numbers wide, low, vector;
+    Numbers wide;
+    int low, vector;
 };
 
 // Whether a kernel for bf16 takes these arrays.
-BODY bool reads_halves(const LowRank &n, const ReadArrays &arrays) {
-    const Numbers &low = arrays.low, &vector = arrays.vector;
-    const bool narrow = !low.at || (low.half && n.rank % 2 == 0 && (uintptr_t)low.at % 4 == 0);
-    return arrays.wide.half && n.columns % 8 == 0 && by_eight(arrays.wide, n.pitch, n.first) && narrow &&
-           !vector.half && (uintptr_t)vector.at % 16 == 0;
+BODY bool reads_halves(const Arrays &arrays, const LowRank &n, const ReadArrays &read) {
+    bool takes = read.wide.half && n.columns % 8 == 0 && by_eight(read.wide, n.pitch, n.first | n.step);
+    for (int update = 0; update < n.updates; update++) {
+        const Numbers low = read.low ? input(arrays, read.low + update) : Numbers{nullptr, true};
+        const Numbers vector = read.vector ? input(arrays, read.vector + update) : Numbers{nullptr, false};
+        const bool by_two = !read.low || (n.rank % 2 == 0 && (uintptr_t)low.at % 4 == 0);
+        takes = takes && low.half && by_two && !vector.half && (uintptr_t)vector.at % 16 == 0;
+    }
+    return takes;
 }
 
 #ifdef __CUDACC__
@@ -50,7 +75,7 @@ BODY bool reads_halves(const LowRank &n, const ReadArrays &arrays) {
 
 #define CHOICE_OF_READS(NAME, ARRAYS)                                                             \
     static bool NAME##_halves(const Arrays &arrays, const LowRank &n) {                           \
-        return reads_halves(n, ARRAYS(arrays));                                                   \
+        return reads_halves(arrays, n, ARRAYS(arrays));                                           \
     }                                                                                             \
     static const char *NAME##_suffix(const Arrays &arrays, const LowRank &n) {                    \
         return NAME##_halves(arrays, n) ? "_Halves" : "_Numbers";                                 \

@@ -87,11 +87,11 @@ fn low_ranks(pair: &Pair<'_>, mask: Mask) -> Result<()> {
     let rows = Rows::Packed(STARTS.to_vec());
     let packing = Packing::from(&rows);
     for (dtype, wide) in [
-        (DType::F32, Wide { rows: ROWS, columns: 61, first: 5, pitch: COLUMNS, rank: 7 }),
-        (DType::BF16, Wide { rows: ROWS, columns: 72, first: 8, pitch: 96, rank: 16 }),
-        (DType::BF16, Wide { rows: ROWS, columns: 1000, first: 0, pitch: 1000, rank: 12 }),
-        (DType::BF16, Wide { rows: ROWS, columns: 300, first: 0, pitch: 300, rank: 40 }),
-        (DType::BF16, Wide { rows: ROWS, columns: 304, first: 0, pitch: 304, rank: 64 }),
+        (DType::F32, Wide { rows: ROWS, columns: 61, first: 5, step: 0, pitch: COLUMNS, rank: 7 }),
+        (DType::BF16, Wide { rows: ROWS, columns: 72, first: 8, step: 0, pitch: 96, rank: 16 }),
+        (DType::BF16, Wide { rows: ROWS, columns: 1000, first: 0, step: 0, pitch: 1000, rank: 12 }),
+        (DType::BF16, Wide { rows: ROWS, columns: 300, first: 0, step: 0, pitch: 300, rank: 40 }),
+        (DType::BF16, Wide { rows: ROWS, columns: 304, first: 0, step: 0, pitch: 304, rank: 64 }),
     ] {
         for across in [false, true] {
             let on = |own: &Own, device: &Device| -> Result<[Tensor; 3]> {
@@ -99,18 +99,19 @@ fn low_ranks(pair: &Pair<'_>, mask: Mask) -> Result<()> {
                     values(count, salt)?.to_dtype(dtype)?.to_device(device)
                 };
                 let lists = [integers(&STARTS)?.to_device(device)?, integers(&PLACES)?.to_device(device)?];
-                let dropped = Dropped { mask, packing, lists };
+                let dropped = Dropped { masks: vec![mask], packing, lists };
                 let (x, out) = (array(ROWS * wide.pitch, 60, dtype)?, array(ROWS * wide.pitch, 61, dtype)?);
                 let factor = array(wide.rank * wide.columns, 62, DType::F32)?;
-                let factor = Factor { array: &factor, across, scale: 0.5 };
+                let factor = Factor { array: &[&factor][..], across, scale: 0.5 };
                 let down = array(ROWS * wide.rank, 63, dtype)?;
                 own.low_rank_down(wide, &x, Some(&dropped), factor, &down)?;
                 let low = array(ROWS * wide.rank, 64, DType::BF16)?;
                 let bias = array(wide.columns, 65, DType::F32)?;
-                let update = Update { out: &out, adds: across, bias: (!across).then_some(&bias) };
-                own.low_rank_up(wide, &low, Some(&dropped), factor, update)?;
+                let biases = if across { &[][..] } else { &[&bias][..] };
+                let update = Update { out: &out, adds: across, biases };
+                own.low_rank_up(wide, &[&low], Some(&dropped), factor, update)?;
                 let of = Factor { array: (), across, scale: 0.5 };
-                Ok([down, out, own.low_rank_gradient(wide, &x, Some(&dropped), &low, of)?])
+                Ok([down, out, own.low_rank_gradient(wide, &x, Some(&dropped), &[&low], of)?])
             };
             let (found, expected) = (on(&pair.here, pair.device)?, on(&pair.reference, &Device::Cpu)?);
             let names = ["low_rank_down", "low_rank_up", "low_rank_gradient"];

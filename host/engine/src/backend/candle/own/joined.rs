@@ -54,24 +54,31 @@ impl Candle {
             return Ok(false);
         }
         let result = self.writable(program, y, true)?;
-        // Columns that no kernel of a low-rank update writes with its bias.
-        let mut rest = 0;
-        let mut later = Vec::new();
-        for low_rank in &low_ranks {
-            let Instruction::LowRank { first_column, b, .. } = *low_rank else { continue };
-            let (columns, rank) = self.shape(program, b);
-            if first_column < rest || !self.by_kernels(rank) {
-                later.push(low_rank);
-                continue;
+        // Kernels write the bias of the columns that they update.
+        let by_kernels = match self.step_between(program, &low_ranks) {
+            None => &[],
+            Some(step) => {
+                let mut biases = Vec::new();
+                for low_rank in &low_ranks {
+                    if let Instruction::LowRank { first_column, b, .. } = *low_rank {
+                        biases.push(bias.narrow(0, first_column, self.shape(program, b).0)?);
+                    }
+                }
+                let biases: Vec<&Tensor> = biases.iter().collect();
+                self.run_updates(own, program, &low_ranks, step, &biases)?;
+                &low_ranks[..]
             }
-            put_bias(own, &bias, &result, (rows, pitch), rest..first_column)?;
-            let own_bias = bias.narrow(0, first_column, columns)?;
-            self.run_update(own, program, low_rank, Some(&own_bias))?;
-            rest = first_column + columns;
+        };
+        let mut rest = 0;
+        for low_rank in by_kernels {
+            if let Instruction::LowRank { first_column, b, .. } = *low_rank {
+                put_bias(own, &bias, &result, (rows, pitch), rest..first_column)?;
+                rest = first_column + self.shape(program, b).0;
+            }
         }
         put_bias(own, &bias, &result, (rows, pitch), rest..pitch)?;
-        for low_rank in later {
-            self.run_update(own, program, low_rank, None)?;
+        for low_rank in &low_ranks[by_kernels.len()..] {
+            self.run_low_rank(own, program, low_rank)?;
         }
         let product = LinearProduct { x, weight, y, first_column: 0, accumulate: true };
         self.multiply(own, program, &product, &result)?;

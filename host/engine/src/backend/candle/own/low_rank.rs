@@ -5,7 +5,7 @@ use candle_core::Tensor;
 
 use super::kernels::{self, Kernel};
 use super::launch::Own;
-use super::numbers::{self, Mask, Packing};
+use super::numbers::{self, Mask, Packing, UPDATES};
 use super::sums::Summands;
 use crate::backend::BackendError;
 
@@ -22,21 +22,24 @@ const GRADIENT_ROWS: usize = 256;
 const UP_COLUMNS: usize = 256;
 const GRADIENT_COLUMNS: usize = 64;
 
-/// Some columns of a matrix of rows, and a rank.
+/// Some columns of a matrix of rows, and a rank. Updates that are worked on together have as
+/// many columns each, and the same rank.
 #[derive(Clone, Copy)]
 pub struct Wide {
     pub rows: usize,
     pub columns: usize,
-    /// The first of them, and all columns of the matrix.
+    /// The first of them, by how much those of each further update lie behind, and all columns
+    /// of the matrix.
     pub first: usize,
+    pub step: usize,
     pub pitch: usize,
     pub rank: usize,
 }
 
-/// By what rows of a wide matrix are dropped, if they are: the mask, to what the rows belong,
-/// and the lists of that (`Candle::packing_arrays`).
+/// By what rows of a wide matrix are dropped, if they are: the mask of each update, to what the
+/// rows belong, and the lists of that (`Candle::packing_arrays`).
 pub struct Dropped {
-    pub mask: Mask,
+    pub masks: Vec<Mask>,
     pub packing: Packing,
     pub lists: [Tensor; 2],
 }
@@ -50,31 +53,35 @@ pub struct Factor<Array> {
     pub scale: f32,
 }
 
-impl<Array> Factor<Array> {
-    /// The same of an array.
-    pub fn of<Other>(self, array: Other) -> Factor<Other> {
-        Factor { array, across: self.across, scale: self.scale }
-    }
-}
+/// The factors of updates that are worked on together.
+type Factors<'a> = Factor<&'a [&'a Tensor]>;
 
-/// Where rows times a factor go: into an array, or added to it, with a vector of the columns.
+/// Where rows times factors go: into an array, or added to it, with vectors of the columns, if
+/// any.
 #[derive(Clone, Copy)]
 pub struct Update<'a> {
     pub out: &'a Tensor,
     pub adds: bool,
-    pub bias: Option<&'a Tensor>,
+    pub biases: &'a [&'a Tensor],
 }
 
 impl Wide {
-    fn numbers(&self, rows: usize, dropped: Option<&Dropped>) -> numbers::LowRank {
+    /// `rows` are the blocks of one update.
+    fn numbers(&self, rows: usize, updates: usize, dropped: Option<&Dropped>) -> numbers::LowRank {
+        let mut masks = [Mask::default(); UPDATES];
+        if let Some(dropped) = dropped {
+            masks[..updates].copy_from_slice(&dropped.masks);
+        }
         numbers::LowRank {
-            rows: rows as i64,
+            rows: (rows * updates) as i64,
+            updates: updates as i64,
+            step: self.step as i64,
             tokens: self.rows as i64,
             columns: self.columns as i64,
             first: self.first as i64,
             pitch: self.pitch as i64,
             rank: self.rank as i64,
-            mask: dropped.map(|dropped| dropped.mask).unwrap_or_default(),
+            masks,
             packing: dropped.map(|dropped| dropped.packing).unwrap_or_default(),
             scale: 1.0,
             has_mask: i32::from(dropped.is_some()),
@@ -93,15 +100,21 @@ impl Wide {
     }
 }
 
-/// The inputs of a kernel: an array, by what rows are dropped, and another array.
-fn inputs<'a>(array: &'a Tensor, dropped: Option<&'a Dropped>, other: &'a Tensor) -> [Option<&'a Tensor>; 4] {
+/// The inputs of a kernel: an array, by what rows are dropped, and further arrays of each update.
+fn inputs<'a>(
+    array: Option<&'a Tensor>,
+    dropped: Option<&'a Dropped>,
+    of_each: [&[&'a Tensor]; 3],
+) -> Vec<Option<&'a Tensor>> {
     let [starts, places] = dropped.map_or([None, None], |dropped| dropped.lists.each_ref().map(Some));
-    [Some(array), starts, places, Some(other)]
+    let of_each =
+        of_each.into_iter().flat_map(|arrays| (0..UPDATES).map(|update| arrays.get(update).copied()));
+    [array, starts, places].into_iter().chain(of_each).collect()
 }
 
 impl Own {
-    /// What a dropout leaves of columns of `x`, times a factor read across to [rows, rank],
-    /// into an array of that size.
+    /// What dropouts leave of columns of `x`, times the factor of each update read across, into an
+    /// array [updates, rows, rank].
     ///
     /// # Errors
     /// As [`Own::run`].
@@ -110,45 +123,44 @@ impl Own {
         wide: Wide,
         x: &Tensor,
         dropped: Option<&Dropped>,
-        factor: Factor<&Tensor>,
+        factors: Factors<'_>,
         low: &Tensor,
     ) -> Result<()> {
         let numbers = numbers::LowRank {
-            scale: factor.scale,
-            across: i32::from(factor.across),
-            ..wide.numbers(wide.rows.div_ceil(DOWN_ROWS), dropped)
+            scale: factors.scale,
+            across: i32::from(factors.across),
+            ..wide.numbers(wide.rows.div_ceil(DOWN_ROWS), factors.array.len(), dropped)
         };
         let kernel = wide.of(&kernels::LOW_RANK_DOWN_16, &kernels::LOW_RANK_DOWN_64);
-        self.run_into(kernel, numbers, &inputs(x, dropped, factor.array), low)
+        self.run_into(kernel, numbers, &inputs(Some(x), dropped, [factors.array, &[], &[]]), low)
     }
 
-    /// What a dropout leaves of `low` [rows, rank] times a factor, and a bias, into columns of a
-    /// matrix, or added to them.
+    /// What dropouts leave of the rows [rows, rank] of each update times its factor, and biases,
+    /// into columns of a matrix, or added to them. Updates have columns of their own.
     ///
     /// # Errors
     /// As [`Own::run`].
     pub fn low_rank_up(
         &self,
         wide: Wide,
-        low: &Tensor,
+        lows: &[&Tensor],
         dropped: Option<&Dropped>,
-        factor: Factor<&Tensor>,
-        Update { out, adds, bias }: Update<'_>,
+        factors: Factors<'_>,
+        Update { out, adds, biases }: Update<'_>,
     ) -> Result<()> {
         let blocks = wide.rows.div_ceil(UP_ROWS) * wide.columns.div_ceil(UP_COLUMNS);
         let numbers = numbers::LowRank {
-            scale: factor.scale,
-            across: i32::from(factor.across),
+            scale: factors.scale,
+            across: i32::from(factors.across),
             adds: i32::from(adds),
-            ..wide.numbers(blocks, dropped)
+            ..wide.numbers(blocks, lows.len(), dropped)
         };
         let kernel = wide.of(&kernels::LOW_RANK_UP_16, &kernels::LOW_RANK_UP_64);
-        let inputs = [&inputs(low, dropped, factor.array)[..], &[bias]].concat();
-        self.run_into(kernel, numbers, &inputs, out)
+        self.run_into(kernel, numbers, &inputs(None, dropped, [factors.array, lows, biases]), out)
     }
 
-    /// scale times `low` [rows, rank], across, times what a dropout leaves of columns of `x`:
-    /// flat, of [rank, columns], or across of [columns, rank].
+    /// scale times the rows [rows, rank] of each update, across, times what dropouts leave of
+    /// columns of `x`: flat, of [updates, rank, columns], or across of [updates, columns, rank].
     ///
     /// # Errors
     /// As [`Own::run`].
@@ -157,18 +169,19 @@ impl Own {
         wide: Wide,
         x: &Tensor,
         dropped: Option<&Dropped>,
-        low: &Tensor,
+        lows: &[&Tensor],
         Factor { array: (), across, scale }: Factor<()>,
     ) -> Result<Tensor> {
-        let elements = wide.rank * wide.columns;
+        let elements = lows.len() * wide.rank * wide.columns;
         let pieces = wide.rows.div_ceil(GRADIENT_ROWS);
         let numbers = numbers::LowRank {
             scale,
             across: i32::from(across),
-            ..wide.numbers(pieces * wide.columns.div_ceil(GRADIENT_COLUMNS), dropped)
+            ..wide.numbers(pieces * wide.columns.div_ceil(GRADIENT_COLUMNS), lows.len(), dropped)
         };
         let kernel = wide.of(&kernels::LOW_RANK_GRADIENT_16, &kernels::LOW_RANK_GRADIENT_64);
-        let [sums] = self.run(kernel, numbers, &inputs(x, dropped, low), [pieces * elements])?;
+        let [sums] =
+            self.run(kernel, numbers, &inputs(Some(x), dropped, [lows, &[], &[]]), [pieces * elements])?;
         if pieces == 1 {
             return Ok(sums);
         }

@@ -30,6 +30,7 @@ mod simulated;
 mod sums;
 #[cfg(test)]
 mod timing;
+mod update_products;
 mod updates;
 
 pub use check::checked;

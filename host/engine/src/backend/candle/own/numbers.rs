@@ -5,6 +5,9 @@ use crate::backend::candle::masks::Rows;
 use crate::kernels::dropout::Mask as DropoutMask;
 use crate::program::instruction::Activation;
 
+/// Low-rank updates at most that kernels work on together.
+pub const UPDATES: usize = 3;
+
 /// Numbers of a kernel, plain data for both sides.
 ///
 /// # Safety
@@ -193,14 +196,16 @@ pub struct AddBias {
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct LowRank {
-    /// Blocks.
+    /// Blocks, those of updates that are worked on together side by side.
     pub rows: i64,
+    pub updates: i64,
+    pub step: i64,
     pub tokens: i64,
     pub columns: i64,
     pub first: i64,
     pub pitch: i64,
     pub rank: i64,
-    pub mask: Mask,
+    pub masks: [Mask; UPDATES],
     pub packing: Packing,
     pub scale: f32,
     pub has_mask: i32,

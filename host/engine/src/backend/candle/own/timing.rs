@@ -169,39 +169,47 @@ fn rows(bench: &Bench, own: &Own) -> Result<()> {
         .moves("embeddings", 2 * COLUMNS, &|| own.run(&k::EMBED, embed, &inputs, [made(COLUMNS)]).map(|_| ()))
 }
 
-/// Low-rank updates of queries among queries, keys and values, and their gradients.
+/// Low-rank updates of queries and of values among queries, keys and values, and their
+/// gradients, two at a time.
 fn low_ranks(bench: &Bench, own: &Own) -> Result<()> {
     let tokens = bench.tokens;
     let [starts, places] = bench.sequences(128);
     let packing = Packing::from(&Rows::Packed(starts.clone()));
-    let dropped = Dropped { mask: mask(), packing, lists: [bench.list(starts)?, bench.list(places)?] };
+    let dropped = |updates: usize| -> Result<Dropped> {
+        let lists = [bench.list(starts.clone())?, bench.list(places.clone())?];
+        Ok(Dropped { masks: vec![mask(); updates], packing, lists })
+    };
+    let (one, both) = (dropped(1)?, dropped(2)?);
     let x = bench.halves(tokens * COLUMNS)?;
     let qkv = bench.halves(tokens * 3 * COLUMNS)?;
-    let low = bench.halves(tokens * RANK)?;
+    let low = bench.halves(2 * tokens * RANK)?;
+    let (first, second) = (low.narrow(0, 0, tokens * RANK)?, low.narrow(0, tokens * RANK, tokens * RANK)?);
     let (array, bias) = (bench.floats(RANK * COLUMNS)?, bench.floats(COLUMNS)?);
-    let wide = Wide { rows: tokens, columns: COLUMNS, first: 0, pitch: COLUMNS, rank: RANK };
-    let of_qkv = Wide { pitch: 3 * COLUMNS, ..wide };
-    let factor = |across: bool| Factor { array: &array, across, scale: 2.0 };
-    bench.moves("low rank, rows by A", COLUMNS, &|| {
-        own.low_rank_down(wide, &x, Some(&dropped), factor(false), &low)
+    let wide = Wide { rows: tokens, columns: COLUMNS, first: 0, step: 0, pitch: COLUMNS, rank: RANK };
+    let of_qkv = Wide { step: 2 * COLUMNS, pitch: 3 * COLUMNS, ..wide };
+    let (lows, arrays) = ([&first, &second], [&array, &array]);
+    let factors = |across: bool| Factor { array: &arrays[..], across, scale: 2.0 };
+    bench.moves("low rank, rows by A", 2 * COLUMNS, &|| {
+        own.low_rank_down(wide, &x, Some(&both), factors(false), &low)
     })?;
-    let update = Update { out: &qkv, adds: false, bias: Some(&bias) };
-    bench.moves("low rank, bias and rows by B, put", COLUMNS, &|| {
-        own.low_rank_up(of_qkv, &low, None, factor(true), update)
+    let update = Update { out: &qkv, adds: false, biases: &[&bias, &bias] };
+    bench.moves("low rank, biases and rows by B, put", 2 * COLUMNS, &|| {
+        own.low_rank_up(of_qkv, &lows, None, factors(true), update)
     })?;
-    bench.moves("low rank, gradients by B", COLUMNS, &|| {
-        own.low_rank_down(of_qkv, &qkv, None, factor(true), &low)
+    bench.moves("low rank, gradients by B", 2 * COLUMNS, &|| {
+        own.low_rank_down(of_qkv, &qkv, None, factors(true), &low)
     })?;
-    let update = Update { out: &x, adds: true, bias: None };
-    bench.moves("low rank, gradients by A, added", 2 * COLUMNS, &|| {
-        own.low_rank_up(wide, &low, Some(&dropped), factor(false), update)
+    let update = Update { out: &x, adds: true, biases: &[] };
+    bench.moves("low rank, gradients by A, added, of one", 2 * COLUMNS, &|| {
+        let factor = Factor { array: &arrays[..1], across: false, scale: 2.0 };
+        own.low_rank_up(wide, &lows[..1], Some(&one), factor, update)
     })?;
     let of = |across: bool| Factor { array: (), across, scale: 1.0 };
-    bench.moves("low rank, gradient of A", COLUMNS, &|| {
-        own.low_rank_gradient(wide, &x, Some(&dropped), &low, of(false)).map(|_| ())
+    bench.moves("low rank, gradients of A", 2 * COLUMNS, &|| {
+        own.low_rank_gradient(wide, &x, Some(&both), &lows, of(false)).map(|_| ())
     })?;
-    bench.moves("low rank, gradient of B", COLUMNS, &|| {
-        own.low_rank_gradient(of_qkv, &qkv, None, &low, of(true)).map(|_| ())
+    bench.moves("low rank, gradients of B", 2 * COLUMNS, &|| {
+        own.low_rank_gradient(of_qkv, &qkv, None, &lows, of(true)).map(|_| ())
     })
 }
 

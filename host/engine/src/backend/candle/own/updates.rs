@@ -1,70 +1,118 @@
-//! Instructions of low-rank updates: by the kernels of `low_rank.rs` where products are of bf16,
-//! elsewhere by products.
+//! Instructions of low-rank updates where products are of bf16: by the kernels of `low_rank.rs`,
+//! those of one input together, as of queries and values.
 
 use candle_core::Tensor;
 
-use super::kernels::ADD_ROWS;
 use super::launch::Own;
-use super::linear::weight_gradient;
 use super::low_rank::{Dropped, Factor, RANKS, Update, Wide};
-use super::numbers::{Packing, RowDropout};
-use super::products::{Product, Side};
+use super::numbers::{Mask, Packing, UPDATES};
 use crate::backend::BackendError;
-use crate::backend::candle::Candle;
-use crate::backend::candle::masks;
 use crate::backend::candle::products::Products;
+use crate::backend::candle::{Candle, masks};
 use crate::program::build::Program;
 use crate::program::instruction::{Dropout, Instruction};
 use crate::program::value::ValueId;
 
 type Result<T> = std::result::Result<T, BackendError>;
 
+/// What is alike of updates that kernels work on together: the wide values, shapes, scale, with
+/// which probability rows are dropped, and whether factors train.
+#[derive(PartialEq)]
+struct Alike {
+    values: [Option<ValueId>; 3],
+    shapes: [(usize, usize); 2],
+    scale: f32,
+    probability: Option<f32>,
+    trains: [bool; 2],
+}
+
+/// Where an update's columns begin in its result.
+fn first_column(update: &Instruction) -> usize {
+    match *update {
+        Instruction::LowRank { first_column, .. } | Instruction::LowRankBackward { first_column, .. } => {
+            first_column
+        }
+        _ => 0,
+    }
+}
+
 impl Candle {
-    /// Runs an instruction of a low-rank update; answers whether it is one.
+    fn alike(&self, program: &Program, update: &Instruction) -> Option<Alike> {
+        let shapes = |a: ValueId, b: ValueId| [self.shape(program, a), self.shape(program, b)];
+        match *update {
+            Instruction::LowRank { x, a, b, y, scale, dropout, .. } => Some(Alike {
+                values: [Some(x), Some(y), None],
+                shapes: shapes(a, b),
+                scale,
+                probability: dropout.map(|dropout| dropout.probability),
+                trains: [false; 2],
+            }),
+            Instruction::LowRankBackward { dy, x, a, b, da, db, dx, scale, dropout, .. } => Some(Alike {
+                values: [Some(dy), x, dx.map(|(dx, _)| dx)],
+                shapes: shapes(a, b),
+                scale,
+                probability: dropout.map(|dropout| dropout.probability),
+                trains: [da.is_some(), db.is_some()],
+            }),
+            _ => None,
+        }
+    }
+
+    /// By how much the columns of each update lie behind those of the one before, where kernels
+    /// can work on all of them together.
+    pub(super) fn step_between(&self, program: &Program, updates: &[Instruction]) -> Option<usize> {
+        let alike = self.alike(program, updates.first()?)?;
+        let (rank, _) = alike.shapes[0];
+        let same = updates.iter().all(|update| self.alike(program, update).as_ref() == Some(&alike));
+        let steps = updates.windows(2).map(|pair| first_column(&pair[1]).checked_sub(first_column(&pair[0])));
+        let steps = steps.collect::<Option<Vec<usize>>>()?;
+        let step = steps.first().copied().unwrap_or(0);
+        let spaced = steps.iter().all(|&other| other == step && step >= alike.shapes[1].0);
+        (self.by_kernels(rank) && same && spaced && updates.len() <= UPDATES).then_some(step)
+    }
+
+    /// Updates from this instruction on whose gradients kernels compute together, in the order of
+    /// their columns.
+    fn backward_together(&self, program: &Program, instruction: &Instruction) -> Vec<Instruction> {
+        let mut updates = vec![instruction.clone()];
+        for next in program.instructions().skip(self.place + 1) {
+            let mut more = [&updates[..], std::slice::from_ref(next)].concat();
+            more.sort_by_key(first_column);
+            if self.step_between(program, &more).is_none() {
+                break;
+            }
+            updates = more;
+        }
+        updates
+    }
+
+    /// Runs an instruction of a low-rank update; answers whether it is one. Those that are run
+    /// with it are counted in `ahead`.
     pub(super) fn run_low_rank(
         &mut self,
         own: &Own,
         program: &Program,
         instruction: &Instruction,
     ) -> Result<bool> {
-        match *instruction {
-            Instruction::LowRank { .. } => self.run_update(own, program, instruction, None)?,
-            Instruction::LowRankBackward {
-                dy,
-                x,
-                a,
-                b,
-                hidden,
-                da,
-                db,
-                dx,
-                first_column,
-                scale,
-                dropout,
-                ..
-            } => {
-                let ((rank, inputs), (outputs, _)) = (self.shape(program, a), self.shape(program, b));
-                let (rows, pitch) = self.shape(program, dy);
-                // SAFETY: all of it is written.
-                let low = unsafe { Tensor::empty(rows * rank, self.products.operands(), &self.device) }?;
-                let wide = Wide { rows, columns: outputs, first: first_column, pitch, rank };
-                let of = Factor { array: b, across: true, scale };
-                self.low_rank_down(own, program, wide, (dy, None), of, &low)?;
-                if let Some(db) = db {
-                    let hidden = self.operand(own, program, hidden)?;
-                    let of = Factor { array: (), across: true, scale };
-                    let gradient = self.low_rank_gradient(own, program, wide, (dy, None), &hidden, of)?;
-                    self.set(program, db, gradient, true)?;
+        match instruction {
+            Instruction::LowRank { .. } => {
+                let updates = std::slice::from_ref(instruction);
+                match self.step_between(program, updates) {
+                    Some(step) => self.run_updates(own, program, updates, step, &[])?,
+                    None => self.run_by_products(own, program, instruction)?,
                 }
-                let wide = Wide { rows, columns: inputs, first: 0, pitch: inputs, rank };
-                if let (Some(da), Some(x)) = (da, x) {
-                    let of = Factor { array: (), across: false, scale: 1.0 };
-                    let gradient = self.low_rank_gradient(own, program, wide, (x, dropout), &low, of)?;
-                    self.set(program, da, gradient, true)?;
-                }
-                if let Some((dx, accumulate)) = dx {
-                    let of = Factor { array: a, across: false, scale: 1.0 };
-                    self.low_rank_up(own, program, wide, &low, of, (dx, accumulate, dropout))?;
+            }
+            Instruction::LowRankBackward { .. } => {
+                let updates = self.backward_together(program, instruction);
+                match self.step_between(program, &updates) {
+                    Some(step) => {
+                        // The first of the program says whether there is a gradient to add to.
+                        let adds =
+                            matches!(instruction, Instruction::LowRankBackward { dx: Some((_, true)), .. });
+                        self.run_backward(own, program, &updates, step, adds)?;
+                        self.ahead = updates.len() - 1;
+                    }
+                    None => self.run_backward_by_products(own, program, instruction)?,
                 }
             }
             _ => return Ok(false),
@@ -72,182 +120,147 @@ impl Candle {
         Ok(true)
     }
 
-    /// Runs a low-rank update, added to its result; or in its place, together with a bias of
-    /// its columns, where the result's array was made.
-    pub(super) fn run_update(
+    /// Runs low-rank updates by kernels, added to their result; or in its place, with the biases
+    /// of their columns.
+    pub(super) fn run_updates(
         &mut self,
         own: &Own,
         program: &Program,
-        instruction: &Instruction,
-        bias: Option<&Tensor>,
+        updates: &[Instruction],
+        step: usize,
+        biases: &[&Tensor],
     ) -> Result<()> {
-        let Instruction::LowRank { x, a, b, hidden, y, first_column, scale, dropout } = *instruction else {
+        let Some(&Instruction::LowRank { x, a, b, y, first_column, scale, .. }) = updates.first() else {
             return Ok(());
         };
         let ((rank, inputs), (outputs, _)) = (self.shape(program, a), self.shape(program, b));
         let (rows, pitch) = self.shape(program, y);
-        let low = self.writable(program, hidden, true)?;
-        let wide = Wide { rows, columns: inputs, first: 0, pitch: inputs, rank };
-        let of = Factor { array: a, across: false, scale: 1.0 };
-        self.low_rank_down(own, program, wide, (x, dropout), of, &low)?;
-        let low = self.operand(own, program, hidden)?;
-        let wide = Wide { rows, columns: outputs, first: first_column, pitch, rank };
-        let of = Factor { array: b, across: true, scale };
-        let Some(bias) = bias else {
-            return self.low_rank_up(own, program, wide, &low, of, (y, true, None));
-        };
-        let array = self.weight(program, b)?;
+        let (mut factors, mut hiddens, mut dropouts) = (Vec::new(), Vec::new(), Vec::new());
+        for update in updates {
+            if let Instruction::LowRank { a, b, hidden, dropout, .. } = *update {
+                factors.push([self.weight(program, a)?, self.weight(program, b)?]);
+                hiddens.push(hidden);
+                dropouts.push(dropout);
+            }
+        }
+        let of = |which: usize| factors.iter().map(|pair| &pair[which]).collect::<Vec<&Tensor>>();
+        // Rows of all updates lie one behind the other.
+        let dtype = self.stored(program.root(hiddens[0]));
+        let count = rows * rank;
+        // SAFETY: all of it is written.
+        let low = unsafe { Tensor::empty(updates.len() * count, dtype, &self.device) }?;
+        let wide = Wide { rows, columns: inputs, first: 0, step: 0, pitch: inputs, rank };
+        let dropped = self.dropped(program, x, dropouts.into_iter())?;
+        let by_a = Factor { array: &of(0)[..], across: false, scale: 1.0 };
+        own.low_rank_down(wide, &self.peek(program, x)?, dropped.as_ref(), by_a, &low)?;
+        for (update, &hidden) in hiddens.iter().enumerate() {
+            self.set(program, hidden, low.narrow(0, update * count, count)?, false)?;
+        }
+        let lows = hiddens.iter().map(|&hidden| self.operand(own, program, hidden));
+        let lows = lows.collect::<Result<Vec<Tensor>>>()?;
+        let wide = Wide { rows, columns: outputs, first: first_column, step, pitch, rank };
+        let by_b = Factor { array: &of(1)[..], across: true, scale };
         let result = self.writable(program, y, false)?;
-        own.low_rank_up(
-            wide,
-            &low,
-            None,
-            of.of(&array),
-            Update { out: &result, adds: false, bias: Some(bias) },
-        )
+        let update = Update { out: &result, adds: biases.is_empty(), biases };
+        own.low_rank_up(wide, &lows.iter().collect::<Vec<_>>(), None, by_b, update)
+    }
+
+    /// Runs the gradients of low-rank updates by kernels; `adds` says whether the gradient of
+    /// their input is added to.
+    fn run_backward(
+        &mut self,
+        own: &Own,
+        program: &Program,
+        updates: &[Instruction],
+        step: usize,
+        adds: bool,
+    ) -> Result<()> {
+        let Some(&Instruction::LowRankBackward { dy, x, a, b, da, db, dx, first_column, scale, .. }) =
+            updates.first()
+        else {
+            return Ok(());
+        };
+        let ((rank, inputs), (outputs, _)) = (self.shape(program, a), self.shape(program, b));
+        let (rows, pitch) = self.shape(program, dy);
+        let (mut factors, mut hiddens, mut dropouts) = (Vec::new(), Vec::new(), Vec::new());
+        let mut gradients = Vec::new();
+        for update in updates {
+            if let Instruction::LowRankBackward { a, b, hidden, da, db, dropout, .. } = *update {
+                factors.push([self.weight(program, a)?, self.weight(program, b)?]);
+                hiddens.push(hidden);
+                dropouts.push(dropout);
+                gradients.push([da, db]);
+            }
+        }
+        let by_b: Vec<&Tensor> = factors.iter().map(|pair| &pair[1]).collect();
+        let count = rows * rank;
+        // SAFETY: all of it is written.
+        let low = unsafe { Tensor::empty(updates.len() * count, self.products.operands(), &self.device) }?;
+        let wide = Wide { rows, columns: outputs, first: first_column, step, pitch, rank };
+        let gradient = self.peek(program, dy)?;
+        own.low_rank_down(wide, &gradient, None, Factor { array: &by_b, across: true, scale }, &low)?;
+        if db.is_some() {
+            let lows = hiddens.iter().map(|&hidden| self.operand(own, program, hidden));
+            let lows = lows.collect::<Result<Vec<Tensor>>>()?;
+            let lows: Vec<&Tensor> = lows.iter().collect();
+            let of = Factor { array: (), across: true, scale };
+            let sums = own.low_rank_gradient(wide, &gradient, None, &lows, of)?;
+            self.set_each(program, gradients.iter().map(|pair| pair[1]), &sums)?;
+        }
+        let lows = (0..updates.len()).map(|update| low.narrow(0, update * count, count));
+        let lows = lows.collect::<candle_core::Result<Vec<Tensor>>>()?;
+        let wide = Wide { rows, columns: inputs, first: 0, step: 0, pitch: inputs, rank };
+        if let (Some(_), Some(x)) = (da, x) {
+            let dropped = self.dropped(program, x, dropouts.iter().copied())?;
+            let lows: Vec<&Tensor> = lows.iter().collect();
+            let of = Factor { array: (), across: false, scale: 1.0 };
+            let sums = own.low_rank_gradient(wide, &self.peek(program, x)?, dropped.as_ref(), &lows, of)?;
+            self.set_each(program, gradients.iter().map(|pair| pair[0]), &sums)?;
+        }
+        let Some((dx, _)) = dx else { return Ok(()) };
+        // All of them add to the same columns: one after the other.
+        for (update, (pair, low)) in factors.iter().zip(&lows).enumerate() {
+            let dropped = self.dropped(program, dx, dropouts[update..=update].iter().copied())?;
+            let adds = adds || update > 0;
+            let out = self.writable(program, dx, !adds)?;
+            let by_a = Factor { array: &[&pair[0]][..], across: false, scale: 1.0 };
+            own.low_rank_up(wide, &[low], dropped.as_ref(), by_a, Update { out: &out, adds, biases: &[] })?;
+        }
+        Ok(())
+    }
+
+    /// Adds what lies one behind the other to gradients of as many elements each.
+    fn set_each(
+        &mut self,
+        program: &Program,
+        gradients: impl Iterator<Item = Option<ValueId>>,
+        sums: &Tensor,
+    ) -> Result<()> {
+        let mut start = 0;
+        for gradient in gradients.flatten() {
+            let count = program.value(gradient).elements(&self.sizes);
+            self.set(program, gradient, sums.narrow(0, start, count)?, true)?;
+            start += count;
+        }
+        Ok(())
     }
 
     /// Whether there are kernels for a rank, or else products.
-    pub(super) fn by_kernels(&self, rank: usize) -> bool {
+    fn by_kernels(&self, rank: usize) -> bool {
         self.products == Products::Bf16 && rank <= RANKS
     }
 
-    /// By what a dropout of the rows of a value drops them.
+    /// By what the dropouts of the rows of a value drop them for each update.
     fn dropped(
         &self,
         program: &Program,
         value: ValueId,
-        dropout: Option<Dropout>,
+        dropouts: impl Iterator<Item = Option<Dropout>>,
     ) -> Result<Option<Dropped>> {
-        let Some(mask) = dropout.and_then(|dropout| masks::mask(&self.step, dropout)) else {
-            return Ok(None);
-        };
+        let masks = dropouts.map(|dropout| masks::mask(&self.step, dropout?).map(Mask::from));
+        let Some(masks) = masks.collect::<Option<Vec<Mask>>>() else { return Ok(None) };
         let rows = self.rows_of(program, value);
         let (packing, lists) = (Packing::from(&rows), self.packing_arrays(&rows)?);
-        Ok(Some(Dropped { mask: mask.into(), packing, lists }))
-    }
-
-    /// [`Own::low_rank_down`] of a value behind a dropout.
-    fn low_rank_down(
-        &self,
-        own: &Own,
-        program: &Program,
-        wide: Wide,
-        (x, dropout): (ValueId, Option<Dropout>),
-        factor: Factor<ValueId>,
-        low: &Tensor,
-    ) -> Result<()> {
-        if self.by_kernels(wide.rank) {
-            let (array, dropped) = (self.weight(program, factor.array)?, self.dropped(program, x, dropout)?);
-            return own.low_rank_down(
-                wide,
-                &self.peek(program, x)?,
-                dropped.as_ref(),
-                factor.of(&array),
-                low,
-            );
-        }
-        let input = self.dropped_operand(own, program, x, dropout)?;
-        let array = self.operand(own, program, factor.array)?;
-        let product = Product {
-            rows: wide.rows,
-            columns: wide.rank,
-            inner: wide.columns,
-            left: Side::new(&input, wide.pitch).from(wide.first),
-            right: match factor.across {
-                true => Side::new(&array, wide.rank),
-                false => Side::new(&array, wide.columns).across(),
-            },
-            factor: factor.scale,
-            pitch: wide.rank,
-            first: 0,
-            accumulate: false,
-        };
-        product.write_to(low)
-    }
-
-    /// [`Own::low_rank_up`] into a value, or added to it, behind a dropout.
-    fn low_rank_up(
-        &mut self,
-        own: &Own,
-        program: &Program,
-        wide: Wide,
-        low: &Tensor,
-        factor: Factor<ValueId>,
-        (out, adds, dropout): (ValueId, bool, Option<Dropout>),
-    ) -> Result<()> {
-        if self.by_kernels(wide.rank) {
-            let (array, dropped) =
-                (self.weight(program, factor.array)?, self.dropped(program, out, dropout)?);
-            let out = self.writable(program, out, !adds)?;
-            let update = Update { out: &out, adds, bias: None };
-            return own.low_rank_up(wide, low, dropped.as_ref(), factor.of(&array), update);
-        }
-        let array = self.operand(own, program, factor.array)?;
-        let product = Product {
-            rows: wide.rows,
-            columns: wide.columns,
-            inner: wide.rank,
-            left: Side::new(low, wide.rank),
-            right: match factor.across {
-                true => Side::new(&array, wide.rank).across(),
-                false => Side::new(&array, wide.columns),
-            },
-            factor: factor.scale,
-            pitch: wide.pitch,
-            first: wide.first,
-            accumulate: adds,
-        };
-        self.add_dropped(own, program, &product, out, dropout)
-    }
-
-    /// [`Own::low_rank_gradient`] of a value behind a dropout.
-    fn low_rank_gradient(
-        &self,
-        own: &Own,
-        program: &Program,
-        wide: Wide,
-        (x, dropout): (ValueId, Option<Dropout>),
-        low: &Tensor,
-        factor: Factor<()>,
-    ) -> Result<Tensor> {
-        if self.by_kernels(wide.rank) {
-            let dropped = self.dropped(program, x, dropout)?;
-            return own.low_rank_gradient(wide, &self.peek(program, x)?, dropped.as_ref(), low, factor);
-        }
-        let input = self.dropped_operand(own, program, x, dropout)?;
-        let (low, input) = (Side::new(low, wide.rank), Side::new(&input, wide.pitch).from(wide.first));
-        let product = match factor.across {
-            true => weight_gradient([wide.columns, wide.rank, wide.rows], input.across(), low, factor.scale),
-            false => weight_gradient([wide.rank, wide.columns, wide.rows], low.across(), input, factor.scale),
-        };
-        product.made()
-    }
-
-    /// Puts a product at a value's place, or adds it, behind a dropout.
-    fn add_dropped(
-        &mut self,
-        own: &Own,
-        program: &Program,
-        product: &Product<'_>,
-        out: ValueId,
-        dropout: Option<Dropout>,
-    ) -> Result<()> {
-        let mask = dropout.and_then(|dropout| masks::mask(&self.step, dropout));
-        let (Some(mask), Some(dropout)) = (mask, dropout) else {
-            return product.write_to(&self.writable(program, out, !product.accumulate)?);
-        };
-        let rows = self.rows_of(program, out);
-        if !product.accumulate {
-            let gradient = product.made_of(self.products.operands())?;
-            let dropped = self.own_dropout(&gradient, dropout, &rows, product.columns)?;
-            let dropped = dropped.ok_or_else(|| BackendError::Wrong("a dropout without its mask".into()))?;
-            return self.set(program, out, dropped, false);
-        }
-        let numbers = RowDropout::with(product.rows, product.columns, mask, &rows);
-        let [starts, places] = self.packing_arrays(&rows)?;
-        let gradient = product.made_of(self.products.operands())?;
-        let inputs = [&gradient, &starts, &places].map(Some);
-        own.run_into(&ADD_ROWS, numbers, &inputs, &self.writable(program, out, false)?)
+        Ok(Some(Dropped { masks, packing, lists }))
     }
 }

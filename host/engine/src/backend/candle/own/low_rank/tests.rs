@@ -61,7 +61,7 @@ fn left_of(own: &Own, x: &Tensor, wide: Wide, dropped: Option<&Dropped>) -> Tens
     let x = x.narrow(1, wide.first, wide.columns).unwrap().contiguous().unwrap();
     let Some(dropped) = dropped else { return x };
     let without = RowDropout::without(wide.rows, wide.columns);
-    let numbers = RowDropout { mask: dropped.mask, packing: dropped.packing, has_mask: 1, ..without };
+    let numbers = RowDropout { mask: dropped.masks[0], packing: dropped.packing, has_mask: 1, ..without };
     let inputs = [&x, &dropped.lists[0], &dropped.lists[1]].map(Some);
     let [left] = own.run(&ROW_DROPOUT, numbers, &inputs, [wide.rows * wide.columns]).unwrap();
     left.reshape((wide.rows, wide.columns)).unwrap()
@@ -76,13 +76,13 @@ fn rounded(x: &Tensor) -> Tensor {
 /// are read eight columns at once, some with more columns than a block has of a factor at a
 /// time; ranks of both kernels.
 const SHAPES: [Wide; 7] = [
-    Wide { rows: 43, columns: 61, first: 5, pitch: 70, rank: 3 },
-    Wide { rows: 131, columns: 264, first: 8, pitch: 280, rank: 16 },
-    Wide { rows: 300, columns: 64, first: 0, pitch: 64, rank: 8 },
-    Wide { rows: 70, columns: 300, first: 0, pitch: 300, rank: 17 },
-    Wide { rows: 33, columns: 72, first: 16, pitch: 96, rank: 64 },
-    Wide { rows: 35, columns: 1000, first: 0, pitch: 1000, rank: 12 },
-    Wide { rows: 45, columns: 536, first: 0, pitch: 544, rank: 32 },
+    Wide { rows: 43, columns: 61, first: 5, step: 0, pitch: 70, rank: 3 },
+    Wide { rows: 131, columns: 264, first: 8, step: 0, pitch: 280, rank: 16 },
+    Wide { rows: 300, columns: 64, first: 0, step: 0, pitch: 64, rank: 8 },
+    Wide { rows: 70, columns: 300, first: 0, step: 0, pitch: 300, rank: 17 },
+    Wide { rows: 33, columns: 72, first: 16, step: 0, pitch: 96, rank: 64 },
+    Wide { rows: 35, columns: 1000, first: 0, step: 0, pitch: 1000, rank: 12 },
+    Wide { rows: 45, columns: 536, first: 0, step: 0, pitch: 544, rank: 32 },
 ];
 
 fn each_case(check: impl Fn(&Own, Wide, DType, Option<&Dropped>, &str)) {
@@ -93,7 +93,7 @@ fn each_case(check: impl Fn(&Own, Wide, DType, Option<&Dropped>, &str)) {
         let list = |list: &[u32]| Tensor::from_slice(list, list.len(), &HERE).unwrap();
         let rows = masks::Rows::Packed(starts.to_vec());
         let dropped = Dropped {
-            mask: mask.into(),
+            masks: vec![mask.into()],
             packing: Packing::from(&rows),
             lists: [list(&starts), list(&[3, 0, 9, 1])],
         };
@@ -121,7 +121,7 @@ fn rows_times_a_factor_are_the_product_of_what_is_left() {
             for (of_result, bound) in [(DType::F32, 3e-6), (DType::BF16, 4e-3)] {
                 let found = whatever_the_order(|own| {
                     let low = values(wide.rows * wide.rank, 3, of_result);
-                    let factor = Factor { array: &array, across, scale: 2.0 };
+                    let factor = Factor { array: &[&array][..], across, scale: 2.0 };
                     own.low_rank_down(wide, &x, dropped, factor, &low).unwrap();
                     low
                 });
@@ -163,9 +163,10 @@ fn what_is_added_to_rows_is_dropped_and_leaves_other_columns() {
             let expected = Tensor::cat(&[before, part, behind], 1).unwrap();
             let found = whatever_the_order(|own| {
                 let out = there.copy().unwrap();
-                let factor = Factor { array: &array, across, scale: 0.5 };
-                let update = Update { out: &out, adds, bias };
-                own.low_rank_up(wide, &low, dropped, factor, update).unwrap();
+                let factor = Factor { array: &[&array][..], across, scale: 0.5 };
+                let biases: Vec<&Tensor> = bias.into_iter().collect();
+                let update = Update { out: &out, adds, biases: &biases };
+                own.low_rank_up(wide, &[&low], dropped, factor, update).unwrap();
                 out
             });
             let apart = apart(found, &expected);
@@ -186,9 +187,86 @@ fn a_factors_gradient_is_the_product_over_rows_of_what_is_left() {
         for across in [false, true] {
             let expected = if across { product.t().unwrap().contiguous().unwrap() } else { product.clone() };
             let of = Factor { array: (), across, scale: 0.5 };
-            let found = whatever_the_order(|own| own.low_rank_gradient(wide, &x, dropped, &low, of).unwrap());
+            let found =
+                whatever_the_order(|own| own.low_rank_gradient(wide, &x, dropped, &[&low], of).unwrap());
             let apart = apart(found, &expected);
             assert!(apart < 1e-6, "{case}, across: {across}: {apart:e}");
         }
     });
+}
+
+/// Updates that are worked on together come out as each by itself, to the bit: of other columns,
+/// and of the same ones, with masks of their own.
+#[test]
+fn updates_together_are_each_by_itself() {
+    fn of<'a>(array: &'a [&'a Tensor], across: bool) -> Factor<&'a [&'a Tensor]> {
+        Factor { array, across, scale: 0.5 }
+    }
+    let starts = [0, 7, 8, 30, 131];
+    let list = |list: &[u32]| Tensor::from_slice(list, list.len(), &HERE).unwrap();
+    let rows = masks::Rows::Packed(starts.to_vec());
+    let dropped = |updates: std::ops::Range<u32>| Dropped {
+        masks: updates
+            .map(|site| dropout::Mask::new(DropoutKey { seed: 5, step: 3, site }, 0.3).unwrap().into())
+            .collect(),
+        packing: Packing::from(&rows),
+        lists: [list(&starts), list(&[3, 0, 9, 1])],
+    };
+    let alone = |update: usize| dropped(update as u32..update as u32 + 1);
+    for (count, dtype, wide) in [
+        (2, DType::BF16, Wide { rows: 131, columns: 264, first: 8, step: 280, pitch: 560, rank: 16 }),
+        (3, DType::BF16, Wide { rows: 131, columns: 72, first: 0, step: 72, pitch: 216, rank: 40 }),
+        (3, DType::F32, Wide { rows: 131, columns: 21, first: 2, step: 23, pitch: 70, rank: 3 }),
+        (2, DType::BF16, Wide { rows: 131, columns: 64, first: 0, step: 0, pitch: 64, rank: 8 }),
+    ] {
+        let one = |update: usize| Wide { first: wide.first + update * wide.step, ..wide };
+        let all = dropped(0..count as u32);
+        let x = values(wide.rows * wide.pitch, 1, dtype);
+        let each = |elements: usize, salt: usize, dtype: DType| -> Vec<Tensor> {
+            (0..count).map(|update| values(elements, salt + update, dtype)).collect()
+        };
+        let factors = each(wide.rank * wide.columns, 10, DType::F32);
+        let lows = each(wide.rows * wide.rank, 20, DType::BF16);
+        let biases = each(wide.columns, 30, DType::F32);
+        let [factors, lows, biases] =
+            [&factors, &lows, &biases].map(|all| all.iter().collect::<Vec<&Tensor>>());
+        for own in [Own::new(&HERE).unwrap(), Own::simulated(Simulated { order: 7, blocks: 5 })] {
+            for across in [false, true] {
+                let low = |updates: usize| values(updates * wide.rows * wide.rank, 40, DType::BF16);
+                let together = low(count);
+                own.low_rank_down(wide, &x, Some(&all), of(&factors, across), &together).unwrap();
+                let by_itself = (0..count).flat_map(|update| {
+                    let (low, factor) = (low(1), of(&factors[update..=update], across));
+                    own.low_rank_down(one(update), &x, Some(&alone(update)), factor, &low).unwrap();
+                    numbers_of(&low)
+                });
+                assert_eq!(numbers_of(&together), by_itself.collect::<Vec<f32>>());
+
+                let without = Factor { array: (), across, scale: 0.5 };
+                let sums = own.low_rank_gradient(wide, &x, Some(&all), &lows, without).unwrap();
+                let by_itself = (0..count).flat_map(|update| {
+                    let low = &lows[update..=update];
+                    numbers_of(
+                        &own.low_rank_gradient(one(update), &x, Some(&alone(update)), low, without).unwrap(),
+                    )
+                });
+                assert_eq!(numbers_of(&sums), by_itself.collect::<Vec<f32>>());
+
+                if wide.step == 0 {
+                    // No two blocks write the same columns.
+                    continue;
+                }
+                let (out, other) = (x.copy().unwrap(), x.copy().unwrap());
+                let update = Update { out: &out, adds: across, biases: &biases };
+                own.low_rank_up(wide, &lows, Some(&all), of(&factors, across), update).unwrap();
+                for update in 0..count {
+                    let at = update..=update;
+                    let to = Update { out: &other, adds: across, biases: &biases[at.clone()] };
+                    let (low, factor) = (&lows[at.clone()], of(&factors[at], across));
+                    own.low_rank_up(one(update), low, Some(&alone(update)), factor, to).unwrap();
+                }
+                assert_eq!(numbers_of(&out), numbers_of(&other));
+            }
+        }
+    }
 }
