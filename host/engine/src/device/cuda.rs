@@ -52,15 +52,16 @@ fn gpu(number: usize) -> Result<Gpu, DriverError> {
     let context = CudaContext::new(number)?;
     let (free, total) = context.mem_get_info()?;
     let (major, minor) = context.compute_capability()?;
-    // What this process keeps without using it is free to this process.
-    let [kept, used] =
-        [Attribute::CU_MEMPOOL_ATTR_RESERVED_MEM_CURRENT, Attribute::CU_MEMPOOL_ATTR_USED_MEM_CURRENT]
-            .map(|attribute| of_pool(&context, attribute));
+    // What this process keeps without using it is free to this process; of a GPU that has no pools
+    // it keeps nothing.
+    let of_pool = |attribute: Attribute| of_pool(&context, attribute).unwrap_or(0);
+    let kept = of_pool(Attribute::CU_MEMPOOL_ATTR_RESERVED_MEM_CURRENT)
+        .saturating_sub(of_pool(Attribute::CU_MEMPOOL_ATTR_USED_MEM_CURRENT));
     Ok(Gpu {
         device: Device::Cuda(number),
         name: context.name()?,
         memory_bytes: total as u64,
-        free_bytes: free as u64 + kept?.saturating_sub(used?),
+        free_bytes: free as u64 + kept,
         capability: (major as u32, minor as u32),
     })
 }
@@ -88,14 +89,19 @@ fn of_pool(context: &CudaContext, attribute: Attribute) -> Result<u64, DriverErr
 pub struct KeptMemory(Arc<CudaContext>);
 
 impl KeptMemory {
-    /// Keeps memory of a GPU from now on.
+    /// Keeps memory of a GPU from now on; none of one whose arrays lie in no pool.
     ///
     /// # Errors
     /// What the driver says.
-    pub fn of(number: usize) -> Result<KeptMemory, DriverError> {
-        let memory = KeptMemory(CudaContext::new(number)?);
+    pub fn of(number: usize) -> Result<Option<KeptMemory>, DriverError> {
+        let context = CudaContext::new(number)?;
+        let pools = sys::CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MEMORY_POOLS_SUPPORTED;
+        if context.attribute(pools)? == 0 {
+            return Ok(None);
+        }
+        let memory = KeptMemory(context);
         memory.keep(u64::MAX)?;
-        Ok(memory)
+        Ok(Some(memory))
     }
 
     /// Waits for the GPU, and gives back what no array lies in.

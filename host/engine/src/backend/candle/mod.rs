@@ -165,7 +165,7 @@ impl Candle {
                 "the driver keeps no memory ({error}); HOST_MEMORY=returned trains without"
             ))
         })?;
-        Ok(Candle { memory: Some(memory), ..self })
+        Ok(Candle { memory, ..self })
     }
 
     /// The same backend, which computes in another precision.
