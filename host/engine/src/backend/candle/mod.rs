@@ -247,7 +247,10 @@ impl Backend for Candle {
             self.last_use[program.root(output.value).0 as usize] = usize::MAX;
         }
         let wanted = self.wanted(program)?;
-        self.lists.get_mut().begin(wanted)
+        let begun = self.lists.get_mut().begin(wanted);
+        #[cfg(feature = "cuda")]
+        let begun = begun.inspect_err(|error| self.make_room(error));
+        begun
     }
 
     fn execute(&mut self, program: &Program, instruction: &Instruction) -> Result<(), BackendError> {

@@ -211,6 +211,8 @@ fn updates(pair: &Pair<'_>) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use half::bf16;
+
     use super::super::simulated::Simulated;
     use super::*;
 
@@ -222,6 +224,37 @@ mod tests {
             let here = Own::simulated(Simulated { order, blocks });
             let pair = Pair { device: &Device::Cpu, here, reference: Own::new(&Device::Cpu).unwrap() };
             each_agrees(&pair).unwrap();
+        }
+    }
+
+    /// GELU and its slope of numbers of bf16, in double precision and rounded to bf16: the same
+    /// number but where the exact one lies at the border of two, and in the tail a neighbour.
+    #[test]
+    fn gelu_of_bf16_is_its_definition_rounded() {
+        let count = 8 * 1024;
+        let values = (0..count).map(|index| (index as f32 - count as f32 / 2.0) / 512.0);
+        let x = Tensor::from_vec(values.collect::<Vec<f32>>(), count, &Device::Cpu).unwrap();
+        let x = x.to_dtype(DType::BF16).unwrap();
+        let ones = x.ones_like().unwrap();
+        let numbers = Activate { rows: 8, columns: 1024, activation: 0 };
+        let made = Made { count, dtype: DType::BF16 };
+        let cumulative = |x: f64| 0.5 * candle_core::cpu::erf::erfc_f64(-x * std::f64::consts::FRAC_1_SQRT_2);
+        let density = |x: f64| (-0.5 * x * x).exp() / (2.0 * std::f64::consts::PI).sqrt();
+        let exact: [&dyn Fn(f64) -> f64; 2] = [&|x| x * cumulative(x), &|x| cumulative(x) + x * density(x)];
+        for own in [Own::new(&Device::Cpu).unwrap(), Own::simulated(Simulated { order: 7, blocks: 2 })] {
+            let [out] = own.run(&kernels::ACTIVATE, numbers, &[Some(&x), None], [made]).unwrap();
+            let inputs = [Some(&x), None, Some(&ones)];
+            let [slopes] = own.run(&kernels::ACTIVATE_BACKWARD, numbers, &inputs, [made]).unwrap();
+            for (found, exact) in [out, slopes].iter().zip(exact) {
+                let (x, found) = (x.to_vec1::<bf16>().unwrap(), found.to_vec1::<bf16>().unwrap());
+                let mut others = 0;
+                for (x, found) in x.iter().map(|x| x.to_f64()).zip(found) {
+                    let (exact, found) = (exact(x), found.to_f64());
+                    others += usize::from(bf16::from_f64(exact).to_f64() != found && x.abs() < 3.0);
+                    assert!((found - exact).abs() <= exact.abs() / 256.0 + 1e-6, "{x}: {found} {exact}");
+                }
+                assert!(others < count / 1000, "{others} of {count} are other numbers");
+            }
         }
     }
 

@@ -72,18 +72,21 @@ impl Candle {
     }
 
     /// Updates from this instruction on whose gradients kernels compute together, in the order of
-    /// their columns.
-    fn backward_together(&self, program: &Program, instruction: &Instruction) -> Vec<Instruction> {
+    /// their columns, and the step between these; none where no kernel computes its own.
+    fn backward_together(
+        &self,
+        program: &Program,
+        instruction: &Instruction,
+    ) -> Option<(Vec<Instruction>, usize)> {
         let mut updates = vec![instruction.clone()];
+        let mut step = self.step_between(program, &updates)?;
         for next in program.instructions().skip(self.place + 1) {
             let mut more = [&updates[..], std::slice::from_ref(next)].concat();
             more.sort_by_key(first_column);
-            if self.step_between(program, &more).is_none() {
-                break;
-            }
-            updates = more;
+            let Some(wider) = self.step_between(program, &more) else { break };
+            (updates, step) = (more, wider);
         }
-        updates
+        Some((updates, step))
     }
 
     /// Runs an instruction of a low-rank update; answers whether it is one. Those that are run
@@ -102,19 +105,16 @@ impl Candle {
                     None => self.run_by_products(own, program, instruction)?,
                 }
             }
-            Instruction::LowRankBackward { .. } => {
-                let updates = self.backward_together(program, instruction);
-                match self.step_between(program, &updates) {
-                    Some(step) => {
-                        // The first of the program says whether there is a gradient to add to.
-                        let adds =
-                            matches!(instruction, Instruction::LowRankBackward { dx: Some((_, true)), .. });
-                        self.run_backward(own, program, &updates, step, adds)?;
-                        self.ahead = updates.len() - 1;
-                    }
-                    None => self.run_backward_by_products(own, program, instruction)?,
+            Instruction::LowRankBackward { .. } => match self.backward_together(program, instruction) {
+                Some((updates, step)) => {
+                    // The first of the program says whether there is a gradient to add to.
+                    let adds =
+                        matches!(instruction, Instruction::LowRankBackward { dx: Some((_, true)), .. });
+                    self.run_backward(own, program, &updates, step, adds)?;
+                    self.ahead = updates.len() - 1;
                 }
-            }
+                None => self.run_backward_by_products(own, program, instruction)?,
+            },
             _ => return Ok(false),
         }
         Ok(true)
