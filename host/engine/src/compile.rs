@@ -153,7 +153,7 @@ impl Compiled {
     }
 
     /// Bytes of working memory where each value has an array of its own while it lives, of
-    /// bf16 or, where `halves` does not say so, of fp32, and each instruction takes some more.
+    /// bf16 or, where `halves` does not say so, of fp32, and at each instruction there is some more.
     pub fn bytes_of_arrays(&self, sizes: &Sizes, halves: &[bool], more: &[usize]) -> usize {
         let bytes = |value: ValueId| {
             let size = if halves[value.0 as usize] { size_of::<bf16>() } else { size_of::<f32>() };

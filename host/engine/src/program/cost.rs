@@ -19,6 +19,9 @@ use crate::program::value::{Extent, Sizes, Storage, ValueId};
 const COMPOSED_SCORES: usize = 8;
 /// Arrays of an instruction's largest value that it has at one time elsewhere.
 const COMPOSED_ARRAYS: usize = 4;
+/// And beside kernels, in a low-rank update of values in fp32: what dropout leaves, and what is
+/// added.
+const LOW_RANK_ARRAYS: usize = 2;
 
 /// Bytes that the second backend takes beside a program's values, by instruction.
 /// Sequences are padded there to the longest. For heads of at most `own_columns` columns it has
@@ -62,20 +65,46 @@ pub fn composed_bytes(program: &Program, sizes: &Sizes, own_columns: usize, halv
         };
         let arrays = match rounds(program, instruction) {
             // In the place of one, or beside it.
-            Rounds::ByKernels(values)
-                if padded == 0 && values.iter().flatten().all(|value| halves[value.0 as usize]) =>
-            {
-                // The gradient of a gain is summed up over an array in fp32.
+            Rounds::ByKernels(values) if padded == 0 && own_columns > 0 => {
+                let halves = values.iter().flatten().all(|value| halves[value.0 as usize]);
                 match *instruction {
+                    Instruction::LowRank { .. } | Instruction::LowRankBackward { .. } if !halves => {
+                        size_of::<f32>() * LOW_RANK_ARRAYS
+                    }
+                    // The gradient of a gain is summed up over an array in fp32.
                     Instruction::RmsNormBackward { dgain: Some(_), .. } => size_of::<f32>(),
-                    _ => size_of::<bf16>(),
+                    _ if halves => size_of::<bf16>(),
+                    _ => size_of::<f32>(),
                 }
             }
-            _ => size_of::<f32>() * COMPOSED_ARRAYS,
+            Rounds::ByCopies(values) => {
+                let copies = values.iter().flatten().any(|value| halves[value.0 as usize]);
+                size_of::<f32>() * (COMPOSED_ARRAYS + usize::from(copies))
+            }
+            Rounds::ByKernels(_) => size_of::<f32>() * COMPOSED_ARRAYS,
         };
         padded * size_of::<f32>() + arrays * largest(instruction)
     });
     taken.collect()
+}
+
+/// Bytes of the gradients of parameters that there are at each instruction, where each is made
+/// when something is first added to it.
+pub fn gradient_bytes(program: &Program, sizes: &Sizes) -> Vec<usize> {
+    let mut made = BTreeMap::new();
+    let mut bytes = 0;
+    let along = program.instructions().map(|instruction| {
+        for (value, _) in instruction.accesses() {
+            if let Storage::Gradient { block, offset } = program.value(program.root(value)).storage {
+                let elements = program.value(value).elements(sizes);
+                let known = made.entry((block, offset)).or_insert(0);
+                bytes += size_of::<f32>() * elements.saturating_sub(*known);
+                *known = elements.max(*known);
+            }
+        }
+        bytes
+    });
+    along.collect()
 }
 
 /// Bytes of parameters that do not train, as the second backend brings them to a device

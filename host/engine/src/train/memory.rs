@@ -6,7 +6,7 @@ use crate::compile::Compiled;
 use crate::device::{Device, Precision, Target};
 use crate::kernels::attention::most_kept_of_row;
 use crate::parameters::Parameters;
-use crate::program::cost::{composed_bytes, frozen_bytes};
+use crate::program::cost::{composed_bytes, frozen_bytes, gradient_bytes};
 use crate::program::value::Sizes;
 
 /// Rows of a micro-batch. More make the products of a processor little faster and
@@ -23,11 +23,13 @@ const SMALL_WORKING: u64 = 192 << 20;
 pub struct MemoryEstimate {
     /// All parameters.
     pub parameters: u64,
-    /// Gradients, and both moments of AdamW, of what trains.
+    /// Both moments of AdamW of what trains, and on our own backend, which has them all the
+    /// time, gradients.
     pub optimizer: u64,
-    /// The copy of the best checkpoint.
+    /// The copy of the best checkpoint, where it lies in the device's memory.
     pub checkpoint: u64,
-    /// Working memory of the largest micro-batch.
+    /// Working memory of the largest micro-batch, with gradients on the second backend, which
+    /// makes them when values end.
     pub working: u64,
 }
 
@@ -103,24 +105,34 @@ pub fn estimate(
         true => compiled.halves.clone(),
         false => vec![false; program.values.len()],
     };
-    let working = match target.device {
-        Device::Cpu => compiled.working_bytes(&sizes),
-        _ => {
-            let composed = composed_bytes(program, &sizes, target.attention_columns, &halves);
-            compiled.bytes_of_arrays(&sizes, &halves, &composed)
-        }
-    };
     let bytes = |elements: usize| (elements * size_of::<f32>()) as u64;
     let blocks = parameters.blocks.iter();
     let trained = bytes(blocks.clone().filter(|block| block.trains()).map(|block| block.elements).sum());
     let trains = |block: usize| parameters.blocks[block].trains();
+    let (working, optimizer) = match target.device {
+        Device::Cpu => (compiled.working_bytes(&sizes), 3 * trained),
+        _ => {
+            let composed = composed_bytes(program, &sizes, target.attention_columns, &halves);
+            let mut gradients = gradient_bytes(program, &sizes);
+            if micro_batch < largest.examples {
+                // Those of the micro-batches before are there from the first instruction on.
+                let all = gradients.last().copied().unwrap_or(0);
+                gradients.fill(all);
+            }
+            let beside: Vec<usize> = composed.iter().zip(gradients).map(|(one, other)| one + other).collect();
+            (compiled.bytes_of_arrays(&sizes, &halves, &beside), bytes(2 * parameters.trained_elements()))
+        }
+    };
     MemoryEstimate {
         parameters: match target.precision {
             Precision::Bf16 => trained + frozen_bytes(program, &sizes, &halves, trains) as u64,
             Precision::Fp32 | Precision::Tf32 => bytes(blocks.map(|block| block.elements).sum()),
         },
-        optimizer: 3 * trained,
-        checkpoint: bytes(parameters.trained_elements()),
+        optimizer,
+        checkpoint: match target.device {
+            Device::Cpu | Device::CandleCpu => bytes(parameters.trained_elements()),
+            Device::Cuda(_) | Device::Metal => 0,
+        },
         working: working as u64,
     }
 }

@@ -1,0 +1,239 @@
+//! What a GPU is told, and the memory that it is asked for, on a machine without one: a driver
+//! that computes nothing stands in for CUDA's (`tests/cuda/recorder.c`). What it counts is what
+//! an H200's driver counted of the same programs.
+
+#![cfg(all(feature = "cuda", target_os = "linux", target_arch = "x86_64"))]
+
+mod support;
+
+use std::ffi::{CString, c_int};
+use std::path::Path;
+use std::process::Command;
+use std::sync::{Mutex, MutexGuard, OnceLock};
+
+use candle_core::cuda::cudarc::driver::sys::CUDA_VERSION;
+use host_engine::backend::candle::Candle;
+use host_engine::batch::Batch;
+use host_engine::compile::Plans;
+use host_engine::device::{Device, Precision, Target};
+use host_engine::engine::Engine;
+use host_engine::models::config::EncoderConfig;
+use host_engine::train::memory::{LargestBatch, estimate};
+use host_engine::train::settings::TrainingSettings;
+use host_ir::record::Recorder;
+use host_ir::task::HeadKind;
+use support::conditional::{golden_plans, packed};
+use support::{CLASSES, LENGTHS, Plan, batch, blocks, config, deberta, low_rank_of, methods, plans_of, train_role};
+
+const GPU: Device = Device::Cuda(0);
+
+/// The driver, which is one of the process, for one test at a time.
+fn driver() -> MutexGuard<'static, ()> {
+    static DRIVER: OnceLock<Mutex<()>> = OnceLock::new();
+    let driver = DRIVER.get_or_init(|| {
+        let folder = tempfile::tempdir().unwrap();
+        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/cuda/recorder.c");
+        let cuda = library(folder.path(), "libcuda.so.1", &[source.to_str().unwrap()]);
+        // The others are found behind names of their own, and have nothing but the first.
+        let of_toolkit = |stem: &str| format!("{stem}.so.{}", CUDA_VERSION / 1000);
+        for name in [of_toolkit("libcublas"), of_toolkit("libcublasLt"), "libcurand.so.10".into()] {
+            library(folder.path(), &name, &["-Wl,--no-as-needed", &cuda]);
+        }
+        Mutex::new(())
+    });
+    driver.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
+/// Compiles a library of this name and opens it, so that who asks for the name finds it; answers
+/// its path.
+fn library(folder: &Path, name: &str, of: &[&str]) -> String {
+    let path = folder.join(name).to_str().unwrap().to_string();
+    let mut compiler = Command::new("cc");
+    compiler.args(["-O1", "-shared", "-fPIC", "-o", &path, &format!("-Wl,-soname,{name}")]).args(of);
+    assert!(compiler.status().unwrap().success(), "{name}");
+    let file = CString::new(path.clone()).unwrap();
+    // SAFETY: what is opened was compiled here, and has no initialisers.
+    let handle = unsafe { libc::dlopen(file.as_ptr(), libc::RTLD_NOW | libc::RTLD_GLOBAL) };
+    assert!(!handle.is_null(), "{name}");
+    path
+}
+
+/// What the driver has counted under a name.
+fn counted(name: &str) -> u64 {
+    let name = CString::new(format!("recorded_{name}")).unwrap();
+    // SAFETY: the driver, which is open for good, has a number of 64 bits of this name.
+    unsafe {
+        let place = libc::dlsym(libc::RTLD_DEFAULT, name.as_ptr()).cast::<u64>();
+        assert!(!place.is_null(), "{name:?}");
+        place.read_volatile()
+    }
+}
+
+/// Has the most memory that was used be counted anew.
+fn count_anew() {
+    // SAFETY: the driver's function of this name takes these, and reads none of the addresses.
+    unsafe {
+        type Set = extern "C" fn(*const u8, c_int, *const u64) -> c_int;
+        let function = libc::dlsym(libc::RTLD_DEFAULT, c"cuMemPoolSetAttribute".as_ptr());
+        assert!(!function.is_null());
+        std::mem::transmute::<*mut libc::c_void, Set>(function)(std::ptr::null(), 8, std::ptr::null());
+    }
+}
+
+fn engine(plans: &Plans, precision: Precision) -> Engine {
+    let device = candle_core::Device::new_cuda(0).unwrap();
+    let candle = Candle::with_unchecked_kernels(device).unwrap().in_precision(precision);
+    Engine::new(plans.clone(), blocks(plans, 3), Box::new(candle)).unwrap()
+}
+
+fn settings() -> TrainingSettings {
+    TrainingSettings::default()
+}
+
+/// An encoder with as many columns as a warp's kernels like, and values that are much larger
+/// than the lists of a batch.
+fn encoder(kind: &str) -> EncoderConfig {
+    let json = serde_json::json!({
+        "model_type": kind, "hidden_size": 256, "num_hidden_layers": 4, "num_attention_heads": 4,
+        "intermediate_size": 1024, "vocab_size": 2000, "max_position_embeddings": 160, "type_vocab_size": 2,
+        "hidden_act": "gelu", "hidden_dropout_prob": 0.1, "attention_probs_dropout_prob": 0.1,
+        "embedding_size": 256,
+    });
+    EncoderConfig::read(json.as_object().unwrap()).unwrap()
+}
+
+/// Methods as users have them, and their virtual tokens.
+const USUAL: [(&str, u32, Plan); 4] = [
+    ("fft", 0, |recorder| train_role(recorder, "all")),
+    ("lora", 0, |recorder| {
+        low_rank_of(recorder, &["query", "value"], 16, 0.1, 2.0, ("lora_A", "lora_B"));
+    }),
+    ("bitfit", 0, |recorder| train_role(recorder, "bias")),
+    ("prompt tuning", 20, |recorder: &mut Recorder| {
+        let initial = recorder.full(&[20, 256], 0.0).unwrap();
+        let prompt = recorder.parameter(None, "prompt", initial, true).unwrap();
+        recorder.prompt(prompt).unwrap();
+    }),
+];
+
+/// What a training of batches of such sequences is planned with, as a share of what it takes.
+fn planned(plans: &Plans, batch: &Batch, precision: Precision) -> f64 {
+    planned_in_parts(plans, batch, precision, 1)
+}
+
+/// The same where an effective batch is so many of them.
+fn planned_in_parts(plans: &Plans, batch: &Batch, precision: Precision, parts: usize) -> f64 {
+    let longest = batch.starts.windows(2).map(|range| (range[1] - range[0]) as usize).max().unwrap_or(0);
+    let largest = LargestBatch {
+        examples: parts * batch.places.len(),
+        rows: longest,
+        pieces: 1,
+        longest,
+        masked: batch.masked_rows.len().div_ceil(batch.places.len()),
+        targets: batch.target.ids.len().div_ceil(batch.places.len()),
+        words: 0,
+        most_rows: GPU.micro_batch_rows(),
+    };
+    let training = plans.training().unwrap();
+    let target = Target::new(GPU, precision);
+    let planned = estimate(&training, &plans.parameters, &largest, batch.places.len(), target).total();
+    count_anew();
+    let mut engine = engine(plans, precision);
+    for step in 0..3 {
+        engine.step(&vec![batch.clone(); parts], &settings(), 1e-3, step).unwrap();
+    }
+    engine.results().unwrap();
+    planned as f64 / GPU.peak_memory() as f64
+}
+
+/// So many sequences of a length.
+fn alike(sequences: u32, length: u32) -> Vec<(u32, u32)> {
+    (0..sequences).map(|place| (place, length)).collect()
+}
+
+/// Shares that are outside of some bounds.
+fn outside(shares: Vec<(String, f64)>, bounds: std::ops::Range<f64>) -> Vec<(String, f64)> {
+    shares.into_iter().filter(|(_, share)| !bounds.contains(share)).collect()
+}
+
+const PRECISIONS: [Precision; 3] = [Precision::Bf16, Precision::Tf32, Precision::Fp32];
+
+#[test]
+fn a_training_takes_what_was_planned_and_not_much_less() {
+    let _driver = driver();
+    let mut shares = Vec::new();
+    for (kind, parts) in [("bert", 1), ("bert", 3), ("electra", 1)] {
+        for (name, virtual_tokens, plan) in USUAL {
+            let plans = plans_of(encoder(kind), HeadKind::Classification { classes: CLASSES }, plan);
+            let batch = batch(&alike(16, 100), virtual_tokens);
+            for precision in PRECISIONS {
+                let share = planned_in_parts(&plans, &batch, precision, parts);
+                shares.push((format!("{kind}, {name}, {precision}, {parts} parts"), share));
+            }
+        }
+    }
+    eprintln!("{shares:#?}");
+    let wrong = outside(shares, 1.0..1.12);
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+/// Of values that are large beside parameters, in which compositions of expressions, of heads
+/// and of relative positions show.
+#[test]
+fn whatever_a_method_says_does_not_take_more_than_was_planned() {
+    let _driver = driver();
+    let mut shares = Vec::new();
+    for head in [HeadKind::Classification { classes: CLASSES }, HeadKind::MaskedLanguageModel] {
+        for (name, plan) in methods() {
+            for (family, config) in [("bert", config()), ("deberta", deberta())] {
+                let plans = plans_of(config, head, plan);
+                let batch = batch(&alike(200, 24), plans.method.virtual_tokens() as u32);
+                for precision in PRECISIONS {
+                    let share = planned(&plans, &batch, precision);
+                    shares.push((format!("{family}, {head:?}, {name}, {precision}"), share));
+                }
+            }
+        }
+    }
+    let updates: Plan = |recorder| low_rank_of(recorder, &["q", "v", "q_proj", "v_proj"], 4, 0.1, 2.0, ("A", "B"));
+    for (family, checkpoint) in [("bart", "checkpoint"), ("t5", "gated"), ("t5", "relu")] {
+        for (name, plan) in [("fft", methods()[0].1), ("lora", updates)] {
+            let (_, plans, _) = golden_plans(family, checkpoint, plan);
+            let ids = |count: u32| (0..count).map(|row| 5 + row * 7 % 80).collect::<Vec<u32>>();
+            let pairs: Vec<_> = (0..150).map(|place| (place, ids(24), ids(16))).collect();
+            let batch = packed(&pairs, plans.config.as_ref(), 0);
+            for precision in PRECISIONS {
+                let share = planned(&plans, &batch, precision);
+                shares.push((format!("{family}, {checkpoint}, {name}, {precision}"), share));
+            }
+        }
+    }
+    eprintln!("{shares:#?}");
+    let wrong = outside(shares, 1.0..1.4);
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+#[test]
+fn a_step_waits_for_nothing_and_is_told_nothing_that_is_refused() {
+    let _driver = driver();
+    let head = HeadKind::Classification { classes: CLASSES };
+    for (name, plan) in methods() {
+        for (family, plans) in [("bert", plans_of(config(), head, plan)), ("deberta", plans_of(deberta(), head, plan))] {
+            let batch: Batch = batch(&LENGTHS, plans.method.virtual_tokens() as u32);
+            for precision in [Precision::Fp32, Precision::Bf16] {
+                let mut engine = engine(&plans, precision);
+                let mut step = |number| {
+                    engine.step(std::slice::from_ref(&batch), &settings(), 1e-3, number).unwrap_or_else(|error| {
+                        panic!("{family}, {name}, {precision}: {error}");
+                    });
+                };
+                step(0);
+                let before = (counted("waits"), counted("reads"), counted("launches"), counted("products"));
+                step(1);
+                let after = (counted("waits"), counted("reads"), counted("launches"), counted("products"));
+                assert_eq!((before.0, before.1), (after.0, after.1), "{family}, {name}, {precision}");
+                assert!(before.2 < after.2 && before.3 < after.3, "{family}, {name}, {precision}");
+            }
+        }
+    }
+}
