@@ -19,8 +19,11 @@ enum { SUCCESS = 0, INVALID_VALUE = 1, OUT_OF_MEMORY = 2, CUBLAS_INVALID_VALUE =
 static const uint64_t CARD_BYTES = 140ull << 30;
 static const unsigned MOST_SHARED = 232448, MOST_THREADS = 1024, MOST_BLOCKS_ASIDE = 65535;
 
-// What was told so far; the test reads it by name.
-uint64_t recorded_launches, recorded_products, recorded_waits, recorded_reads;
+// What was told so far, and what is kept of the memory's pool; the test reads them by name.
+uint64_t recorded_launches, recorded_products, recorded_waits, recorded_reads, recorded_returns, recorded_kept;
+
+// The most memory that arrays find; the test writes it.
+uint64_t recorded_limit = UINT64_MAX;
 
 // Addresses that no array has had, pages of which come when they are touched.
 static const uint64_t ADDRESSES = 16ull << 40, ALIGNED = 512;
@@ -66,6 +69,8 @@ static int take(uint64_t *address, size_t bytes) {
         }
     }
     const uint64_t whole = (bytes + ALIGNED - 1) / ALIGNED * ALIGNED;
+    if (bytes_used + whole > recorded_limit)
+        return OUT_OF_MEMORY;
     *address = next_address + sizeof(struct Header);
     header_of(*address)->bytes = bytes;
     arrays[array_count++] = *address;
@@ -200,16 +205,18 @@ int cuMemHostAlloc(void **memory, size_t bytes, unsigned flags) {
 int cuMemFreeHost(void *memory) { return free(memory), SUCCESS; }
 int cuDeviceGetDefaultMemPool(void **pool, int device) { return make(pool); }
 int cuMemPoolGetAttribute(void *pool, int attribute, uint64_t *value) {
-    // Reserved and used, now and at most: as if nothing was ever kept.
+    // Reserved and used, now and at most: what is kept counts as given back.
     *value = attribute == 5 || attribute == 7 ? bytes_used : attribute == 6 || attribute == 8 ? most_used : 0;
     return SUCCESS;
 }
 int cuMemPoolSetAttribute(void *pool, int attribute, uint64_t *value) {
+    if (attribute == 4)
+        recorded_kept = *value;
     if (attribute == 6 || attribute == 8)
         most_used = bytes_used;
     return SUCCESS;
 }
-int cuMemPoolTrimTo(void *pool, size_t bytes) { return SUCCESS; }
+int cuMemPoolTrimTo(void *pool, size_t bytes) { return recorded_returns++, SUCCESS; }
 
 static int copy(void *to, const void *from, uint64_t there_address, size_t bytes) {
     if (!there(there_address, bytes))

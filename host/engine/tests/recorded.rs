@@ -16,14 +16,17 @@ use host_engine::backend::candle::Candle;
 use host_engine::batch::Batch;
 use host_engine::compile::Plans;
 use host_engine::device::{Device, Precision, Target};
-use host_engine::engine::Engine;
+use host_engine::engine::{Engine, EngineError};
+use host_engine::generate::generate;
 use host_engine::models::config::EncoderConfig;
 use host_engine::train::memory::{LargestBatch, estimate};
 use host_engine::train::settings::TrainingSettings;
 use host_ir::record::Recorder;
-use host_ir::task::HeadKind;
+use host_ir::task::{GenerationSettings, HeadKind};
 use support::conditional::{golden_plans, packed};
-use support::{CLASSES, LENGTHS, Plan, batch, blocks, config, deberta, low_rank_of, methods, plans_of, train_role};
+use support::{
+    CLASSES, LENGTHS, Plan, batch, blocks, config, deberta, low_rank_of, methods, plans_of, train_role,
+};
 
 const GPU: Device = Device::Cuda(0);
 
@@ -58,15 +61,31 @@ fn library(folder: &Path, name: &str, of: &[&str]) -> String {
     path
 }
 
+/// A number of 64 bits that the driver has under a name.
+fn number(name: &str) -> *mut u64 {
+    let name = CString::new(format!("recorded_{name}")).unwrap();
+    // SAFETY: the name ends with a zero.
+    let place = unsafe { libc::dlsym(libc::RTLD_DEFAULT, name.as_ptr()) };
+    assert!(!place.is_null(), "{name:?}");
+    place.cast()
+}
+
 /// What the driver has counted under a name.
 fn counted(name: &str) -> u64 {
-    let name = CString::new(format!("recorded_{name}")).unwrap();
-    // SAFETY: the driver, which is open for good, has a number of 64 bits of this name.
-    unsafe {
-        let place = libc::dlsym(libc::RTLD_DEFAULT, name.as_ptr()).cast::<u64>();
-        assert!(!place.is_null(), "{name:?}");
-        place.read_volatile()
-    }
+    // SAFETY: the driver is open for good, and used by one test at a time.
+    unsafe { number(name).read_volatile() }
+}
+
+/// Has arrays find so many bytes at most.
+fn limit_memory(bytes: u64) {
+    // SAFETY: as for reading.
+    unsafe { number("limit").write_volatile(bytes) }
+}
+
+/// Bytes of arrays that have not ended.
+fn used() -> u64 {
+    count_anew();
+    GPU.peak_memory()
 }
 
 /// Has the most memory that was used be counted anew.
@@ -83,6 +102,7 @@ fn count_anew() {
 fn engine(plans: &Plans, precision: Precision) -> Engine {
     let device = candle_core::Device::new_cuda(0).unwrap();
     let candle = Candle::with_unchecked_kernels(device).unwrap().in_precision(precision);
+    let candle = candle.with_kept_memory(0).unwrap();
     Engine::new(plans.clone(), blocks(plans, 3), Box::new(candle)).unwrap()
 }
 
@@ -195,7 +215,8 @@ fn whatever_a_method_says_does_not_take_more_than_was_planned() {
             }
         }
     }
-    let updates: Plan = |recorder| low_rank_of(recorder, &["q", "v", "q_proj", "v_proj"], 4, 0.1, 2.0, ("A", "B"));
+    let updates: Plan =
+        |recorder| low_rank_of(recorder, &["q", "v", "q_proj", "v_proj"], 4, 0.1, 2.0, ("A", "B"));
     for (family, checkpoint) in [("bart", "checkpoint"), ("t5", "gated"), ("t5", "relu")] {
         for (name, plan) in [("fft", methods()[0].1), ("lora", updates)] {
             let (_, plans, _) = golden_plans(family, checkpoint, plan);
@@ -213,27 +234,101 @@ fn whatever_a_method_says_does_not_take_more_than_was_planned() {
     assert!(wrong.is_empty(), "{wrong:#?}");
 }
 
+/// How often somebody waited for the device, or read of it.
+fn waited() -> u64 {
+    counted("waits") + counted("reads")
+}
+
 #[test]
 fn a_step_waits_for_nothing_and_is_told_nothing_that_is_refused() {
     let _driver = driver();
     let head = HeadKind::Classification { classes: CLASSES };
     for (name, plan) in methods() {
-        for (family, plans) in [("bert", plans_of(config(), head, plan)), ("deberta", plans_of(deberta(), head, plan))] {
+        for (family, plans) in
+            [("bert", plans_of(config(), head, plan)), ("deberta", plans_of(deberta(), head, plan))]
+        {
             let batch: Batch = batch(&LENGTHS, plans.method.virtual_tokens() as u32);
             for precision in [Precision::Fp32, Precision::Bf16] {
                 let mut engine = engine(&plans, precision);
                 let mut step = |number| {
-                    engine.step(std::slice::from_ref(&batch), &settings(), 1e-3, number).unwrap_or_else(|error| {
-                        panic!("{family}, {name}, {precision}: {error}");
-                    });
+                    engine.step(std::slice::from_ref(&batch), &settings(), 1e-3, number).unwrap_or_else(
+                        |error| {
+                            panic!("{family}, {name}, {precision}: {error}");
+                        },
+                    );
                 };
                 step(0);
-                let before = (counted("waits"), counted("reads"), counted("launches"), counted("products"));
+                let before = (waited(), counted("launches"), counted("products"));
                 step(1);
-                let after = (counted("waits"), counted("reads"), counted("launches"), counted("products"));
-                assert_eq!((before.0, before.1), (after.0, after.1), "{family}, {name}, {precision}");
-                assert!(before.2 < after.2 && before.3 < after.3, "{family}, {name}, {precision}");
+                assert_eq!(waited(), before.0, "{family}, {name}, {precision}: how often a step waits");
+                assert!(counted("launches") > before.1 && counted("products") > before.2);
             }
         }
+    }
+}
+
+#[test]
+fn a_generation_is_told_nothing_that_is_refused_and_leaves_no_memory() {
+    let _driver = driver();
+    for (family, checkpoint) in [("bart", "checkpoint"), ("t5", "gated")] {
+        for precision in PRECISIONS {
+            let (_, plans, batch) = golden_plans(family, checkpoint, |recorder| train_role(recorder, "all"));
+            let mut engine = engine(&plans, precision);
+            for num_beams in [1, 3] {
+                let settings =
+                    GenerationSettings { max_new_tokens: 9, num_beams, ..GenerationSettings::default() };
+                let said = generate(&mut engine, &batch, &settings).unwrap();
+                assert!(said.len() == batch.sequences() && counted("launches") > 0);
+            }
+            engine.evaluate(&batch).unwrap();
+            let evaluated = used();
+            engine.evaluate(&batch).unwrap();
+            assert_eq!(used(), evaluated, "{family}, {precision}");
+        }
+    }
+}
+
+/// What nobody can see of a real card: that a step which found no memory has left none behind.
+#[test]
+fn where_memory_ends_a_step_is_made_again_in_parts() {
+    let _driver = driver();
+    let head = HeadKind::Classification { classes: CLASSES };
+    for (name, virtual_tokens, plan) in USUAL {
+        let plans = plans_of(encoder("bert"), head, plan);
+        let (whole, half) = (batch(&alike(16, 100), virtual_tokens), batch(&alike(8, 100), virtual_tokens));
+        let mut engine = engine(&plans, Precision::Bf16);
+        assert_eq!(counted("kept"), u64::MAX, "a training keeps memory");
+        let mut step = |batches: &[Batch]| {
+            engine.step(batches, &settings(), 1e-3, 0)?;
+            // What it came to lies on the device until it is read.
+            engine.results()
+        };
+        step(std::slice::from_ref(&whole)).unwrap();
+        count_anew();
+        let between = GPU.peak_memory();
+        step(std::slice::from_ref(&whole)).unwrap();
+        let needed = GPU.peak_memory();
+        assert_eq!(used(), between, "{name}: a step leaves no memory behind");
+
+        // So little that it ends early, and so much that it ends late.
+        for share in [0.1, 0.5, 0.9, 0.99] {
+            let returns = counted("returns");
+            limit_memory(between + ((needed - between) as f64 * share) as u64);
+            let ended = step(std::slice::from_ref(&whole)).unwrap_err();
+            limit_memory(u64::MAX);
+            assert!(
+                matches!(&ended, EngineError::Backend(error) if error.is_out_of_memory()),
+                "{name}: {ended}"
+            );
+            assert!(counted("returns") > returns, "{name}: what was kept went back");
+            assert!(used() <= between, "{name}, {share}: {} and {between} bytes", used());
+        }
+        // Half of the examples leave room for the gradients of the other half.
+        limit_memory(needed);
+        let made = step(&[half.clone(), half]);
+        limit_memory(u64::MAX);
+        made.unwrap_or_else(|error| panic!("{name}: {error}"));
+        drop(engine);
+        assert_eq!((counted("kept"), used()), (0, 0), "{name}");
     }
 }

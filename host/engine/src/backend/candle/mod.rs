@@ -197,6 +197,7 @@ impl Candle {
     fn make_room(&mut self, error: &BackendError) {
         if let (true, Some(memory)) = (error.is_out_of_memory(), &self.memory) {
             self.values.fill(None);
+            self.held.clear(self.values.len());
             // Where the driver fails here, it fails in the step that is made again.
             let _ = memory.give_back();
         }
