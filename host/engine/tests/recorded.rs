@@ -234,6 +234,31 @@ fn whatever_a_method_says_does_not_take_more_than_was_planned() {
     assert!(wrong.is_empty(), "{wrong:#?}");
 }
 
+/// Steps of 64 examples of 128 tokens of BERT-base's shape, by the table in
+/// `host/engine/README.md`: what arrays took of an H200's memory, in hundredths of a GiB.
+#[test]
+fn an_h200_was_asked_for_as_much() {
+    let _driver = driver();
+    let json = serde_json::json!({
+        "model_type": "bert", "hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12,
+        "intermediate_size": 3072, "vocab_size": 30522, "max_position_embeddings": 512,
+        "type_vocab_size": 2, "hidden_dropout_prob": 0.1, "attention_probs_dropout_prob": 0.1,
+    });
+    let updates: Plan =
+        |recorder| low_rank_of(recorder, &["query", "value"], 8, 0.0, 2.0, ("lora_A", "lora_B"));
+    for (name, plan, hundredths) in [("lora", updates, 145), ("fft", USUAL[0].2, 263)] {
+        let config = EncoderConfig::read(json.as_object().unwrap()).unwrap();
+        let plans = plans_of(config, HeadKind::Classification { classes: 5 }, plan);
+        let mut engine = engine(&plans, Precision::Bf16);
+        count_anew();
+        for step in 0..2 {
+            engine.step(&[batch(&alike(64, 128), 0)], &settings(), 1e-3, step).unwrap();
+        }
+        let held = GPU.peak_memory() as f64 / f64::from(1 << 30) * 100.0;
+        assert_eq!(held.round(), f64::from(hundredths), "{name}");
+    }
+}
+
 /// How often somebody waited for the device, or read of it.
 fn waited() -> u64 {
     counted("waits") + counted("reads")
