@@ -53,7 +53,7 @@ template <int RANKS> constexpr int low_rank_down_floats() {
 }
 
 BODY ReadArrays low_rank_down_arrays(const Arrays &arrays) {
-    return {input(arrays, 0), 0, 0};
+    return {input(arrays, 0), 0, {}};
 }
 
 // out0 [updates, tokens, rank] = of each update scale times what a dropout leaves of columns of
@@ -160,7 +160,7 @@ template <int RANKS> constexpr int low_rank_up_floats() {
 }
 
 BODY ReadArrays low_rank_up_arrays(const Arrays &arrays) {
-    return {output(arrays, 0), 6, 9};
+    return {output(arrays, 0), 6, {9}};
 }
 
 // Columns of out0 [tokens, pitch] = of each update what a dropout leaves of scale times its rows
@@ -273,13 +273,14 @@ template <int RANKS> constexpr int low_rank_gradient_floats() {
 }
 
 BODY ReadArrays low_rank_gradient_arrays(const Arrays &arrays) {
-    return {input(arrays, 0), 3, 0};
+    return {input(arrays, 0), 3, {6, 9}};
 }
 
 // out0 [pieces, updates, rank, columns] = of each piece of rows and each update, scale times the
 // products of its rows [tokens, rank], in3 and behind it, read across, with what a dropout leaves
-// of columns of in0 [tokens, pitch]; or, across, [pieces, updates, columns, rank]. in1, in2 see
-// load_masks. Warps share the rows.
+// of columns of in0 [tokens, pitch]; or, across, [pieces, updates, columns, rank]. Where in0 is to
+// be recovered, its columns are multiplied by those of in6 before, and those of in9 are added. in1,
+// in2 see load_masks. Warps share the rows.
 template <int RANKS, class Array>
 BODY void low_rank_gradient_tile(const Arrays &arrays, const LowRank &all_of_them, int64_t number, float *shared) {
     const int update = (int)(number % all_of_them.updates);
@@ -288,6 +289,7 @@ BODY void low_rank_gradient_tile(const Arrays &arrays, const LowRank &all_of_the
     RowMask *masks = (RowMask *)(shared + RANKS * UP_COLUMNS);
     const WideRows<Array> x(n, input<Array>(arrays, 0));
     const LowRows<Array> low(n, input_of<Array>(arrays, 3, update));
+    const Vector<Array> gain(n, input(arrays, 6)), shift(n, input(arrays, 9));
     const int64_t strips = (n.columns + UP_COLUMNS - 1) / UP_COLUMNS, piece = block / strips;
     const int64_t first = piece * GRADIENT_ROWS;
     const int strip = (int)(block % strips) * UP_COLUMNS, columns = (int)n.columns, rank = (int)n.rank;
@@ -326,6 +328,13 @@ BODY void low_rank_gradient_tile(const Arrays &arrays, const LowRank &all_of_the
 #pragma unroll
                 for (int i = 0; i < 2; i++) {
                     found[i] = widened(own.next[2 * half + i]);
+                    if (n.recovers) {
+                        const Few<8> gains = gain.eight(column);
+#pragma unroll
+                        for (int k = 0; k < 8; k++)
+                            found[i].x[k] *= gains.x[k];
+                        add(found[i], shift.eight(column));
+                    }
                     drop(found[i], n.has_mask, n.masks[0], masks[top_at(thread, step) + 2 * half + i], column);
                 }
 #pragma unroll

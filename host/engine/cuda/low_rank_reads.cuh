@@ -24,8 +24,10 @@ struct LowRank {
     Packing packing;
     float scale;
     int32_t has_mask;
-    // Whether the factor is [columns, rank], or else [rank, columns]; whether to add.
-    int32_t across, adds;
+    // Whether the factor is [columns, rank], or else [rank, columns]; whether to add; whether the
+    // wide matrix is recovered from what a norm has normalized.
+    int32_t across, adds, recovers;
+    uint32_t unused;
 };
 
 // One of the updates by itself: its mask is the first. Numbers that are chosen among so few lie in
@@ -48,11 +50,11 @@ BODY bool by_eight(const Numbers &numbers, int64_t pitch, int64_t first) {
     return (pitch | first) % 8 == 0 && (uintptr_t)numbers.at % 16 == 0;
 }
 
-// What a kernel reads and writes by eight: a wide matrix, and of each update a narrow one and a
-// vector, by the number of the first's; 0 where there are none.
+// What a kernel reads and writes by eight: a wide matrix, and of each update a narrow one and
+// vectors, by the number of the first's; 0 where there are none.
 struct ReadArrays {
     Numbers wide;
-    int low, vector;
+    int low, vectors[2];
 };
 
 // Whether a kernel for bf16 takes these arrays.
@@ -60,9 +62,12 @@ BODY bool reads_halves(const Arrays &arrays, const LowRank &n, const ReadArrays 
     bool takes = read.wide.half && n.columns % 8 == 0 && by_eight(read.wide, n.pitch, n.first | n.step);
     for (int update = 0; update < n.updates; update++) {
         const Numbers low = read.low ? input(arrays, read.low + update) : Numbers{nullptr, true};
-        const Numbers vector = read.vector ? input(arrays, read.vector + update) : Numbers{nullptr, false};
         const bool by_two = !read.low || (n.rank % 2 == 0 && (uintptr_t)low.at % 4 == 0);
-        takes = takes && low.half && by_two && !vector.half && (uintptr_t)vector.at % 16 == 0;
+        takes = takes && low.half && by_two;
+        for (int first : read.vectors) {
+            const Numbers vector = first ? input(arrays, first + update) : Numbers{nullptr, false};
+            takes = takes && !vector.half && (uintptr_t)vector.at % 16 == 0;
+        }
     }
     return takes;
 }
@@ -150,18 +155,24 @@ template <class Array> struct Vector {
 
     OF_THREAD Vector(const LowRank &n, const Numbers &vector) : n(n), vector(vector) {}
 
-    OF_THREAD void add_to(Few<8> &x, int column) const {
-        if (!vector.at)
-            return;
+    // Eight columns from one on, zeros beyond the last.
+    OF_THREAD Few<8> eight(int column) const {
         if constexpr (IS_HALVES<Array>) {
             const Floats floats = {(float *)vector.at, false};
-            add(x, few<8>(floats, column < (int)n.columns ? column : 0));
+            return few<8>(floats, column < (int)n.columns ? column : 0);
         } else {
+            Few<8> found = {};
 #pragma unroll
             for (int k = 0; k < 8; k++)
                 if (column + k < (int)n.columns)
-                    x.x[k] += one(vector, column + k);
+                    found.x[k] = one(vector, column + k);
+            return found;
         }
+    }
+
+    OF_THREAD void add_to(Few<8> &x, int column) const {
+        if (vector.at)
+            add(x, eight(column));
     }
 };
 

@@ -9,7 +9,7 @@ use super::check::{
 };
 use super::kernels::{ADD_BIAS, ADD_ROWS, EMBED, Kernel, ROW_DROPOUT};
 use super::launch::Own;
-use super::low_rank::{Dropped, Factor, Update, Wide};
+use super::low_rank::{Dropped, Factor, Source, Update, Wide};
 use super::numbers::{AddBias, Embed, Mask, Numbers, Packing, RowDropout};
 use super::products::{Product, Side};
 use super::sums::{Groups, Summands};
@@ -111,7 +111,11 @@ fn low_ranks(pair: &Pair<'_>, mask: Mask) -> Result<()> {
                 let update = Update { out: &out, adds: across, biases };
                 own.low_rank_up(wide, &[&low], Some(&dropped), factor, update)?;
                 let of = Factor { array: (), across, scale: 0.5 };
-                Ok([down, out, own.low_rank_gradient(wide, &x, Some(&dropped), &[&low], of)?])
+                let vectors = [array(wide.columns, 66, DType::F32)?, array(wide.columns, 67, DType::F32)?];
+                // The gradient of a factor by which rows go down reads what a norm has normalized.
+                let recovered = (!across).then_some(vectors.each_ref());
+                let source = Source { array: &x, recovered, dropped: Some(&dropped) };
+                Ok([down, out, own.low_rank_gradient(wide, source, &[&low], of)?])
             };
             let (found, expected) = (on(&pair.here, pair.device)?, on(&pair.reference, &Device::Cpu)?);
             let names = ["low_rank_down", "low_rank_up", "low_rank_gradient"];

@@ -2,7 +2,7 @@
 //! that kernels may write to them, and what was lately made of values for products.
 
 use std::cell::{Cell, RefCell};
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 
 use candle_core::Tensor;
 
@@ -17,6 +17,9 @@ pub struct Held {
     /// By value that owns memory.
     alone: Vec<Cell<bool>>,
     operands: RefCell<VecDeque<(ValueId, Tensor)>>,
+    /// Values that are not there: who reads them recovers them from these, what a norm has
+    /// normalized, its gain and its shift.
+    recovered: BTreeMap<ValueId, [Tensor; 3]>,
 }
 
 impl Held {
@@ -25,10 +28,22 @@ impl Held {
         self.alone.clear();
         self.alone.resize(values, Cell::new(false));
         self.operands.get_mut().clear();
+        self.recovered.clear();
+    }
+
+    /// The value is recovered by whoever reads it, until another takes its place.
+    pub fn recover_later(&mut self, root: ValueId, from: [Tensor; 3]) {
+        self.recovered.insert(root, from);
+    }
+
+    /// From what the value is to be recovered, if it is.
+    pub fn recovered(&self, root: ValueId) -> Option<[Tensor; 3]> {
+        self.recovered.get(&root).cloned()
     }
 
     /// The value holds another array now, which others may hold, too; or none.
-    pub fn replaced(&self, root: ValueId) {
+    pub fn replaced(&mut self, root: ValueId) {
+        self.recovered.remove(&root);
         self.shared(root);
         self.changed(root);
     }

@@ -44,6 +44,22 @@ pub struct Dropped {
     pub lists: [Tensor; 2],
 }
 
+/// A wide matrix, how it is recovered where a norm has normalized it, by gain and shift of its
+/// columns, and what drops of that.
+#[derive(Clone, Copy)]
+pub struct Source<'a> {
+    pub array: &'a Tensor,
+    pub recovered: Option<[&'a Tensor; 2]>,
+    pub dropped: Option<&'a Dropped>,
+}
+
+impl<'a> Source<'a> {
+    /// A matrix that needs not be recovered.
+    pub fn new(array: &'a Tensor, dropped: Option<&'a Dropped>) -> Source<'a> {
+        Source { array, recovered: None, dropped }
+    }
+}
+
 /// A factor: [columns, rank] where it is read across, or else [rank, columns].
 #[derive(Clone, Copy)]
 pub struct Factor<Array> {
@@ -87,6 +103,8 @@ impl Wide {
             has_mask: i32::from(dropped.is_some()),
             across: 0,
             adds: 0,
+            recovers: 0,
+            unused: 0,
         }
     }
 
@@ -160,15 +178,14 @@ impl Own {
     }
 
     /// scale times the rows [rows, rank] of each update, across, times what dropouts leave of
-    /// columns of `x`: flat, of [updates, rank, columns], or across of [updates, columns, rank].
+    /// columns of a matrix: flat, of [updates, rank, columns], or across of [updates, columns, rank].
     ///
     /// # Errors
     /// As [`Own::run`].
     pub fn low_rank_gradient(
         &self,
         wide: Wide,
-        x: &Tensor,
-        dropped: Option<&Dropped>,
+        Source { array, recovered, dropped }: Source<'_>,
         lows: &[&Tensor],
         Factor { array: (), across, scale }: Factor<()>,
     ) -> Result<Tensor> {
@@ -177,11 +194,14 @@ impl Own {
         let numbers = numbers::LowRank {
             scale,
             across: i32::from(across),
+            recovers: i32::from(recovered.is_some()),
             ..wide.numbers(pieces * wide.columns.div_ceil(GRADIENT_COLUMNS), lows.len(), dropped)
         };
         let kernel = wide.of(&kernels::LOW_RANK_GRADIENT_16, &kernels::LOW_RANK_GRADIENT_64);
-        let [sums] =
-            self.run(kernel, numbers, &inputs(Some(x), dropped, [lows, &[], &[]]), [pieces * elements])?;
+        let [gain, shift] =
+            recovered.as_ref().map_or([&[][..]; 2], |vectors| vectors.each_ref().map(std::slice::from_ref));
+        let inputs = inputs(Some(array), dropped, [lows, gain, shift]);
+        let [sums] = self.run(kernel, numbers, &inputs, [pieces * elements])?;
         if pieces == 1 {
             return Ok(sums);
         }

@@ -211,6 +211,8 @@ pub struct LowRank {
     pub has_mask: i32,
     pub across: i32,
     pub adds: i32,
+    pub recovers: i32,
+    pub unused: u32,
 }
 
 #[repr(C)]

@@ -197,6 +197,10 @@ impl Candle {
                 let [starts, places] = self.packing_arrays(&self.rows_of(program, out))?;
                 let [x, gain, shift] = [normalized, gain, shift].map(|value| self.peek(program, value));
                 let (x, gain, shift) = (x?, gain?, shift?);
+                if numbers.has_after == 0 && self.is_recovered_later(program, out) {
+                    self.held.recover_later(program.root(out), [x, gain, shift]);
+                    return Ok(true);
+                }
                 let inputs = [Some(&x), None, None, Some(&gain), Some(&shift), Some(&starts), Some(&places)];
                 let [result] = own.run(&RECOVER, numbers, &inputs, [made(out, x.elem_count())])?;
                 self.set(program, out, result, false)?;

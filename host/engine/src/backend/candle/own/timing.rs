@@ -9,7 +9,7 @@ use candle_core::{DType, Device, Tensor};
 use super::attention::{Operands, Packed, Sequences, Shape};
 use super::kernels as k;
 use super::launch::Own;
-use super::low_rank::{Dropped, Factor, Update, Wide};
+use super::low_rank::{Dropped, Factor, Source, Update, Wide};
 use super::numbers::{Activate, AddBias, Embed, Mask, Norm, Packing, RowDropout};
 use super::products::{Product, Side};
 use super::sums::Summands;
@@ -205,11 +205,12 @@ fn low_ranks(bench: &Bench, own: &Own) -> Result<()> {
         own.low_rank_up(wide, &lows[..1], Some(&one), factor, update)
     })?;
     let of = |across: bool| Factor { array: (), across, scale: 1.0 };
+    let source = Source { array: &x, recovered: Some([&bias, &bias]), dropped: Some(&both) };
     bench.moves("low rank, gradients of A", 2 * COLUMNS, &|| {
-        own.low_rank_gradient(wide, &x, Some(&both), &lows, of(false)).map(|_| ())
+        own.low_rank_gradient(wide, source, &lows, of(false)).map(|_| ())
     })?;
     bench.moves("low rank, gradients of B", 2 * COLUMNS, &|| {
-        own.low_rank_gradient(of_qkv, &qkv, None, &lows, of(true)).map(|_| ())
+        own.low_rank_gradient(of_qkv, Source::new(&qkv, None), &lows, of(true)).map(|_| ())
     })
 }
 

@@ -4,7 +4,7 @@
 use candle_core::Tensor;
 
 use super::launch::Own;
-use super::low_rank::{Dropped, Factor, RANKS, Update, Wide};
+use super::low_rank::{Dropped, Factor, RANKS, Source, Update, Wide};
 use super::numbers::{Mask, Packing, UPDATES};
 use crate::backend::BackendError;
 use crate::backend::candle::products::Products;
@@ -204,7 +204,7 @@ impl Candle {
             let lows = lows.collect::<Result<Vec<Tensor>>>()?;
             let lows: Vec<&Tensor> = lows.iter().collect();
             let of = Factor { array: (), across: true, scale };
-            let sums = own.low_rank_gradient(wide, &gradient, None, &lows, of)?;
+            let sums = own.low_rank_gradient(wide, Source::new(&gradient, None), &lows, of)?;
             self.set_each(program, gradients.iter().map(|pair| pair[1]), &sums)?;
         }
         let lows = (0..updates.len()).map(|update| low.narrow(0, update * count, count));
@@ -214,7 +214,13 @@ impl Candle {
             let dropped = self.dropped(program, x, dropouts.iter().copied())?;
             let lows: Vec<&Tensor> = lows.iter().collect();
             let of = Factor { array: (), across: false, scale: 1.0 };
-            let sums = own.low_rank_gradient(wide, &self.peek(program, x)?, dropped.as_ref(), &lows, of)?;
+            let (array, vectors) = match self.held.recovered(program.root(x)) {
+                Some([normalized, gain, shift]) => (normalized, Some([gain, shift])),
+                None => (self.peek(program, x)?, None),
+            };
+            let recovered = vectors.as_ref().map(|vectors| vectors.each_ref());
+            let source = Source { array: &array, recovered, dropped: dropped.as_ref() };
+            let sums = own.low_rank_gradient(wide, source, &lows, of)?;
             self.set_each(program, gradients.iter().map(|pair| pair[0]), &sums)?;
         }
         let Some((dx, _)) = dx else { return Ok(()) };
@@ -227,6 +233,24 @@ impl Candle {
             own.low_rank_up(wide, &[low], dropped.as_ref(), by_a, Update { out: &out, adds, biases: &[] })?;
         }
         Ok(())
+    }
+
+    /// Whether what is recovered from a norm here is read by gradients of low-rank updates alone,
+    /// for which kernels recover it: it is neither written nor read again then.
+    pub(super) fn is_recovered_later(&self, program: &Program, out: ValueId) -> bool {
+        let root = program.root(out);
+        let until = self.last_use[root.0 as usize].min(program.instructions().count());
+        let rest = program.instructions().skip(self.place + 1).take(until.saturating_sub(self.place));
+        let mut readers =
+            rest.filter(|reader| reader.accesses().iter().any(|&(value, _)| program.root(value) == root));
+        readers.all(|reader| match *reader {
+            Instruction::LowRankBackward { dy, x: Some(_), a, dx, .. } => {
+                let others = [Some(dy), dx.map(|(dx, _)| dx)];
+                let alone = others.iter().flatten().all(|&value| program.root(value) != root);
+                alone && self.by_kernels(self.shape(program, a).0)
+            }
+            _ => false,
+        })
     }
 
     /// Adds what lies one behind the other to gradients of as many elements each.

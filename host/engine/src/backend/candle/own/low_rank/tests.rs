@@ -181,16 +181,32 @@ fn a_factors_gradient_is_the_product_over_rows_of_what_is_left() {
     each_case(|own, wide, dtype, dropped, case| {
         let x = values(wide.rows * wide.pitch, 1, dtype);
         let low = values(wide.rows * wide.rank, 2, DType::BF16);
-        let left = rounded(&left_of(own, &x, wide, dropped));
         let rows = rounded(&low).reshape((wide.rows, wide.rank)).unwrap().t().unwrap();
-        let product = (rows.contiguous().unwrap().matmul(&left).unwrap() * 0.5).unwrap();
-        for across in [false, true] {
-            let expected = if across { product.t().unwrap().contiguous().unwrap() } else { product.clone() };
-            let of = Factor { array: (), across, scale: 0.5 };
-            let found =
-                whatever_the_order(|own| own.low_rank_gradient(wide, &x, dropped, &[&low], of).unwrap());
-            let apart = apart(found, &expected);
-            assert!(apart < 1e-6, "{case}, across: {across}: {apart:e}");
+        let vectors = [3, 4].map(|salt| values(wide.columns, salt, DType::F32));
+        for recovered in [None, Some(vectors.each_ref())] {
+            let left = match recovered {
+                Some([gain, shift]) => {
+                    let part = Wide { first: 0, pitch: wide.columns, ..wide };
+                    let x = left_of(own, &x, wide, None).broadcast_mul(gain).unwrap();
+                    left_of(own, &x.broadcast_add(shift).unwrap(), part, dropped)
+                }
+                None => left_of(own, &x, wide, dropped),
+            };
+            let product = (rows.contiguous().unwrap().matmul(&rounded(&left)).unwrap() * 0.5).unwrap();
+            for across in [false, true] {
+                let expected =
+                    if across { product.t().unwrap().contiguous().unwrap() } else { product.clone() };
+                let of = Factor { array: (), across, scale: 0.5 };
+                let source = Source { array: &x, recovered, dropped };
+                let found =
+                    whatever_the_order(|own| own.low_rank_gradient(wide, source, &[&low], of).unwrap());
+                let apart = apart(found, &expected);
+                assert!(
+                    apart < 1e-6,
+                    "{case}, across: {across}, recovered: {}: {apart:e}",
+                    recovered.is_some()
+                );
+            }
         }
     });
 }
@@ -243,11 +259,17 @@ fn updates_together_are_each_by_itself() {
                 assert_eq!(numbers_of(&together), by_itself.collect::<Vec<f32>>());
 
                 let without = Factor { array: (), across, scale: 0.5 };
-                let sums = own.low_rank_gradient(wide, &x, Some(&all), &lows, without).unwrap();
+                let sums = own.low_rank_gradient(wide, Source::new(&x, Some(&all)), &lows, without).unwrap();
                 let by_itself = (0..count).flat_map(|update| {
                     let low = &lows[update..=update];
                     numbers_of(
-                        &own.low_rank_gradient(one(update), &x, Some(&alone(update)), low, without).unwrap(),
+                        &own.low_rank_gradient(
+                            one(update),
+                            Source::new(&x, Some(&alone(update))),
+                            low,
+                            without,
+                        )
+                        .unwrap(),
                     )
                 });
                 assert_eq!(numbers_of(&sums), by_itself.collect::<Vec<f32>>());
