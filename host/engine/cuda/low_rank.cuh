@@ -29,7 +29,7 @@ template <int RANKS> constexpr int CHUNK = RANKS == 16 ? 768 : 256;
     CHOICE_OF_READS(NAME##_##RANKS, NAME##_arrays)                                      \
     KNOWN_BY_LAYOUT(NAME##_##RANKS, LowRank, NAME##_floats<RANKS>() * sizeof(float), NAME##_##RANKS##_suffix)
 
-// The masks of a block's rows, by which they are dropped. in1 starts, in2 places.
+// The masks of a block's rows, by which the first update drops them. in1 starts, in2 places.
 BODY void load_masks(const Arrays &arrays, const LowRank &n, int64_t first, int rows, RowMask *masks) {
     EACH_HALF(thread) {
         for (int row = thread; row < rows; row += HALF_THREADS) {
@@ -148,15 +148,21 @@ BODY void low_rank_down_tile(const Arrays &arrays, const LowRank &all_of_them, i
 RANK_KERNEL(low_rank_down, 16, 4)
 RANK_KERNEL(low_rank_down, 64, 2)
 
+// Updates at most that a block adds to the same columns.
+template <int RANKS> constexpr int ADDED = RANKS == 16 ? UPDATES : 1;
+
 template <int RANKS, class Array> struct Up {
     Right factor[RANKS / 16][8];
-    Left low[RANKS / 16], next_low[RANKS / 16];
-    Eight<Array> before[4], next[4];
+    Left low[RANKS / 16], next_low[ADDED<RANKS>][RANKS / 16];
+    Eight<Array> next[4];
+    Few<8> total[4];
     Sums<8 * 8> sums;
 };
 
+template <int RANKS> constexpr int UP_FACTOR = UP_COLUMNS * HALF_WARPS * BY_COLUMN<RANKS>;
+
 template <int RANKS> constexpr int low_rank_up_floats() {
-    return 2 * UP_ROWS + UP_COLUMNS * HALF_WARPS * BY_COLUMN<RANKS> / 2;
+    return ADDED<RANKS> * (2 * UP_ROWS + UP_FACTOR<RANKS> / 2);
 }
 
 BODY ReadArrays low_rank_up_arrays(const Arrays &arrays) {
@@ -165,18 +171,20 @@ BODY ReadArrays low_rank_up_arrays(const Arrays &arrays) {
 
 // Columns of out0 [tokens, pitch] = of each update what a dropout leaves of scale times its rows
 // [tokens, rank], in6 and behind it, times its factor, in3 and behind it, plus a vector [columns]
-// where it is given, in9 and behind it; or these added to what is there. in1, in2 see load_masks.
+// where it is given, in9 and behind it; or these added to what is there. Updates whose columns are
+// the same are added up by one block. in1, in2 see load_masks.
 template <int RANKS, class Array>
 BODY void low_rank_up_tile(const Arrays &arrays, const LowRank &all_of_them, int64_t number, float *shared) {
-    const int update = (int)(number % all_of_them.updates);
-    const int64_t block = number / all_of_them.updates;
+    const int MOST = ADDED<RANKS>;
+    const int count = all_of_them.step == 0 ? (int)all_of_them.updates : 1;
+    const int apart = count > 1 ? 1 : (int)all_of_them.updates;
+    const int update = (int)(number % apart);
+    const int64_t block = number / apart;
     const LowRank n = update_of(all_of_them, update);
     const int COLUMNS = UP_COLUMNS * HALF_WARPS;
     RowMask *masks = (RowMask *)shared;
-    uint16_t *factor = (uint16_t *)(shared + 2 * UP_ROWS);
-    const LowRows<Array> low(n, input_of<Array>(arrays, 6, update));
+    uint16_t *factors = (uint16_t *)(shared + MOST * 2 * UP_ROWS);
     const WideRows<Array> out(n, output<Array>(arrays, 0));
-    const Vector<Array> bias(n, input_of(arrays, 9, update));
     const int64_t strips = (n.columns + COLUMNS - 1) / COLUMNS, first = block / strips * UP_ROWS;
     const int strip = (int)(block % strips) * COLUMNS, rank = (int)n.rank;
     Own<Up<RANKS, Array>> all;
@@ -189,9 +197,14 @@ BODY void low_rank_up_tile(const Arrays &arrays, const LowRank &all_of_them, int
         Up<RANKS, Array> &own = all.of(thread);
         const int lane = lane_of(thread);
 #pragma unroll
-        for (int part = 0; part < RANKS / 4; part++)
-            own.next_low[part / 4].pairs[part % 4] =
-                low.two(first + row + lane / 4 + part % 2 * 8, part / 2 * 8 + lane % 4 * 2);
+        for (int more = 0; more < MOST; more++)
+            if (more < count) {
+                const LowRows<Array> low(n, input_of<Array>(arrays, 6, update + more));
+#pragma unroll
+                for (int part = 0; part < RANKS / 4; part++)
+                    own.next_low[more][part / 4].pairs[part % 4] =
+                        low.two(first + row + lane / 4 + part % 2 * 8, part / 2 * 8 + lane % 4 * 2);
+            }
         if (n.adds) {
 #pragma unroll
             for (int part = 0; part < 4; part++)
@@ -201,58 +214,74 @@ BODY void low_rank_up_tile(const Arrays &arrays, const LowRank &all_of_them, int
     EACH_HALF(thread) {
         load(thread, 0);
     }
-    put_by_column<RANKS, UP_COLUMNS * HALF_WARPS>(factor, input_of(arrays, 3, update), n, strip);
-    load_masks(arrays, n, first, UP_ROWS, masks);
+#pragma unroll
+    for (int more = 0; more < MOST; more++)
+        if (more < count) {
+            put_by_column<RANKS, UP_COLUMNS * HALF_WARPS>(factors + more * UP_FACTOR<RANKS>,
+                                                          input_of(arrays, 3, update + more), n, strip);
+            load_masks(arrays, update_of(n, more), first, UP_ROWS, masks + more * UP_ROWS);
+        }
     NEXT_PHASE();
-    EACH_HALF(thread) {
-        const int lane = lane_of(thread), column = thread / WARP * UP_COLUMNS + lane / 4 * 8;
-#pragma unroll
-        for (int half = 0; half < RANKS / 8; half++)
-#pragma unroll
-            for (int tile = 0; tile < 8; tile++)
-                all.of(thread).factor[half / 2][tile].pairs[half % 2] =
-                    by_column<RANKS>(factor, 8 * half + lane % 4 * 2, column + tile);
-    }
     for (int row = 0; row < UP_ROWS && first + row < n.tokens; row += 16) {
         EACH_HALF(thread) {
             Up<RANKS, Array> &own = all.of(thread);
-            own.sums = {};
-#pragma unroll
-            for (int step = 0; step < RANKS / 16; step++)
-                own.low[step] = own.next_low[step];
 #pragma unroll
             for (int part = 0; part < 4; part++)
-                own.before[part] = own.next[part];
-            if (row + 16 < UP_ROWS)
-                load(thread, row + 16);
+                own.total[part] = n.adds ? widened(own.next[part]) : Few<8>{};
         }
-        EACH_HALF(thread) {
-            const int warp = thread / WARP * WARP;
 #pragma unroll
-            for (int step = 0; step < RANKS / 16; step++)
-                if (16 * step < rank) {
+        for (int more = 0; more < MOST; more++)
+            if (more < count) {
+                EACH_HALF(thread) {
+                    Up<RANKS, Array> &own = all.of(thread);
+                    own.sums = {};
+                    const uint16_t *factor = factors + more * UP_FACTOR<RANKS>;
+                    const int lane = lane_of(thread), column = thread / WARP * UP_COLUMNS + lane / 4 * 8;
 #pragma unroll
-                    for (int tile = 0; tile < 8; tile++)
-                        multiply(
-                            all.of(thread).sums.x[tile], lane_of(thread),
-                            [&](int lane) { return all.of(warp + lane).low[step]; },
-                            [&](int lane) { return all.of(warp + lane).factor[step][tile]; });
+                    for (int step = 0; step < RANKS / 16; step++)
+                        own.low[step] = own.next_low[more][step];
+#pragma unroll
+                    for (int half = 0; half < RANKS / 8; half++)
+#pragma unroll
+                        for (int tile = 0; tile < 8; tile++)
+                            own.factor[half / 2][tile].pairs[half % 2] =
+                                by_column<RANKS>(factor, 8 * half + lane % 4 * 2, column + tile);
+                    if (more == count - 1 && row + 16 < UP_ROWS)
+                        load(thread, row + 16);
                 }
-        }
+                EACH_HALF(thread) {
+                    const int warp = thread / WARP * WARP;
+#pragma unroll
+                    for (int step = 0; step < RANKS / 16; step++)
+                        if (16 * step < rank) {
+#pragma unroll
+                            for (int tile = 0; tile < 8; tile++)
+                                multiply(
+                                    all.of(thread).sums.x[tile], lane_of(thread),
+                                    [&](int lane) { return all.of(warp + lane).low[step]; },
+                                    [&](int lane) { return all.of(warp + lane).factor[step][tile]; });
+                        }
+                }
+                EACH_HALF(thread) {
+                    const LowRank of = update_of(n, more);
+                    const Vector<Array> bias(n, input_of(arrays, 9, update + more));
+#pragma unroll
+                    for (int part = 0; part < 4; part++) {
+                        const int under = row + row_at(thread, part), column = column_at(thread, part);
+                        Few<8> found;
+#pragma unroll
+                        for (int tile = 0; tile < 8; tile++)
+                            found.x[tile] = all.of(thread).sums.x[tile][part] * n.scale;
+                        drop(found, n.has_mask, of.masks[0], masks[more * UP_ROWS + under], column);
+                        bias.add_to(found, column);
+                        add(all.of(thread).total[part], found);
+                    }
+                }
+            }
         EACH_HALF(thread) {
 #pragma unroll
-            for (int part = 0; part < 4; part++) {
-                const int under = row + row_at(thread, part), column = column_at(thread, part);
-                Few<8> more;
-#pragma unroll
-                for (int tile = 0; tile < 8; tile++)
-                    more.x[tile] = all.of(thread).sums.x[tile][part] * n.scale;
-                drop(more, n.has_mask, n.masks[0], masks[under], column);
-                bias.add_to(more, column);
-                if (n.adds)
-                    add(more, widened(all.of(thread).before[part]));
-                out.write(first + under, column, more);
-            }
+            for (int part = 0; part < 4; part++)
+                out.write(first + row + row_at(thread, part), column_at(thread, part), all.of(thread).total[part]);
         }
     }
 }

@@ -101,15 +101,18 @@ fn low_ranks(pair: &Pair<'_>, mask: Mask) -> Result<()> {
                 let lists = [integers(&STARTS)?.to_device(device)?, integers(&PLACES)?.to_device(device)?];
                 let dropped = Dropped { masks: vec![mask], packing, lists };
                 let (x, out) = (array(ROWS * wide.pitch, 60, dtype)?, array(ROWS * wide.pitch, 61, dtype)?);
-                let factor = array(wide.rank * wide.columns, 62, DType::F32)?;
-                let factor = Factor { array: &[&factor][..], across, scale: 0.5 };
+                let matrix = array(wide.rank * wide.columns, 62, DType::F32)?;
+                let factor = Factor { array: &[&matrix][..], across, scale: 0.5 };
                 let down = array(ROWS * wide.rank, 63, dtype)?;
                 own.low_rank_down(wide, &x, Some(&dropped), factor, &down)?;
                 let low = array(ROWS * wide.rank, 64, DType::BF16)?;
                 let bias = array(wide.columns, 65, DType::F32)?;
-                let biases = if across { &[][..] } else { &[&bias][..] };
+                // Two of them, in the same columns.
+                let both = Dropped { masks: vec![mask; 2], packing, lists: dropped.lists.clone() };
+                let factors = Factor { array: &[&matrix, &matrix][..], ..factor };
+                let biases = if across { &[][..] } else { &[&bias, &bias][..] };
                 let update = Update { out: &out, adds: across, biases };
-                own.low_rank_up(wide, &[&low], Some(&dropped), factor, update)?;
+                own.low_rank_up(wide, &[&low, &low], Some(&both), factors, update)?;
                 let of = Factor { array: (), across, scale: 0.5 };
                 let vectors = [array(wide.columns, 66, DType::F32)?, array(wide.columns, 67, DType::F32)?];
                 // The gradient of a factor by which rows go down reads what a norm has normalized.

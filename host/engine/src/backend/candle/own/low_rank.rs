@@ -53,6 +53,13 @@ pub struct Source<'a> {
     pub dropped: Option<&'a Dropped>,
 }
 
+impl Dropped {
+    /// What drops rows for one of the updates.
+    fn only(&self, update: usize) -> Dropped {
+        Dropped { masks: vec![self.masks[update]], packing: self.packing, lists: self.lists.clone() }
+    }
+}
+
 impl<'a> Source<'a> {
     /// A matrix that needs not be recovered.
     pub fn new(array: &'a Tensor, dropped: Option<&'a Dropped>) -> Source<'a> {
@@ -154,7 +161,8 @@ impl Own {
     }
 
     /// What dropouts leave of the rows [rows, rank] of each update times its factor, and biases,
-    /// into columns of a matrix, or added to them. Updates have columns of their own.
+    /// into columns of a matrix, or added to them. Updates have columns of their own, or all have
+    /// the same and are added up.
     ///
     /// # Errors
     /// As [`Own::run`].
@@ -166,8 +174,21 @@ impl Own {
         factors: Factors<'_>,
         Update { out, adds, biases }: Update<'_>,
     ) -> Result<()> {
+        let same_columns = wide.step == 0 && lows.len() > 1;
+        if same_columns && wide.rank > FEW_RANKS {
+            for (update, low) in lows.iter().enumerate() {
+                let dropped = dropped.map(|dropped| dropped.only(update));
+                let factor = Factor { array: &factors.array[update..=update], ..factors };
+                let biases = biases.get(update..=update).unwrap_or_default();
+                let to = Update { out, adds: adds || update > 0, biases };
+                self.low_rank_up(wide, &[low], dropped.as_ref(), factor, to)?;
+            }
+            return Ok(());
+        }
         let blocks = wide.rows.div_ceil(UP_ROWS) * wide.columns.div_ceil(UP_COLUMNS);
+        let apart = if same_columns { 1 } else { lows.len() };
         let numbers = numbers::LowRank {
+            rows: (blocks * apart) as i64,
             scale: factors.scale,
             across: i32::from(factors.across),
             adds: i32::from(adds),

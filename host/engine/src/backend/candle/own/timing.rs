@@ -179,7 +179,7 @@ fn low_ranks(bench: &Bench, own: &Own) -> Result<()> {
         let lists = [bench.list(starts.clone())?, bench.list(places.clone())?];
         Ok(Dropped { masks: vec![mask(); updates], packing, lists })
     };
-    let (one, both) = (dropped(1)?, dropped(2)?);
+    let both = dropped(2)?;
     let x = bench.halves(tokens * COLUMNS)?;
     let qkv = bench.halves(tokens * 3 * COLUMNS)?;
     let low = bench.halves(2 * tokens * RANK)?;
@@ -200,9 +200,8 @@ fn low_ranks(bench: &Bench, own: &Own) -> Result<()> {
         own.low_rank_down(of_qkv, &qkv, None, factors(true), &low)
     })?;
     let update = Update { out: &x, adds: true, biases: &[] };
-    bench.moves("low rank, gradients by A, added, of one", 2 * COLUMNS, &|| {
-        let factor = Factor { array: &arrays[..1], across: false, scale: 2.0 };
-        own.low_rank_up(wide, &lows[..1], Some(&one), factor, update)
+    bench.moves("low rank, gradients by A, added", 2 * COLUMNS, &|| {
+        own.low_rank_up(wide, &lows, Some(&both), factors(false), update)
     })?;
     let of = |across: bool| Factor { array: (), across, scale: 1.0 };
     let source = Source { array: &x, recovered: Some([&bias, &bias]), dropped: Some(&both) };

@@ -224,15 +224,12 @@ impl Candle {
             self.set_each(program, gradients.iter().map(|pair| pair[0]), &sums)?;
         }
         let Some((dx, _)) = dx else { return Ok(()) };
-        // All of them add to the same columns: one after the other.
-        for (update, (pair, low)) in factors.iter().zip(&lows).enumerate() {
-            let dropped = self.dropped(program, dx, dropouts[update..=update].iter().copied())?;
-            let adds = adds || update > 0;
-            let out = self.writable(program, dx, !adds)?;
-            let by_a = Factor { array: &[&pair[0]][..], across: false, scale: 1.0 };
-            own.low_rank_up(wide, &[low], dropped.as_ref(), by_a, Update { out: &out, adds, biases: &[] })?;
-        }
-        Ok(())
+        let by_a: Vec<&Tensor> = factors.iter().map(|pair| &pair[0]).collect();
+        let by_a = Factor { array: &by_a[..], across: false, scale: 1.0 };
+        let dropped = self.dropped(program, dx, dropouts.into_iter())?;
+        let out = self.writable(program, dx, !adds)?;
+        let lows: Vec<&Tensor> = lows.iter().collect();
+        own.low_rank_up(wide, &lows, dropped.as_ref(), by_a, Update { out: &out, adds, biases: &[] })
     }
 
     /// Whether what is recovered from a norm here is read by gradients of low-rank updates alone,
