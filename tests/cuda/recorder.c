@@ -2,9 +2,9 @@
 //
 // Compiled under the names of CUDA's libraries, it stands in for them on a machine without a GPU
 // (host/engine/tests/recorded.rs). Memory is the process's own, so that what is copied to it can
-// be read again; kernels and products are looked at and not made. What the real driver or cuBLAS
-// would refuse is refused here, and so is a product beyond the memory that it is given, which
-// those would not see.
+// be read again; kernels and products are looked at and not made. Refused are launches of sizes
+// that no card takes, or with more shared memory than was asked for, copies and fills beyond an
+// array, an array that ends twice, and products without elements or beyond an array.
 
 #define _GNU_SOURCE
 #include <stdint.h>
@@ -17,7 +17,7 @@ enum { SUCCESS = 0, INVALID_VALUE = 1, OUT_OF_MEMORY = 2, CUBLAS_INVALID_VALUE =
 
 // The card that it gives itself out for: an H200.
 static const uint64_t CARD_BYTES = 140ull << 30;
-static const unsigned MOST_SHARED = 232448, MOST_THREADS = 1024, MOST_BLOCKS_ASIDE = 65535;
+static const unsigned MOST_SHARED = 232448, FREE_SHARED = 49152, MOST_THREADS = 1024, MOST_BLOCKS_ASIDE = 65535;
 
 // What was told so far, and what is kept of the memory's pool; the test reads them by name.
 uint64_t recorded_launches, recorded_products, recorded_waits, recorded_reads, recorded_returns, recorded_kept;
@@ -26,7 +26,7 @@ uint64_t recorded_launches, recorded_products, recorded_waits, recorded_reads, r
 uint64_t recorded_limit = UINT64_MAX;
 
 // Addresses that no array has had, pages of which come when they are touched.
-static const uint64_t ADDRESSES = 16ull << 40, ALIGNED = 512;
+static const uint64_t ADDRESSES = 16ull << 40, ALIGNED = 512, PAGE = 4096;
 static uint64_t next_address, bytes_used, most_used;
 
 // Before each array: how long it is, 0 where it has ended.
@@ -66,6 +66,8 @@ static int take(uint64_t *address, size_t bytes) {
         if (2 * array_count >= array_room) {
             array_room = array_room ? 2 * array_room : 4096;
             arrays = realloc(arrays, array_room * sizeof *arrays);
+            if (!arrays)
+                abort();
         }
     }
     const uint64_t whole = (bytes + ALIGNED - 1) / ALIGNED * ALIGNED;
@@ -88,6 +90,10 @@ static int give(uint64_t address) {
     if (!header->bytes)
         return INVALID_VALUE;
     bytes_used -= (header->bytes + ALIGNED - 1) / ALIGNED * ALIGNED;
+    // Its pages go, all but those that it shares.
+    const uint64_t first = (address + PAGE - 1) / PAGE * PAGE, end = (address + header->bytes) / PAGE * PAGE;
+    if (first < end)
+        madvise((void *)first, end - first, MADV_DONTNEED);
     header->bytes = 0;
     return SUCCESS;
 }
@@ -112,6 +118,12 @@ static int refuse(int code, const char *what) {
     return code;
 }
 
+// A function of a module: its name, and how much memory of a block it was allowed.
+struct Function {
+    char *name;
+    unsigned shared;
+};
+
 static int make(void **handle) {
     static uintptr_t made = 1 << 20;
     *handle = (void *)(made += 64);
@@ -134,7 +146,7 @@ int cuMemGetInfo_v2(size_t *rest, size_t *whole) {
 int cuDeviceGetAttribute(int *value, int attribute, int device) {
     switch (attribute) {
     case 1: *value = MOST_THREADS; break;
-    case 8: *value = 48 << 10; break;
+    case 8: *value = FREE_SHARED; break;
     case 10: *value = 32; break;
     case 16: *value = 132; break;
     case 75: *value = 9; break;
@@ -150,16 +162,21 @@ int cuCtxGetCurrent(void **context) { return make(context); }
 int cuCtxSetCurrent(void *context) { return SUCCESS; }
 int cuCtxSynchronize(void) { return recorded_waits++, SUCCESS; }
 
-// Modules; a function is its name.
+// Modules.
 
 int cuModuleLoadData(void **module, const void *image) { return make(module); }
 int cuModuleUnload(void *module) { return SUCCESS; }
-int cuModuleGetFunction(void **function, void *module, const char *name) {
-    *function = strdup(name);
+int cuModuleGetFunction(struct Function **function, void *module, const char *name) {
+    *function = malloc(sizeof **function);
+    **function = (struct Function){strdup(name), FREE_SHARED};
     return SUCCESS;
 }
 int cuFuncGetAttribute(int *value, int attribute, void *function) { return *value = attribute ? 0 : MOST_THREADS, SUCCESS; }
-int cuFuncSetAttribute(void *function, int attribute, int value) { return SUCCESS; }
+int cuFuncSetAttribute(struct Function *function, int attribute, int value) {
+    if (attribute == 8)
+        function->shared = value;
+    return SUCCESS;
+}
 int cuOccupancyMaxActiveBlocksPerMultiprocessor(int *blocks, void *function, int threads, size_t shared) {
     return *blocks = 2, SUCCESS;
 }
@@ -167,13 +184,14 @@ int cuOccupancyMaxActiveBlocksPerMultiprocessorWithFlags(int *blocks, void *func
                                                          unsigned flags) {
     return *blocks = 2, SUCCESS;
 }
-int cuLaunchKernel(const char *name, unsigned x, unsigned y, unsigned z, unsigned threads_x, unsigned threads_y,
+int cuLaunchKernel(const struct Function *function, unsigned x, unsigned y, unsigned z, unsigned threads_x, unsigned threads_y,
                    unsigned threads_z, unsigned shared, void *stream, void **arguments, void **more) {
     const uint64_t threads = (uint64_t)threads_x * threads_y * threads_z;
     if (!x || !y || !z || y > MOST_BLOCKS_ASIDE || z > MOST_BLOCKS_ASIDE || !threads || threads > MOST_THREADS ||
-        shared > MOST_SHARED) {
+        shared > MOST_SHARED || shared > function->shared) {
         char what[256];
-        snprintf(what, sizeof what, "a launch of %s: %u x %u x %u blocks of %u x %u x %u threads, %u bytes shared", name,
+        snprintf(what, sizeof what, "a launch of %s: %u x %u x %u blocks of %u x %u x %u threads, %u bytes shared",
+                 function->name,
                  x, y, z, threads_x, threads_y, threads_z, shared);
         return refuse(INVALID_VALUE, what);
     }
@@ -191,6 +209,7 @@ int cuEventCreate(void **event, unsigned flags) { return make(event); }
 int cuEventDestroy_v2(void *event) { return SUCCESS; }
 int cuEventRecord(void *event, void *stream) { return SUCCESS; }
 int cuEventQuery(void *event) { return SUCCESS; }
+// Slots of lists wait so, for what is over long since.
 int cuEventSynchronize(void *event) { return SUCCESS; }
 
 // Memory.

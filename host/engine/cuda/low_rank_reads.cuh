@@ -155,7 +155,7 @@ template <class Array> struct Vector {
 
     OF_THREAD Vector(const LowRank &n, const Numbers &vector) : n(n), vector(vector) {}
 
-    // Eight columns from one on, zeros beyond the last.
+    // Eight columns from one on; beyond the last, numbers that count nowhere.
     OF_THREAD Few<8> eight(int column) const {
         if constexpr (IS_HALVES<Array>) {
             const Floats floats = {(float *)vector.at, false};

@@ -24,7 +24,7 @@ fn rows(hidden: usize, device: Device) -> (usize, u64) {
         LargestBatch { examples: 128, rows: 128, pieces: 1, longest: 128, ..LargestBatch::default() };
     let training = plans.training().unwrap();
     let on = |device: Device| Target::new(device, Precision::Fp32);
-    let most_rows = micro_batch_rows(&training, &plans.parameters, &largest, on(device));
+    let most_rows = micro_batch_rows(&training, &largest, on(device));
     let largest = LargestBatch { most_rows, ..largest };
     let working = estimate(&training, &plans.parameters, &largest, 128, on(Device::Cpu)).working;
     (most_rows, working >> 20)

@@ -243,7 +243,7 @@ impl Prepared {
         let (examples, words) = (self.any_sampler(spec)?.largest_batch(), dataset.most_words());
         let mut largest =
             LargestBatch { examples, rows, pieces, longest, masked, targets, words, most_rows: 0 };
-        largest.most_rows = micro_batch_rows(&self.training, &self.plans.parameters, &largest, spec.target());
+        largest.most_rows = micro_batch_rows(&self.training, &largest, spec.target());
         Ok(largest)
     }
 

@@ -26,7 +26,7 @@ const LOW_RANK_ARRAYS: usize = 2;
 /// Bytes that the second backend takes beside a program's values, by instruction.
 /// Sequences are padded there to the longest. For heads of at most `own_columns` columns it has
 /// kernels of attention, which make no array of scores, but not for scores by relative
-/// positions. `halves` says by value whether it is stored in bf16, as its kernels read and
+/// positions; 0 says that it has no kernels at all. `halves` says by value whether it is stored in bf16, as its kernels read and
 /// write it.
 pub fn composed_bytes(program: &Program, sizes: &Sizes, own_columns: usize, halves: &[bool]) -> Vec<usize> {
     let scores = |heads: usize| COMPOSED_SCORES * sizes.sequences * heads * sizes.longest * sizes.longest;
@@ -88,21 +88,34 @@ pub fn composed_bytes(program: &Program, sizes: &Sizes, own_columns: usize, halv
     taken.collect()
 }
 
-/// Bytes of the gradients of parameters that there are at each instruction, where each is made
-/// when something is first added to it.
-pub fn gradient_bytes(program: &Program, sizes: &Sizes) -> Vec<usize> {
+/// Bytes of the gradients of parameters that there are at each instruction: each is made when
+/// something is first added to it, or all are `there` from the start. Beside one that is there
+/// lie what is added to it, and the sum that takes its place.
+pub fn gradient_bytes(program: &Program, sizes: &Sizes, there: bool) -> Vec<usize> {
+    let touched = |instruction: &Instruction| {
+        let accesses = instruction.accesses().into_iter();
+        let gradients = accesses.filter_map(|(value, _)| match program.value(program.root(value)).storage {
+            Storage::Gradient { block, offset } => {
+                Some(((block, offset), size_of::<f32>() * program.value(value).elements(sizes)))
+            }
+            _ => None,
+        });
+        gradients.collect::<Vec<_>>()
+    };
     let mut made = BTreeMap::new();
-    let mut bytes = 0;
+    if there {
+        made.extend(program.instructions().flat_map(touched));
+    }
+    let mut bytes: usize = made.values().sum();
     let along = program.instructions().map(|instruction| {
-        for (value, _) in instruction.accesses() {
-            if let Storage::Gradient { block, offset } = program.value(program.root(value)).storage {
-                let elements = program.value(value).elements(sizes);
-                let known = made.entry((block, offset)).or_insert(0);
-                bytes += size_of::<f32>() * elements.saturating_sub(*known);
-                *known = elements.max(*known);
+        let mut beside = 0;
+        for (place, length) in touched(instruction) {
+            match made.insert(place, length) {
+                Some(_) => beside += 2 * length,
+                None => bytes += length,
             }
         }
-        bytes
+        bytes + beside
     });
     along.collect()
 }

@@ -87,6 +87,42 @@ impl LargestBatch {
     }
 }
 
+/// The sizes of a micro-batch of so many examples, as a device computes it.
+fn sizes_on(target: Target, largest: &LargestBatch, micro_batch: usize) -> Sizes {
+    let sizes = largest.sizes(micro_batch);
+    match target.device {
+        Device::Cpu => sizes,
+        // The second backend computes them again.
+        _ => Sizes { probabilities: 0, ..sizes },
+    }
+}
+
+/// By value: whether it is stored in bf16 there.
+fn halves_on(target: Target, compiled: &Compiled) -> Vec<bool> {
+    match target.stores_halves() {
+        true => compiled.halves.clone(),
+        false => vec![false; compiled.program.values.len()],
+    }
+}
+
+/// Working memory, with so many bytes of gradients at each instruction of the second backend.
+fn working_bytes(
+    compiled: &Compiled,
+    sizes: &Sizes,
+    halves: &[bool],
+    target: Target,
+    gradients: Option<Vec<usize>>,
+) -> usize {
+    if target.device == Device::Cpu {
+        return compiled.working_bytes(sizes);
+    }
+    let mut beside = composed_bytes(&compiled.program, sizes, target.attention_columns, halves);
+    for (beside, gradients) in beside.iter_mut().zip(gradients.unwrap_or_default()) {
+        *beside += gradients;
+    }
+    compiled.bytes_of_arrays(sizes, halves, &beside)
+}
+
 /// The memory of a training on a device, with micro-batches of so many examples.
 pub fn estimate(
     compiled: &Compiled,
@@ -96,62 +132,44 @@ pub fn estimate(
     target: Target,
 ) -> MemoryEstimate {
     let program = &compiled.program;
-    let mut sizes = largest.sizes(micro_batch);
-    if target.device != Device::Cpu {
-        // The second backend computes them again.
-        sizes.probabilities = 0;
-    }
-    let halves = match target.stores_halves() {
-        true => compiled.halves.clone(),
-        false => vec![false; program.values.len()],
-    };
+    let sizes = sizes_on(target, largest, micro_batch);
+    let halves = halves_on(target, compiled);
     let bytes = |elements: usize| (elements * size_of::<f32>()) as u64;
     let blocks = parameters.blocks.iter();
     let trained = bytes(blocks.clone().filter(|block| block.trains()).map(|block| block.elements).sum());
     let trains = |block: usize| parameters.blocks[block].trains();
-    let (working, optimizer) = match target.device {
-        Device::Cpu => (compiled.working_bytes(&sizes), 3 * trained),
-        _ => {
-            let composed = composed_bytes(program, &sizes, target.attention_columns, &halves);
-            let mut gradients = gradient_bytes(program, &sizes);
-            if micro_batch < largest.examples {
-                // Those of the micro-batches before are there from the first instruction on.
-                let all = gradients.last().copied().unwrap_or(0);
-                gradients.fill(all);
-            }
-            let beside: Vec<usize> = composed.iter().zip(gradients).map(|(one, other)| one + other).collect();
-            (compiled.bytes_of_arrays(&sizes, &halves, &beside), bytes(2 * parameters.trained_elements()))
-        }
-    };
+    // An effective batch in parts has the gradients of the parts before.
+    let in_parts = micro_batch < largest.examples || micro_batch * largest.rows > largest.most_rows;
+    let gradients = gradient_bytes(program, &sizes, in_parts);
     MemoryEstimate {
         parameters: match target.precision {
             Precision::Bf16 => trained + frozen_bytes(program, &sizes, &halves, trains) as u64,
             Precision::Fp32 | Precision::Tf32 => bytes(blocks.map(|block| block.elements).sum()),
         },
-        optimizer,
-        checkpoint: match target.device {
-            Device::Cpu | Device::CandleCpu => bytes(parameters.trained_elements()),
-            Device::Cuda(_) | Device::Metal => 0,
+        optimizer: match target.device {
+            Device::Cpu => 3 * trained,
+            _ => bytes(2 * parameters.trained_elements()),
         },
-        working: working as u64,
+        checkpoint: match target.device {
+            Device::Cpu | Device::CandleCpu | Device::Metal => bytes(parameters.trained_elements()),
+            Device::Cuda(_) => 0,
+        },
+        working: working_bytes(compiled, &sizes, &halves, target, Some(gradients)) as u64,
     }
 }
 
 /// Rows of a micro-batch at most: as many as the device wants, and on a processor more
 /// where they take little memory.
-pub fn micro_batch_rows(
-    compiled: &Compiled,
-    parameters: &Parameters,
-    largest: &LargestBatch,
-    target: Target,
-) -> usize {
+pub fn micro_batch_rows(compiled: &Compiled, largest: &LargestBatch, target: Target) -> usize {
     let most_rows = target.device.micro_batch_rows();
     if !matches!(target.device, Device::Cpu | Device::CandleCpu) {
         return most_rows;
     }
     let largest = LargestBatch { most_rows, ..*largest };
-    let tokens = largest.sizes(largest.examples).tokens as u64;
-    let working = estimate(compiled, parameters, &largest, largest.examples, target).working;
+    let sizes = sizes_on(target, &largest, largest.examples);
+    // Gradients do not grow with the rows.
+    let working = working_bytes(compiled, &sizes, &halves_on(target, compiled), target, None);
+    let (tokens, working) = (sizes.tokens as u64, working as u64);
     most_rows.max((tokens * SMALL_WORKING / working.max(1)) as usize)
 }
 

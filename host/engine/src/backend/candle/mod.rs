@@ -309,7 +309,9 @@ impl Backend for Candle {
     ) -> Result<Number, BackendError> {
         let part = &parameters.blocks[block].parts[part];
         let gradient = self.gradient(block, part.offset, part.elements)?;
-        Ok(Number::OnDevice(gradient.abs()?.max_all()?))
+        // Without an array as long as the gradient.
+        let (most, least) = (gradient.max_all()?.abs()?, gradient.min_all()?.abs()?);
+        Ok(Number::OnDevice(most.maximum(&least)?))
     }
 
     fn clip(&self, norm: &Number, most: f64) -> Result<Number, BackendError> {

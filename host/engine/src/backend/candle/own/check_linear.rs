@@ -82,43 +82,49 @@ pub fn linear(pair: &Pair<'_>, mask: Mask) -> Result<()> {
 }
 
 /// Low-rank updates, of both kernels for ranks, of columns that are read eight at once and of
-/// others.
+/// others: one, and two of the same columns or side by side.
 fn low_ranks(pair: &Pair<'_>, mask: Mask) -> Result<()> {
     let rows = Rows::Packed(STARTS.to_vec());
     let packing = Packing::from(&rows);
-    for (dtype, wide) in [
-        (DType::F32, Wide { rows: ROWS, columns: 61, first: 5, step: 0, pitch: COLUMNS, rank: 7 }),
-        (DType::BF16, Wide { rows: ROWS, columns: 72, first: 8, step: 0, pitch: 96, rank: 16 }),
-        (DType::BF16, Wide { rows: ROWS, columns: 1000, first: 0, step: 0, pitch: 1000, rank: 12 }),
-        (DType::BF16, Wide { rows: ROWS, columns: 300, first: 0, step: 0, pitch: 300, rank: 40 }),
-        (DType::BF16, Wide { rows: ROWS, columns: 304, first: 0, step: 0, pitch: 304, rank: 64 }),
+    for (updates, dtype, wide) in [
+        (1, DType::F32, Wide { rows: ROWS, columns: 61, first: 5, step: 0, pitch: COLUMNS, rank: 7 }),
+        (2, DType::F32, Wide { rows: ROWS, columns: 30, first: 5, step: 33, pitch: COLUMNS, rank: 7 }),
+        (2, DType::BF16, Wide { rows: ROWS, columns: 72, first: 8, step: 0, pitch: 96, rank: 16 }),
+        (2, DType::BF16, Wide { rows: ROWS, columns: 72, first: 8, step: 80, pitch: 168, rank: 16 }),
+        (1, DType::BF16, Wide { rows: ROWS, columns: 1000, first: 0, step: 0, pitch: 1000, rank: 12 }),
+        (2, DType::BF16, Wide { rows: ROWS, columns: 300, first: 0, step: 0, pitch: 300, rank: 40 }),
+        (1, DType::BF16, Wide { rows: ROWS, columns: 304, first: 0, step: 0, pitch: 304, rank: 64 }),
     ] {
         for across in [false, true] {
             let on = |own: &Own, device: &Device| -> Result<[Tensor; 3]> {
                 let array = |count: usize, salt: usize, dtype: DType| {
                     values(count, salt)?.to_dtype(dtype)?.to_device(device)
                 };
+                let each = |count: usize, salt: usize, dtype: DType| {
+                    (0..updates)
+                        .map(|update| array(count, salt + update, dtype))
+                        .collect::<candle_core::Result<Vec<_>>>()
+                };
                 let lists = [integers(&STARTS)?.to_device(device)?, integers(&PLACES)?.to_device(device)?];
-                let dropped = Dropped { masks: vec![mask], packing, lists };
+                let dropped = Dropped { masks: vec![mask; updates], packing, lists };
                 let (x, out) = (array(ROWS * wide.pitch, 60, dtype)?, array(ROWS * wide.pitch, 61, dtype)?);
-                let matrix = array(wide.rank * wide.columns, 62, DType::F32)?;
-                let factor = Factor { array: &[&matrix][..], across, scale: 0.5 };
-                let down = array(ROWS * wide.rank, 63, dtype)?;
-                own.low_rank_down(wide, &x, Some(&dropped), factor, &down)?;
-                let low = array(ROWS * wide.rank, 64, DType::BF16)?;
-                let bias = array(wide.columns, 65, DType::F32)?;
-                // Two of them, in the same columns.
-                let both = Dropped { masks: vec![mask; 2], packing, lists: dropped.lists.clone() };
-                let factors = Factor { array: &[&matrix, &matrix][..], ..factor };
-                let biases = if across { &[][..] } else { &[&bias, &bias][..] };
+                let matrices = each(wide.rank * wide.columns, 62, DType::F32)?;
+                let lows = each(ROWS * wide.rank, 64, DType::BF16)?;
+                let biases = each(wide.columns, 66, DType::F32)?;
+                let [matrices, lows, biases] =
+                    [&matrices, &lows, &biases].map(|arrays| arrays.iter().collect::<Vec<&Tensor>>());
+                let factors = Factor { array: &matrices[..], across, scale: 0.5 };
+                let down = array(updates * ROWS * wide.rank, 68, dtype)?;
+                own.low_rank_down(wide, &x, Some(&dropped), factors, &down)?;
+                let biases = if across { &[][..] } else { &biases[..] };
                 let update = Update { out: &out, adds: across, biases };
-                own.low_rank_up(wide, &[&low, &low], Some(&both), factors, update)?;
+                own.low_rank_up(wide, &lows, Some(&dropped), factors, update)?;
                 let of = Factor { array: (), across, scale: 0.5 };
-                let vectors = [array(wide.columns, 66, DType::F32)?, array(wide.columns, 67, DType::F32)?];
-                // The gradient of a factor by which rows go down reads what a norm has normalized.
+                let vectors = [array(wide.columns, 69, DType::F32)?, array(wide.columns, 70, DType::F32)?];
+                // As the gradient of a factor that is not read across may read its matrix.
                 let recovered = (!across).then_some(vectors.each_ref());
                 let source = Source { array: &x, recovered, dropped: Some(&dropped) };
-                Ok([down, out, own.low_rank_gradient(wide, source, &[&low], of)?])
+                Ok([down, out, own.low_rank_gradient(wide, source, &lows, of)?])
             };
             let (found, expected) = (on(&pair.here, pair.device)?, on(&pair.reference, &Device::Cpu)?);
             let names = ["low_rank_down", "low_rank_up", "low_rank_gradient"];
