@@ -17,7 +17,8 @@ use crate::program::value::{Extent, Sizes, Storage, ValueId};
 /// of attention, where it composes that of tensor operations: exponentials,
 /// probabilities, a mask, and gradients of each.
 const COMPOSED_SCORES: usize = 8;
-/// Arrays of an instruction's largest value that it has at one time elsewhere.
+/// Arrays of an instruction's largest value that it has at one time beside; one more in what
+/// kernels of our own do elsewhere, as in GELU's gradient, and where values of bf16 are copied.
 const COMPOSED_ARRAYS: usize = 4;
 /// And beside kernels, in a low-rank update of values in fp32: what dropout leaves, and what is
 /// added.
@@ -26,8 +27,8 @@ const LOW_RANK_ARRAYS: usize = 2;
 /// Bytes that the second backend takes beside a program's values, by instruction.
 /// Sequences are padded there to the longest. For heads of at most `own_columns` columns it has
 /// kernels of attention, which make no array of scores, but not for scores by relative
-/// positions; 0 says that it has no kernels at all. `halves` says by value whether it is stored in bf16, as its kernels read and
-/// write it.
+/// positions; 0 says that it has no kernels at all. `halves` says by value whether it is stored
+/// in bf16, as its kernels read and write it.
 pub fn composed_bytes(program: &Program, sizes: &Sizes, own_columns: usize, halves: &[bool]) -> Vec<usize> {
     let scores = |heads: usize| COMPOSED_SCORES * sizes.sequences * heads * sizes.longest * sizes.longest;
     let elements = |value: ValueId| program.value(value).elements(sizes);
@@ -81,7 +82,7 @@ pub fn composed_bytes(program: &Program, sizes: &Sizes, own_columns: usize, halv
                 let copies = values.iter().flatten().any(|value| halves[value.0 as usize]);
                 size_of::<f32>() * (COMPOSED_ARRAYS + usize::from(copies))
             }
-            Rounds::ByKernels(_) => size_of::<f32>() * COMPOSED_ARRAYS,
+            Rounds::ByKernels(_) => size_of::<f32>() * (COMPOSED_ARRAYS + 1),
         };
         padded * size_of::<f32>() + arrays * largest(instruction)
     });
