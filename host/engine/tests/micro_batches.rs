@@ -86,6 +86,25 @@ fn in_bf16_a_step_is_planned_with_half_of_what_the_peer_takes() {
     assert!(composed.working > whole.working && composed.parameters < whole.parameters);
 }
 
+/// An effective batch that has more rows than a device takes at a time comes in parts, the later of
+/// which find the gradients of the earlier.
+#[test]
+fn parts_by_rows_are_planned_with_the_gradients_of_those_before() {
+    let (_, everything) = methods().into_iter().find(|(name, _)| *name == "everything").unwrap();
+    let plans = plans_of(support::config(), HeadKind::Classification { classes: CLASSES }, everything);
+    let training = plans.training().unwrap();
+    let working = |examples: usize| {
+        let (rows, most_rows) = (8, 64);
+        let largest =
+            LargestBatch { examples, rows, pieces: 1, longest: rows, most_rows, ..LargestBatch::default() };
+        let target = Target { device: Device::Cuda(0), precision: Precision::Fp32, attention_columns: 64 };
+        estimate(&training, &plans.parameters, &largest, examples, target).working
+    };
+    let trained = (4 * plans.parameters.trained_elements()) as u64;
+    let (whole, parts) = (working(8), working(9));
+    assert!(parts > whole + trained / 2, "{whole} and {parts} bytes, {trained} of gradients");
+}
+
 /// What an expression reads or writes is fp32, whatever else touches it.
 #[test]
 fn what_expressions_touch_is_not_rounded() {
