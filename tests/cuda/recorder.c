@@ -184,15 +184,14 @@ int cuOccupancyMaxActiveBlocksPerMultiprocessorWithFlags(int *blocks, void *func
                                                          unsigned flags) {
     return *blocks = 2, SUCCESS;
 }
-int cuLaunchKernel(const struct Function *function, unsigned x, unsigned y, unsigned z, unsigned threads_x, unsigned threads_y,
-                   unsigned threads_z, unsigned shared, void *stream, void **arguments, void **more) {
+int cuLaunchKernel(const struct Function *function, unsigned x, unsigned y, unsigned z, unsigned threads_x,
+                   unsigned threads_y, unsigned threads_z, unsigned shared, void *stream, void **arguments, void **more) {
     const uint64_t threads = (uint64_t)threads_x * threads_y * threads_z;
     if (!x || !y || !z || y > MOST_BLOCKS_ASIDE || z > MOST_BLOCKS_ASIDE || !threads || threads > MOST_THREADS ||
         shared > MOST_SHARED || shared > function->shared) {
         char what[256];
         snprintf(what, sizeof what, "a launch of %s: %u x %u x %u blocks of %u x %u x %u threads, %u bytes shared",
-                 function->name,
-                 x, y, z, threads_x, threads_y, threads_z, shared);
+                 function->name, x, y, z, threads_x, threads_y, threads_z, shared);
         return refuse(INVALID_VALUE, what);
     }
     return recorded_launches++, SUCCESS;

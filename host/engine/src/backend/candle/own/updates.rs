@@ -236,8 +236,11 @@ impl Candle {
     /// for which kernels recover it: it is neither written nor read again then.
     pub(super) fn is_recovered_later(&self, program: &Program, out: ValueId) -> bool {
         let root = program.root(out);
-        let until = self.last_use[root.0 as usize].min(program.instructions().count());
-        let rest = program.instructions().skip(self.place + 1).take(until.saturating_sub(self.place));
+        if program.outputs.iter().any(|output| program.root(output.value) == root) {
+            return false;
+        }
+        let last = self.last_use[root.0 as usize];
+        let rest = program.instructions().skip(self.place + 1).take(last.saturating_sub(self.place));
         let mut readers =
             rest.filter(|reader| reader.accesses().iter().any(|&(value, _)| program.root(value) == root));
         readers.all(|reader| match *reader {
