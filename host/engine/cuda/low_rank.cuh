@@ -357,13 +357,8 @@ BODY void low_rank_gradient_tile(const Arrays &arrays, const LowRank &all_of_the
 #pragma unroll
                 for (int i = 0; i < 2; i++) {
                     found[i] = widened(own.next[2 * half + i]);
-                    if (n.recovers) {
-                        const Few<8> gains = gain.eight(column);
-#pragma unroll
-                        for (int k = 0; k < 8; k++)
-                            found[i].x[k] *= gains.x[k];
-                        add(found[i], shift.eight(column));
-                    }
+                    if (n.recovers)
+                        multiply_add(found[i], gain.eight(column), shift.eight(column));
                     drop(found[i], n.has_mask, n.masks[0], masks[top_at(thread, step) + 2 * half + i], column);
                 }
 #pragma unroll

@@ -35,11 +35,9 @@ BODY int64_t steps_of(const Norm &n) {
 template <class As>
 BODY Few<As::WIDTH> recovered(const Arrays &arrays, const Norm &n, RowMask after, const Few<As::WIDTH> &x,
                               int column) {
-    Few<As::WIDTH> result = few<As::WIDTH>(input<typename As::Vectors>(arrays, 3), column);
-#pragma unroll
-    for (int next = 0; next < As::WIDTH; next++)
-        result.x[next] *= x.x[next];
-    add(result, input<typename As::Vectors>(arrays, 4), column);
+    Few<As::WIDTH> result = x, shift = {};
+    add(shift, input<typename As::Vectors>(arrays, 4), column);
+    multiply_add(result, few<As::WIDTH>(input<typename As::Vectors>(arrays, 3), column), shift);
     drop(result, n.has_after, n.after, after, column);
     return result;
 }

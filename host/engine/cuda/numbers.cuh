@@ -138,6 +138,14 @@ template <int WIDTH, class Array> BODY void add(Few<WIDTH> &sums, const Array &a
         add(sums, few<WIDTH>(array, place));
 }
 
+// Multiplies numbers and adds others, rounded once, as a processor does too where it is asked:
+// what is rounded to bf16 behind it is the same numbers.
+template <int WIDTH> BODY void multiply_add(Few<WIDTH> &x, const Few<WIDTH> &factors, const Few<WIDTH> &more) {
+#pragma unroll
+    for (int next = 0; next < WIDTH; next++)
+        x.x[next] = fmaf(x.x[next], factors.x[next], more.x[next]);
+}
+
 // Whether each four columns of every row of an array, which may be left out, are read at
 // once.
 BODY bool together(const Numbers &numbers, int64_t pitch) {
