@@ -118,7 +118,7 @@ BODY int64_t steps_of(const Activate &n) {
 }
 
 // out0 = activation(x + bias). in0 x, in1 bias.
-template <class As> BODY void activate_of(const Arrays &arrays, const Activate &n, int64_t row) {
+template <class As> BODY void activate_of(const Arrays &arrays, const Activate &n, int64_t row, Strip strip) {
     constexpr int WIDTH = As::WIDTH;
     const auto from = input<typename As::Rows>(arrays, 0);
     const auto bias = input<typename As::Vectors>(arrays, 1);
@@ -126,7 +126,7 @@ template <class As> BODY void activate_of(const Arrays &arrays, const Activate &
     const int64_t start = row * n.columns;
     Read<As> found[AT_ONCE];
     each_few<WIDTH>(
-        (int)n.columns, [&](int turn, int column) { found[turn] = read<WIDTH>(from, start + column); },
+        (int)n.columns, strip, [&](int turn, int column) { found[turn] = read<WIDTH>(from, start + column); },
         [&](int turn, int column) {
             Few<WIDTH> x = widened(found[turn]);
             add(x, bias, column);
@@ -138,11 +138,11 @@ template <class As> BODY void activate_of(const Arrays &arrays, const Activate &
             put_few(to, start + column, x);
         });
 }
-ROWS_KERNEL(activate, Activate, IN<0> | OUT<0>, IN<1>)
+STRIPS_KERNEL(activate, Activate, IN<0> | OUT<0>, IN<1>)
 
 // out0 = dout * activation'(x + bias). in0 x, in1 bias, in2 dout, which is out0's where it is
 // left out.
-template <class As> BODY void activate_backward_of(const Arrays &arrays, const Activate &n, int64_t row) {
+template <class As> BODY void activate_backward_of(const Arrays &arrays, const Activate &n, int64_t row, Strip strip) {
     constexpr int WIDTH = As::WIDTH;
     const auto from = input<typename As::Rows>(arrays, 0);
     const auto bias = input<typename As::Vectors>(arrays, 1);
@@ -151,7 +151,7 @@ template <class As> BODY void activate_backward_of(const Arrays &arrays, const A
     const int64_t start = row * n.columns;
     Read<As> found[AT_ONCE], gradients[AT_ONCE];
     each_few<WIDTH>(
-        (int)n.columns,
+        (int)n.columns, strip,
         [&](int turn, int column) {
             found[turn] = read<WIDTH>(from, start + column);
             gradients[turn] = read<WIDTH>(dout, start + column);
@@ -167,4 +167,4 @@ template <class As> BODY void activate_backward_of(const Arrays &arrays, const A
             put_few(dx, start + column, gradient);
         });
 }
-ROWS_KERNEL(activate_backward, Activate, IN<0> | IN<2> | OUT<0>, IN<1>)
+STRIPS_KERNEL(activate_backward, Activate, IN<0> | IN<2> | OUT<0>, IN<1>)

@@ -89,21 +89,22 @@ BODY int64_t steps_of(const RowDropout &n) {
 
 // out0 = what a dropout, if there is one, leaves of in0 [rows, columns], in out0's type. in1,
 // in2 see mask_of.
-template <class As> BODY void row_dropout_of(const Arrays &arrays, const RowDropout &n, int64_t row) {
+template <class As> BODY void row_dropout_of(const Arrays &arrays, const RowDropout &n, int64_t row, Strip strip) {
     constexpr int WIDTH = As::WIDTH;
     const RowMask bits = mask_of(arrays, n, row);
     const auto from = input<typename As::Rows>(arrays, 0);
     const auto to = output<typename As::Rows>(arrays, 0);
     Read<As> found[AT_ONCE];
     each_few<WIDTH>(
-        (int)n.columns, [&](int turn, int column) { found[turn] = read<WIDTH>(from, row * n.columns + column); },
+        (int)n.columns, strip,
+        [&](int turn, int column) { found[turn] = read<WIDTH>(from, row * n.columns + column); },
         [&](int turn, int column) {
             Few<WIDTH> x = widened(found[turn]);
             drop(x, n.has_mask, n.mask, bits, column);
             put_few(to, row * n.columns + column, x);
         });
 }
-ROWS_KERNEL(row_dropout, RowDropout, IN<0> | OUT<0>, 0)
+STRIPS_KERNEL(row_dropout, RowDropout, IN<0> | OUT<0>, 0)
 
 struct AttentionFactors {
     // [sequences, heads, queries] rows.

@@ -27,6 +27,7 @@ namespace in_simulation {
 #include "low_rank.cuh"
 #include "norm.cuh"
 #include "one_query.cuh"
+#include "one_query_gradients.cuh"
 #include "recall.cuh"
 #include "rms_norm.cuh"
 #include "sums.cuh"

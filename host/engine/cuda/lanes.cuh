@@ -33,7 +33,7 @@ template <int WIDTH> struct alignas(2 * WIDTH) FewPairs {
 #ifdef __CUDACC__
 
 #define KNOWN(NAME, NUMBERS, SHARED_BYTES)
-#define KNOWN_BY_LAYOUT(NAME, NUMBERS, SHARED_BYTES, SUFFIX)
+#define KNOWN_IN_STRIPS(NAME, NUMBERS, SHARED_BYTES, SUFFIX, STRIPS)
 
 #else
 
@@ -41,6 +41,8 @@ template <int WIDTH> struct alignas(2 * WIDTH) FewPairs {
 struct Known {
     const char *name;
     int64_t shared_bytes;
+    // Warps at most that share a row, where there are few rows.
+    int64_t strips;
     // Of the arrays and the numbers.
     void (*run)(const void *, const void *);
     // What a GPU's kernel for these arrays and numbers has behind the name, where each layout has
@@ -51,8 +53,8 @@ struct Known {
     static inline const Known *first = nullptr;
 
     Known(const char *name, int64_t shared_bytes, void (*run)(const void *, const void *),
-          const char *(*suffix)(const void *, const void *) = nullptr)
-        : name(name), shared_bytes(shared_bytes), run(run), suffix(suffix), next(first) {
+          const char *(*suffix)(const void *, const void *) = nullptr, int64_t strips = 1)
+        : name(name), shared_bytes(shared_bytes), strips(strips), run(run), suffix(suffix), next(first) {
         first = this;
     }
 
@@ -70,7 +72,7 @@ struct Known {
     });
 
 // SUFFIX(arrays, numbers) gives what is behind the name.
-#define KNOWN_BY_LAYOUT(NAME, NUMBERS, SHARED_BYTES, SUFFIX)                                      \
+#define KNOWN_IN_STRIPS(NAME, NUMBERS, SHARED_BYTES, SUFFIX, STRIPS)                              \
     static const Known known_##NAME(                                                              \
         #NAME, SHARED_BYTES,                                                                      \
         [](const void *arrays, const void *numbers) {                                             \
@@ -78,9 +80,18 @@ struct Known {
         },                                                                                        \
         [](const void *arrays, const void *numbers) -> const char * {                             \
             return SUFFIX(*(const Arrays *)arrays, *(const NUMBERS *)numbers);                    \
-        });
+        },                                                                                        \
+        STRIPS);
 
 #endif
+
+#define KNOWN_BY_LAYOUT(NAME, NUMBERS, SHARED_BYTES, SUFFIX)                                      \
+    KNOWN_IN_STRIPS(NAME, NUMBERS, SHARED_BYTES, SUFFIX, 1)
+
+// Which part of a row's columns a warp works on.
+struct Strip {
+    int number, strips;
+};
 
 #ifdef ON_GPU
 
@@ -112,6 +123,19 @@ BODY float largest(float x) {
             ROW(arrays, numbers, row);                                                            \
     }
 
+// The same of rows whose columns are worked on each by itself: where more warps are launched
+// than there are rows, they share these.
+#define STRIPS_ENTRY(NAME, NUMBERS, ROW)                                                          \
+    ENTRY(256) NAME(Arrays arrays, NUMBERS numbers) {                                             \
+        const uint32_t warps = gridDim.x * blockDim.x / LANES;                                    \
+        const uint32_t first = (blockIdx.x * blockDim.x + threadIdx.x) / LANES;                   \
+        const uint32_t strips = numbers.rows < warps ? warps / (uint32_t)numbers.rows : 1;        \
+        for (int64_t next = first; next < strips * numbers.rows; next += warps) {                 \
+            const int64_t row = strips == 1 ? next : (uint32_t)next / strips;                     \
+            ROW(arrays, numbers, row, Strip{(int)(next - row * strips), (int)strips});            \
+        }                                                                                         \
+    }
+
 #else
 
 const int LANES = 1;
@@ -132,6 +156,12 @@ BODY float largest(float x) {
     static void NAME(const Arrays &arrays, const NUMBERS &numbers) {                              \
         for (int64_t row = 0; row < numbers.rows; row++)                                          \
             ROW(arrays, numbers, row);                                                            \
+    }
+
+#define STRIPS_ENTRY(NAME, NUMBERS, ROW)                                                          \
+    static void NAME(const Arrays &arrays, const NUMBERS &numbers) {                              \
+        for (int64_t row = 0; row < numbers.rows; row++)                                          \
+            ROW(arrays, numbers, row, Strip{0, 1});                                               \
     }
 
 #endif

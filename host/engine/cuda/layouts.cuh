@@ -65,8 +65,6 @@ BODY Layout layout_of(const Arrays &arrays, uint32_t rows, uint32_t vectors, int
     return four ? FOUR_NUMBERS : ONE_NUMBER;
 }
 
-#define BY_LAYOUT(NAME, AS, NUMBERS) ROWS_ENTRY(NAME##_##AS, NUMBERS, NAME##_of<AS>)
-
 #ifdef __CUDACC__
 
 #define CHOICE_OF_LAYOUT(NAME, NUMBERS, ROWS, VECTORS)
@@ -108,16 +106,25 @@ BODY const char *suffix_of(Layout layout) {
 
 #endif
 
-// A kernel of rows that are worked on by NAME_of: one for each layout, as each takes registers
+// A kernel, made by KIND of what NAME_of works on: one for each layout, as each takes registers
 // of its own. Which of them runs is chosen where it is launched. ROWS and VECTORS say which
 // arrays are read by the layout, and steps_of(NUMBERS) the steps.
-#define ROWS_KERNEL(NAME, NUMBERS, ROWS, VECTORS)                                                 \
-    BY_LAYOUT(NAME, EightHalves, NUMBERS)                                                         \
-    BY_LAYOUT(NAME, FourFloats, NUMBERS)                                                          \
-    BY_LAYOUT(NAME, FourNumbers, NUMBERS)                                                         \
-    BY_LAYOUT(NAME, OneNumber, NUMBERS)                                                           \
+#define BY_LAYOUT(KIND, NAME, NUMBERS, ROWS, VECTORS, SHARED_BYTES, STRIPS)                       \
+    KIND(NAME##_EightHalves, NUMBERS, NAME##_of<EightHalves>)                                     \
+    KIND(NAME##_FourFloats, NUMBERS, NAME##_of<FourFloats>)                                       \
+    KIND(NAME##_FourNumbers, NUMBERS, NAME##_of<FourNumbers>)                                     \
+    KIND(NAME##_OneNumber, NUMBERS, NAME##_of<OneNumber>)                                         \
     CHOICE_OF_LAYOUT(NAME, NUMBERS, ROWS, VECTORS)                                                \
-    KNOWN_BY_LAYOUT(NAME, NUMBERS, 0, NAME##_suffix)
+    KNOWN_IN_STRIPS(NAME, NUMBERS, SHARED_BYTES, NAME##_suffix, STRIPS)
+
+// A kernel of rows that a warp works on each.
+#define ROWS_KERNEL(NAME, NUMBERS, ROWS, VECTORS)                                                 \
+    BY_LAYOUT(ROWS_ENTRY, NAME, NUMBERS, ROWS, VECTORS, 0, 1)
+
+// A kernel of rows whose columns are worked on each by itself, by each_few: where there are few
+// rows, so many warps share one, as a GPU is not full of a warp for each.
+#define STRIPS_KERNEL(NAME, NUMBERS, ROWS, VECTORS)                                               \
+    BY_LAYOUT(STRIPS_ENTRY, NAME, NUMBERS, ROWS, VECTORS, 0, 8)
 
 // What a lane reads of a row at once.
 template <class As> using Read = decltype(read<As::WIDTH>(typename As::Rows{}, 0));
@@ -152,17 +159,24 @@ template <int WIDTH, class Visit> BODY void each_turn(int columns, Visit visit) 
 // Turns of each_few whose loads do not wait for one another.
 const int AT_ONCE = 3;
 
-// Visits the columns of a row that are a lane's, some turns at a time: `load` reads what `use`
-// takes when all of these have been read.
-template <int WIDTH, class Load, class Use> BODY void each_few(int columns, Load load, Use use) {
-    for (int first = WIDTH * lane(); first < columns; first += AT_ONCE * WIDTH * LANES) {
+// Visits the columns of a row that are a lane's in its warp's strip, some turns at a time: `load`
+// reads what `use` takes when all of these have been read.
+template <int WIDTH, class Load, class Use> BODY void each_few(int columns, Strip strip, Load load, Use use) {
+    const int TURN = WIDTH * LANES;
+    const int start = WIDTH * lane() + strip.number * AT_ONCE * TURN;
+    for (int first = start; first < columns; first += strip.strips * AT_ONCE * TURN) {
 #pragma unroll
         for (int turn = 0; turn < AT_ONCE; turn++)
-            if (first + turn * WIDTH * LANES < columns)
-                load(turn, first + turn * WIDTH * LANES);
+            if (first + turn * TURN < columns)
+                load(turn, first + turn * TURN);
 #pragma unroll
         for (int turn = 0; turn < AT_ONCE; turn++)
-            if (first + turn * WIDTH * LANES < columns)
-                use(turn, first + turn * WIDTH * LANES);
+            if (first + turn * TURN < columns)
+                use(turn, first + turn * TURN);
     }
+}
+
+// The same of a whole row.
+template <int WIDTH, class Load, class Use> BODY void each_few(int columns, Load load, Use use) {
+    each_few<WIDTH>(columns, Strip{0, 1}, load, use);
 }

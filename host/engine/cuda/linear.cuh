@@ -17,14 +17,14 @@ BODY int64_t steps_of(const AddBias &n) {
 }
 
 // out0 = in0 [columns], or has that added, in some columns of every row.
-template <class As> BODY void add_bias_of(const Arrays &arrays, const AddBias &n, int64_t row) {
+template <class As> BODY void add_bias_of(const Arrays &arrays, const AddBias &n, int64_t row, Strip strip) {
     constexpr int WIDTH = As::WIDTH;
     const auto bias = input<typename As::Vectors>(arrays, 0);
     const auto to = output<typename As::Rows>(arrays, 0);
     const int64_t start = row * n.pitch + n.first;
     Read<As> found[AT_ONCE];
     each_few<WIDTH>(
-        (int)n.columns,
+        (int)n.columns, strip,
         [&](int turn, int column) {
             if (n.adds)
                 found[turn] = read<WIDTH>(to, start + column);
@@ -36,11 +36,11 @@ template <class As> BODY void add_bias_of(const Arrays &arrays, const AddBias &n
             put_few(to, start + column, x);
         });
 }
-ROWS_KERNEL(add_bias, AddBias, OUT<0>, IN<0>)
+STRIPS_KERNEL(add_bias, AddBias, OUT<0>, IN<0>)
 
 // Adds what a dropout, if there is one, leaves of each row of in0 [rows, columns] to that row
 // of out0 which in3 says, each to another one, or to the same. in1, in2 see mask_of.
-template <class As> BODY void add_rows_of(const Arrays &arrays, const RowDropout &n, int64_t row) {
+template <class As> BODY void add_rows_of(const Arrays &arrays, const RowDropout &n, int64_t row, Strip strip) {
     constexpr int WIDTH = As::WIDTH;
     const RowMask bits = mask_of(arrays, n, row);
     const auto from = input<typename As::Rows>(arrays, 0);
@@ -49,7 +49,7 @@ template <class As> BODY void add_rows_of(const Arrays &arrays, const RowDropout
     const int64_t start = row * n.columns, target = (rows ? rows[row] : row) * n.columns;
     Read<As> found[AT_ONCE], before[AT_ONCE];
     each_few<WIDTH>(
-        (int)n.columns,
+        (int)n.columns, strip,
         [&](int turn, int column) {
             found[turn] = read<WIDTH>(from, start + column);
             before[turn] = read<WIDTH>(to, target + column);
@@ -61,4 +61,4 @@ template <class As> BODY void add_rows_of(const Arrays &arrays, const RowDropout
             put_few(to, target + column, x);
         });
 }
-ROWS_KERNEL(add_rows, RowDropout, IN<0> | OUT<0>, 0)
+STRIPS_KERNEL(add_rows, RowDropout, IN<0> | OUT<0>, 0)

@@ -4,9 +4,7 @@ use candle_core::{DType, Device, Tensor};
 
 use super::arrays::Made;
 use super::attention::{Biases, Operands, Packed, Sequences, Shape};
-use super::check::{
-    BOUND, HALVES_BOUND, PLACES, Pair, ROUNDED_BOUND, ROWS, STARTS, integers, values, within,
-};
+use super::check::{BOUND, HALVES_BOUND, PLACES, Pair, ROUNDED_BOUND, integers, values, within};
 use super::kernels;
 use super::launch::Own;
 use super::numbers::{Mask, OneQuery, Recall};
@@ -102,32 +100,46 @@ fn attends(pair: &Pair<'_>, mask: Mask) -> Result<()> {
     Ok(())
 }
 
-/// Attention of one query a sequence, with heads that fill no warp and ones that do.
+/// Attention of one query a sequence, with heads whose columns are read by eight, by four and one
+/// by one, over one key, over a part of those that a block reads at once, and over more than those
+/// whose probabilities it keeps.
 fn attends_from_one_query(pair: &Pair<'_>, mask: Mask) -> Result<()> {
+    const STARTS: [u32; 5] = [0, 7, 8, 108, 1208];
     let (starts, places) = (integers(&STARTS)?, integers(&PLACES)?);
-    for (heads, size) in [(3, 20), (1, 64)] {
-        for (dtype, has_mask) in [(DType::F32, 0), (DType::F32, 1), (DType::BF16, 1)] {
-            let rows = PLACES.len() * heads;
-            let numbers = OneQuery {
-                rows: rows as i64,
-                heads: heads as i64,
-                size: size as i64,
-                mask,
-                scale: 0.05,
-                has_mask,
-            };
-            // Of a size at which one key does not take all: what is left of its gradient then is
-            // the difference of two sums that are rounded otherwise on a GPU.
-            let [queries, dout] = [(values(rows * size, 50)? * 0.25)?, values(rows * size, 51)?];
-            let memory = values(ROWS * 2 * heads * size, 52)?.to_dtype(dtype)?;
-            let inputs = [&queries, &memory, &starts, &places];
-            let outputs = [Made::from(rows * size), Made::from(rows)];
-            pair.agree(&kernels::ONE_QUERY, numbers, &inputs.map(Some), outputs)?;
-            let [_, log_sums] =
-                pair.reference.run(&kernels::ONE_QUERY, numbers, &inputs.map(Some), outputs)?;
-            let inputs = [&inputs[..], &[&dout, &log_sums]].concat();
-            let inputs: Vec<Option<&Tensor>> = inputs.into_iter().map(Some).collect();
-            let outputs = [Made::from(rows * size), Made { count: memory.elem_count(), dtype }];
+    for (heads, size, dtype, has_mask) in [
+        (3, 20, DType::F32, 0),
+        (3, 20, DType::BF16, 1),
+        (1, 64, DType::F32, 1),
+        (1, 64, DType::BF16, 1),
+        (2, 33, DType::BF16, 0),
+        (2, 33, DType::F32, 1),
+    ] {
+        let rows = PLACES.len() * heads;
+        let numbers = OneQuery {
+            rows: rows as i64,
+            heads: heads as i64,
+            size: size as i64,
+            mask,
+            scale: 0.05,
+            has_mask,
+        };
+        // Of a size at which one key does not take all: what is left of its gradient then is
+        // the difference of two sums that are rounded otherwise on a GPU.
+        let [queries, dout] = [(values(rows * size, 50)? * 0.25)?, values(rows * size, 51)?];
+        let memory = values(STARTS[4] as usize * 2 * heads * size, 52)?.to_dtype(dtype)?;
+        let inputs = [&queries, &memory, &starts, &places];
+        let outputs = [Made::from(rows * size), Made::from(rows)];
+        pair.agree(&kernels::ONE_QUERY, numbers, &inputs.map(Some), outputs)?;
+        let [_, log_sums] = pair.reference.run(&kernels::ONE_QUERY, numbers, &inputs.map(Some), outputs)?;
+        let inputs = [&inputs[..], &[&dout, &log_sums]].concat();
+        let inputs: Vec<Option<&Tensor>> = inputs.into_iter().map(Some).collect();
+        let of_memory = Made { count: memory.elem_count(), dtype };
+        let nothing = |made: Made| Made { count: 0, ..made };
+        for outputs in [
+            [Made::from(rows * size), of_memory],
+            [Made::from(rows * size), nothing(of_memory)],
+            [nothing(Made::from(rows * size)), of_memory],
+        ] {
             pair.agree(&kernels::ONE_QUERY_BACKWARD, numbers, &inputs, outputs)?;
         }
     }

@@ -8,8 +8,12 @@ use crate::backend::BackendError;
 
 /// Threads of a block: eight warps, each with a row of its own, or all with one.
 const BLOCK: u32 = 256;
-/// Those of a block whose warps make products of bf16, as in `cuda/fragments.cuh`.
+/// Those of a block whose warps make products of bf16, as in `cuda/fragments.cuh`, or which
+/// attends from one query, as in `cuda/one_query.cuh`.
 const HALF_BLOCK: u32 = 128;
+/// Warps that fill a GPU: with fewer rows, warps share them where a kernel lets them. An H200 holds
+/// 8448 at once.
+const FILLING: usize = 8192;
 
 /// A kernel by its name there.
 pub struct Kernel<N: 'static> {
@@ -24,6 +28,7 @@ pub struct Kernel<N: 'static> {
 pub struct Known {
     name: *const c_char,
     shared_bytes: i64,
+    strips: i64,
     run: unsafe extern "C" fn(*const Arrays, *const c_void),
     suffix: Option<unsafe extern "C" fn(*const Arrays, *const c_void) -> *const c_char>,
     next: *const Known,
@@ -51,10 +56,14 @@ impl Known {
         self.shared_bytes as usize
     }
 
-    /// Rows of a kernel's numbers that a block of so many threads works on at a time: one
-    /// where it shares memory, or else each warp has one.
-    pub fn rows_of_block(&self, threads: u32) -> usize {
-        if self.shared_bytes > 0 { 1 } else { threads as usize / 32 }
+    /// Blocks of so many threads for a kernel's rows: one for each where it shares memory, or else
+    /// a warp for each, or for a strip of its columns where there are few.
+    pub fn blocks(&self, rows: usize, threads: u32) -> usize {
+        if self.shared_bytes > 0 {
+            return rows;
+        }
+        let strips = (FILLING / rows.max(1)).clamp(1, self.strips as usize);
+        (rows * strips).div_ceil(threads as usize / 32)
     }
 
     /// What the name of a GPU's kernel for these arrays and numbers ends in: where they lie says
@@ -106,8 +115,8 @@ kernels! {
     EMBED embed Embed;
     ADD_BIAS add_bias AddBias;
     ADD_ROWS add_rows RowDropout;
-    ONE_QUERY one_query OneQuery;
-    ONE_QUERY_BACKWARD one_query_backward OneQuery;
+    ONE_QUERY one_query OneQuery HALF_BLOCK;
+    ONE_QUERY_BACKWARD one_query_backward OneQuery HALF_BLOCK;
     REMEMBER remember Recall;
     RECALL recall Recall;
     RMS_NORM rms_norm Norm;
@@ -208,5 +217,14 @@ mod tests {
         // A kernel that has no layouts has one name.
         // SAFETY: the kernel looks at no numbers.
         assert_eq!(unsafe { ADAMW.known().unwrap().suffix(&mixed, &()) }, "");
+    }
+
+    #[test]
+    fn warps_share_rows_where_there_are_few() {
+        let blocks = |rows| ACTIVATE.known().unwrap().blocks(rows, BLOCK);
+        assert_eq!([0, 1, 64, 4096, 8192, 8193].map(blocks), [0, 1, 64, 1024, 1024, 1025]);
+        // A norm's rows are summed up, each by one warp; a block that shares memory has one.
+        assert_eq!(LAYER_NORM.known().unwrap().blocks(64, BLOCK), 8);
+        assert_eq!(ONE_QUERY.known().unwrap().blocks(768, HALF_BLOCK), 768);
     }
 }

@@ -14,7 +14,7 @@ use candle_core::{CpuStorage, CudaStorage, DType, Device, InplaceOp1, Layout, St
 use half::bf16;
 
 use super::arrays::{Arrays, INPUTS, Made, address, place, place_here, place_to_write, read};
-use super::kernels::Kernel;
+use super::kernels::{Kernel, Known};
 use super::numbers::Numbers;
 use super::simulated::Simulated;
 use crate::backend::BackendError;
@@ -36,12 +36,11 @@ struct Cuda {
     ready: Mutex<BTreeMap<[&'static str; 2], Ready>>,
 }
 
-/// A kernel as the driver knows it, and its blocks.
+/// A kernel as the driver knows it, and what the text for the processor does.
 #[derive(Clone)]
 struct Ready {
     function: CudaFunction,
-    shared_bytes: usize,
-    rows_of_block: usize,
+    known: &'static Known,
 }
 
 /// The kernels on a device.
@@ -257,7 +256,7 @@ impl Cuda {
             Ok(function)
         };
         let function = found().map_err(|error| wrong(kernel.name, error))?;
-        let ready = Ready { function, shared_bytes, rows_of_block: known.rows_of_block(kernel.threads) };
+        let ready = Ready { function, known };
         all.insert(name, ready.clone());
         Ok(ready)
     }
@@ -286,15 +285,15 @@ fn start<N: Numbers + DeviceRepr>(
     numbers: N,
     arrays: &Arrays,
 ) -> Result<()> {
-    let Ready { function, shared_bytes, rows_of_block } = cuda.ready(kernel, arrays, &numbers)?;
-    let blocks = numbers.rows().div_ceil(rows_of_block).min(BLOCKS) as u32;
+    let Ready { function, known } = cuda.ready(kernel, arrays, &numbers)?;
+    let blocks = known.blocks(numbers.rows(), kernel.threads).min(BLOCKS) as u32;
     if blocks == 0 {
         return Ok(());
     }
     let config = LaunchConfig {
         grid_dim: (blocks, 1, 1),
         block_dim: (kernel.threads, 1, 1),
-        shared_mem_bytes: shared_bytes as u32,
+        shared_mem_bytes: known.shared_bytes() as u32,
     };
     // SAFETY: the kernel takes these two structures; the arrays are as long as the
     // numbers say, and freed on the same stream.
@@ -353,7 +352,7 @@ impl Own {
             // SAFETY: the arrays are as long as the numbers say.
             None => unsafe { known.run(&arrays, &numbers) },
             Some(instead) => {
-                let blocks = numbers.rows().div_ceil(known.rows_of_block(kernel.threads));
+                let blocks = known.blocks(numbers.rows(), kernel.threads);
                 // SAFETY: as above; these are the kernel's numbers.
                 unsafe {
                     instead.run(

@@ -13,7 +13,7 @@ pub const UPDATES: usize = 3;
 /// # Safety
 /// The type has the layout of the kernel's structure, and any bits are a value of it.
 pub unsafe trait Numbers: Copy {
-    /// Rows, each of which a warp works on.
+    /// Rows, each of which a warp works on, or several, or a block.
     fn rows(&self) -> usize;
 }
 

@@ -1,4 +1,4 @@
-//! Attention of one query a sequence, by kernels in which a warp takes a head.
+//! Attention of one query a sequence, by kernels in which a block takes a head of a sequence.
 
 use candle_core::Tensor;
 

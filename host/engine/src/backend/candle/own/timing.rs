@@ -6,11 +6,12 @@ use std::time::Instant;
 
 use candle_core::{DType, Device, Tensor};
 
+use super::arrays::Made;
 use super::attention::{Operands, Packed, Sequences, Shape};
 use super::kernels as k;
 use super::launch::Own;
 use super::low_rank::{Dropped, Factor, Source, Update, Wide};
-use super::numbers::{Activate, AddBias, Embed, Mask, Norm, Packing, RowDropout};
+use super::numbers::{Activate, AddBias, Embed, Mask, Norm, OneQuery, Packing, RowDropout};
 use super::products::{Product, Side};
 use super::sums::Summands;
 use crate::backend::BackendError;
@@ -57,6 +58,13 @@ impl Bench {
         let seconds = self.seconds(run)?;
         let share = (2 * numbers * STEP) as f64 / seconds / self.copied;
         println!("{name:<44} {:8.1} us  {:4.0}% of a copy's speed", seconds * 1e6, share * 100.0);
+        Ok(())
+    }
+
+    /// Tells of a launch of few rows, which are as many however many tokens there are.
+    fn launches(&self, name: &str, run: &dyn Fn() -> Result<()>) -> Result<()> {
+        let seconds = self.seconds(run)? * self.tokens as f64 / STEP as f64;
+        println!("{name:<44} {:8.1} us", seconds * 1e6);
         Ok(())
     }
 
@@ -107,8 +115,8 @@ fn rows(bench: &Bench, own: &Own) -> Result<()> {
     let (x, y) = (bench.halves(tokens * COLUMNS)?, bench.halves(tokens * COLUMNS)?);
     let (bias, gain) = (bench.floats(COLUMNS)?, bench.floats(COLUMNS)?);
     let scale = bench.floats(tokens)?.abs()?;
-    let made = |columns: usize| super::arrays::Made { count: tokens * columns, dtype: DType::BF16 };
-    let nothing = super::arrays::Made { count: 0, dtype: DType::BF16 };
+    let made = |columns: usize| Made { count: tokens * columns, dtype: DType::BF16 };
+    let nothing = Made { count: 0, dtype: DType::BF16 };
 
     let plain = RowDropout::without(tokens, COLUMNS);
     bench.moves("rows as they are", 2 * COLUMNS, &|| {
@@ -236,6 +244,48 @@ fn attention(bench: &Bench, own: &Own) -> Result<()> {
     Ok(())
 }
 
+/// Attention of one query a sequence, with dropout, and what stands behind it: rows of fp32, one a
+/// sequence.
+fn one_query(bench: &Bench, own: &Own) -> Result<()> {
+    let memory = bench.halves(bench.tokens * 2 * COLUMNS)?;
+    for length in [128, 384] {
+        let [starts, places] = bench.sequences(length);
+        let sequences = places.len();
+        let (starts, places) = (bench.list(starts)?, bench.list(places)?);
+        let (queries, dout) = (bench.floats(sequences * COLUMNS)?, bench.floats(sequences * COLUMNS)?);
+        let rows = sequences * HEADS;
+        let numbers = OneQuery {
+            rows: rows as i64,
+            heads: HEADS as i64,
+            size: (COLUMNS / HEADS) as i64,
+            mask: mask(),
+            scale: 0.125,
+            has_mask: 1,
+        };
+        let inputs = [&queries, &memory, &starts, &places].map(Some);
+        let outputs = [sequences * COLUMNS, rows];
+        let [_, log_sums] = own.run(&k::ONE_QUERY, numbers, &inputs, outputs)?;
+        bench.moves(&format!("attention of one query, {length} tokens"), 2 * COLUMNS, &|| {
+            own.run(&k::ONE_QUERY, numbers, &inputs, outputs).map(|_| ())
+        })?;
+        let inputs = [&inputs[..], &[Some(&dout), Some(&log_sums)]].concat();
+        let of_memory = Made { count: memory.elem_count(), dtype: DType::BF16 };
+        let outputs = [Made::from(sequences * COLUMNS), of_memory];
+        bench.moves(&format!("attention of one query, {length} tokens, backward"), 4 * COLUMNS, &|| {
+            own.run(&k::ONE_QUERY_BACKWARD, numbers, &inputs, outputs).map(|_| ())
+        })?;
+    }
+    let (x, gradient) = (bench.floats(64 * INNER)?, bench.floats(64 * INNER)?);
+    let bias = bench.floats(INNER)?;
+    let gelu = Activate { rows: 64, columns: INNER as i64, activation: 0 };
+    bench.launches("GELU of 64 rows", &|| {
+        own.run(&k::ACTIVATE, gelu, &[Some(&x), Some(&bias)], [64 * INNER]).map(|_| ())
+    })?;
+    bench.launches("GELU of 64 rows, backward in place", &|| {
+        own.run_into(&k::ACTIVATE_BACKWARD, gelu, &[Some(&x), Some(&bias)], &gradient)
+    })
+}
+
 /// The products of a block, forward and for the gradients of inputs.
 fn products(bench: &Bench) -> Result<()> {
     for (name, outputs, inputs) in [
@@ -280,7 +330,7 @@ fn kernels_beside_a_copy() {
     bench.copied = (2 * 2 * INNER * STEP) as f64 / copy;
     println!("a copy: {:.2} TB/s; large products: {:.0} TFLOP/s", bench.copied / 1e12, peak / 1e12);
     println!("microseconds of {STEP} tokens, of {tokens} at a time:");
-    for part in [rows, low_ranks, attention] {
+    for part in [rows, low_ranks, attention, one_query] {
         part(&bench, &own).unwrap();
     }
     products(&bench).unwrap();
