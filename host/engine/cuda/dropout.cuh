@@ -35,12 +35,16 @@ BODY RowMask row_mask(uint64_t base, uint32_t place, uint32_t row) {
     return {(uint32_t)bits, (uint32_t)(bits >> 32)};
 }
 
-BODY float factor(const Mask &mask, RowMask row, uint32_t feature) {
+BODY bool keeps(const Mask &mask, RowMask row, uint32_t feature) {
     uint32_t bits = feature ^ row.low;
     bits = (bits ^ (bits >> 16)) * 0x7feb352du;
     bits += row.high;
     bits = (bits ^ (bits >> 15)) * 0x846ca68bu;
-    return bits >= mask.threshold ? mask.scale : 0.0f;
+    return bits >= mask.threshold;
+}
+
+BODY float factor(const Mask &mask, RowMask row, uint32_t feature) {
+    return keeps(mask, row, feature) ? mask.scale : 0.0f;
 }
 
 // The mask of a row of the packed batch: `starts` [sequences + 1], `places` [sequences].

@@ -41,17 +41,33 @@ BODY float fast_exponential(float x) {
     return __expf(x);
 }
 
+// Two to the power of x.
+BODY float fast_power_of_two(float x) {
+    float found;
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(found) : "f"(x));
+    return found;
+}
+
 BODY float fast_reciprocal(float x) {
     float found;
     asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(found) : "f"(x));
     return found;
 }
 
-// Two matrices of eight by eight of bf16, read across: lanes 0 to 15 name their rows.
-BODY void load_across(uint32_t (&pairs)[2], const uint16_t *row) {
+// Four matrices of eight by eight of bf16, as they lie there or read across: eight lanes each
+// name their rows.
+BODY void load_four(uint32_t (&pairs)[4], const uint16_t *row) {
     const uint32_t address = (uint32_t)__cvta_generic_to_shared(row);
-    asm volatile("ldmatrix.sync.aligned.m8n8.x2.trans.shared.b16 {%0, %1}, [%2];"
-                 : "=r"(pairs[0]), "=r"(pairs[1])
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(pairs[0]), "=r"(pairs[1]), "=r"(pairs[2]), "=r"(pairs[3])
+                 : "r"(address)
+                 : "memory");
+}
+
+BODY void load_four_across(uint32_t (&pairs)[4], const uint16_t *row) {
+    const uint32_t address = (uint32_t)__cvta_generic_to_shared(row);
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(pairs[0]), "=r"(pairs[1]), "=r"(pairs[2]), "=r"(pairs[3])
                  : "r"(address)
                  : "memory");
 }
@@ -81,6 +97,10 @@ BODY void multiply_tf32(float *top, float *bottom, const float (&a)[4], const fl
 
 BODY float fast_exponential(float x) {
     return expf(x);
+}
+
+BODY float fast_power_of_two(float x) {
+    return exp2f(x);
 }
 
 BODY float fast_reciprocal(float x) {
