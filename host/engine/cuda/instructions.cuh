@@ -19,6 +19,16 @@
 #define ENTRY(...) extern "C" __global__ void __launch_bounds__(__VA_ARGS__)
 #define SHARED(NAME) extern __shared__ __align__(16) float NAME[]
 
+// What a kernel begins with: it waits until the one before has ended and all that that one has
+// written is seen, where it was begun early (own/driver.rs); the next one may be begun when all
+// blocks of this one have places.
+BODY void wait_for_inputs() {
+#if __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+    asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
+
 // The number that the lane so far away has.
 BODY float of_other_lane(float x, int distance) {
     return __shfl_xor_sync(0xffffffffu, x, distance);
@@ -94,6 +104,8 @@ BODY void multiply_tf32(float *top, float *bottom, const float (&a)[4], const fl
 
 #define BODY static inline
 #define OF_THREAD
+
+BODY void wait_for_inputs() {}
 
 BODY float fast_exponential(float x) {
     return expf(x);

@@ -106,6 +106,7 @@ BODY float largest(float x) {
 // A kernel of rows, each of which is what ROW makes.
 #define ROWS_ENTRY(NAME, NUMBERS, ROW)                                                            \
     ENTRY(256) NAME(Arrays arrays, NUMBERS numbers) {                                             \
+        wait_for_inputs();                                                                        \
         const int64_t warps = (int64_t)gridDim.x * blockDim.x / LANES;                            \
         const int64_t first = ((int64_t)blockIdx.x * blockDim.x + threadIdx.x) / LANES;           \
         for (int64_t row = first; row < numbers.rows; row += warps)                               \

@@ -6,14 +6,12 @@ use std::ffi::c_void;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use candle_core::backend::BackendStorage;
-use candle_core::cuda::cudarc::driver::{
-    CudaFunction, CudaModule, CudaStream, DeviceRepr, DriverError, LaunchConfig, PushKernelArg, sys,
-};
-use candle_core::cuda::cudarc::nvrtc::Ptx;
+use candle_core::cuda::cudarc::driver::{DeviceRepr, sys};
 use candle_core::{CpuStorage, CudaStorage, DType, Device, InplaceOp1, Layout, Storage, Tensor};
 use half::bf16;
 
 use super::arrays::{Arrays, INPUTS, Made, address, place, place_here, place_to_write, read};
+use super::driver::{Function, Module};
 use super::kernels::Kernel;
 use super::numbers::Numbers;
 use super::simulated::Simulated;
@@ -30,8 +28,7 @@ const BLOCKS: usize = 65_536;
 
 /// The kernels of a GPU.
 struct Cuda {
-    module: Arc<CudaModule>,
-    stream: Arc<CudaStream>,
+    module: Module,
     /// Those that have run, by name and what it ends in: the driver looks them up once.
     ready: Mutex<BTreeMap<[&'static str; 2], Ready>>,
 }
@@ -39,7 +36,7 @@ struct Cuda {
 /// A kernel as the driver knows it, and its blocks.
 #[derive(Clone)]
 struct Ready {
-    function: CudaFunction,
+    function: Function,
     shared_bytes: usize,
     rows_of_block: usize,
 }
@@ -65,10 +62,9 @@ impl Own {
         let cuda = match device {
             Device::Cpu => None,
             Device::Cuda(device) => {
-                let stream = device.cuda_stream();
-                let module = stream.context().load_module(Ptx::from_binary(IMAGE.to_vec()));
+                let module = Module::new(IMAGE, device.cuda_stream());
                 let module = module.map_err(|error| wrong("the kernels do not load", error))?;
-                Some(Arc::new(Cuda { module, stream, ready: Mutex::default() }))
+                Some(Arc::new(Cuda { module, ready: Mutex::default() }))
             }
             Device::Metal(_) => return Err(BackendError::Wrong("Metal takes no kernels of CUDA".into())),
         };
@@ -161,7 +157,8 @@ impl Own {
     pub fn takes<N>(&self, kernel: &Kernel<N>) -> Result<bool> {
         let Some(cuda) = &self.cuda else { return Ok(true) };
         let attribute = sys::CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN;
-        let most = cuda.stream.context().attribute(attribute).map_err(|error| wrong(kernel.name, error))?;
+        let most =
+            cuda.module.stream().context().attribute(attribute).map_err(|error| wrong(kernel.name, error))?;
         Ok(kernel.known()?.shared_bytes() <= most as usize)
     }
 
@@ -178,7 +175,7 @@ impl Own {
         let Some(cuda) = &self.cuda else {
             return Err(BackendError::Wrong("the tensor is not on a GPU".into()));
         };
-        Ok(address(tensor, &cuda.stream)?)
+        Ok(address(tensor, cuda.module.stream())?)
     }
 }
 
@@ -223,8 +220,8 @@ impl<N: Numbers + DeviceRepr> InplaceOp1 for InPlace<'_, N> {
 
     fn cuda_fwd(&self, storage: &mut CudaStorage, layout: &Layout) -> candle_core::Result<()> {
         let Some(cuda) = &self.own.cuda else { candle_core::bail!("the kernels are not on the GPU") };
-        let mut arrays = read(&self.inputs, &cuda.stream)?;
-        arrays.outputs[0] = place(storage, layout, &cuda.stream)?;
+        let mut arrays = read(&self.inputs, cuda.module.stream())?;
+        arrays.outputs[0] = place(storage, layout, cuda.module.stream())?;
         arrays.note(INPUTS, storage.dtype());
         start(cuda, self.kernel, self.numbers, &arrays).map_err(candle_core::Error::msg)
     }
@@ -247,16 +244,8 @@ impl Cuda {
             return Ok(ready.clone());
         }
         let shared_bytes = known.shared_bytes();
-        let found = || -> std::result::Result<CudaFunction, DriverError> {
-            let function = self.module.load_function(&name.concat())?;
-            if shared_bytes > 0 {
-                // It may be more than 48 KiB.
-                let attribute = sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
-                function.set_attribute(attribute, shared_bytes as i32)?;
-            }
-            Ok(function)
-        };
-        let function = found().map_err(|error| wrong(kernel.name, error))?;
+        let function = self.module.function(&name.concat(), shared_bytes);
+        let function = function.map_err(|error| wrong(kernel.name, error))?;
         let ready = Ready { function, shared_bytes, rows_of_block: known.rows_of_block(kernel.threads) };
         all.insert(name, ready.clone());
         Ok(ready)
@@ -270,10 +259,10 @@ fn launch<N: Numbers + DeviceRepr>(
     inputs: &[Option<&Tensor>],
     outputs: &[Option<&Tensor>],
 ) -> Result<()> {
-    let mut arrays = read(inputs, &cuda.stream)?;
+    let mut arrays = read(inputs, cuda.module.stream())?;
     for (number, tensor) in outputs.iter().enumerate() {
         if let Some(tensor) = tensor {
-            arrays.outputs[number] = address(tensor, &cuda.stream)?;
+            arrays.outputs[number] = address(tensor, cuda.module.stream())?;
             arrays.note(INPUTS + number, tensor.dtype());
         }
     }
@@ -291,15 +280,11 @@ fn start<N: Numbers + DeviceRepr>(
     if blocks == 0 {
         return Ok(());
     }
-    let config = LaunchConfig {
-        grid_dim: (blocks, 1, 1),
-        block_dim: (kernel.threads, 1, 1),
-        shared_mem_bytes: shared_bytes as u32,
-    };
+    let sizes = [blocks, kernel.threads, shared_bytes as u32];
     // SAFETY: the kernel takes these two structures; the arrays are as long as the
     // numbers say, and freed on the same stream.
-    let launched = unsafe { cuda.stream.launch_builder(&function).arg(arrays).arg(&numbers).launch(config) };
-    launched.map(|_| ()).map_err(|error| wrong(kernel.name, error))
+    let launched = unsafe { cuda.module.launch(function, sizes, arrays, &numbers) };
+    launched.map_err(|error| wrong(kernel.name, error))
 }
 
 impl Own {
