@@ -51,6 +51,8 @@ pub struct Own {
     /// What the products of attention's tiles are of: with `Tf32` and `Bf16` tensor cores
     /// make them, of numbers rounded to that.
     pub(super) precision: Precision,
+    /// Multiprocessors, on which a launch's blocks are shared out.
+    pub(super) multiprocessors: usize,
 }
 
 impl Own {
@@ -59,27 +61,37 @@ impl Own {
     /// # Errors
     /// A device that takes no kernels of CUDA.
     pub fn new(device: &Device) -> Result<Own> {
+        let mut multiprocessors = 1;
         let cuda = match device {
             Device::Cpu => None,
             Device::Cuda(device) => {
                 let module = Module::new(IMAGE, device.cuda_stream());
                 let module = module.map_err(|error| wrong("the kernels do not load", error))?;
+                let attribute = sys::CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT;
+                let count = module.stream().context().attribute(attribute);
+                multiprocessors = count.map_err(|error| wrong("multiprocessors", error))? as usize;
                 Some(Arc::new(Cuda { module, ready: Mutex::default() }))
             }
             Device::Metal(_) => return Err(BackendError::Wrong("Metal takes no kernels of CUDA".into())),
         };
-        Ok(Own { cuda, instead: None, precision: Precision::Fp32 })
+        Ok(Own { cuda, instead: None, precision: Precision::Fp32, multiprocessors })
     }
 
     /// The kernels on candle's CPU device, as a GPU runs them.
     pub fn simulated(gpu: Simulated) -> Own {
-        Own { cuda: None, instead: Some(Arc::new(gpu)), precision: Precision::Fp32 }
+        Own { cuda: None, instead: Some(Arc::new(gpu)), precision: Precision::Fp32, multiprocessors: 1 }
     }
 
     /// The same kernels, which compute in another precision.
     #[must_use]
     pub fn in_precision(self, precision: Precision) -> Own {
         Own { precision, ..self }
+    }
+
+    /// The same kernels, launched as for a device of so many multiprocessors.
+    #[must_use]
+    pub fn as_if_of(self, multiprocessors: usize) -> Own {
+        Own { multiprocessors, ..self }
     }
 
     /// Runs a kernel on inputs, fp32, bf16 or u32, some of which may be left out. Makes
