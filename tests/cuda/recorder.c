@@ -197,6 +197,19 @@ int cuLaunchKernel(const struct Function *function, unsigned x, unsigned y, unsi
     return recorded_launches++, SUCCESS;
 }
 
+// What a launch is, as the driver's CUlaunchConfig lies.
+struct Launch {
+    unsigned blocks[3], threads[3], shared;
+    void *stream, *attributes;
+    unsigned attribute_count;
+};
+
+int cuLaunchKernelEx(const struct Launch *launch, const struct Function *function, void **arguments, void **more) {
+    const unsigned *blocks = launch->blocks, *threads = launch->threads;
+    return cuLaunchKernel(function, blocks[0], blocks[1], blocks[2], threads[0], threads[1], threads[2],
+                          launch->shared, launch->stream, arguments, more);
+}
+
 // Streams and events, which are over as soon as they are begun.
 
 int cuStreamCreate(void **stream, unsigned flags) { return make(stream); }

@@ -63,7 +63,8 @@ BODY void attention_halves_tile(const Arrays &arrays, const Attention &n, int64_
     const int size = (int)n.size, columns = (int)n.heads * size, pitch = (int)n.memory_pitch;
     const int all_keys = keys_seen<BY_PLACE>(n, at);
     const Numbers memory = input(arrays, 1);
-    load_halves<COLUMNS>(queries, {input(arrays, 0), query_at(n, at, at.first), (int)n.query_pitch}, at.rows, size);
+    const Corner of_queries = {input(arrays, 0), query_at(n, at, at.first), (int)n.query_pitch};
+    load_halves<COLUMNS>({{queries, of_queries, at.rows}}, size);
     Own<Attending<COLUMNS>> all;
     EACH_HALF(thread) {
         Attending<COLUMNS> &own = all.of(thread) = {};
@@ -78,7 +79,8 @@ BODY void attention_halves_tile(const Arrays &arrays, const Attention &n, int64_
         const int there = rows_from(all_keys, key);
         const int64_t place = key_at(n, at, key);
         NEXT_PHASE();
-        load_halves<COLUMNS>(keys, {memory, place, pitch}, values, {memory, place + columns, pitch}, there, size);
+        load_halves<COLUMNS>(
+            {{keys, {memory, place, pitch}, there}, {values, {memory, place + columns, pitch}, there}}, size);
         EACH_HALF(thread) {
             if (BY_PLACE)
                 put_biases(biases, arrays, n, at.head, at.first, key, thread);
@@ -135,15 +137,16 @@ BODY void attention_halves_tile(const Arrays &arrays, const Attention &n, int64_
     EACH_HALF(thread) {
         if (top_of(thread) < at.rows) {
             Attending<COLUMNS> &own = all.of(thread);
-            float total[2];
+            float factors[2];
 #pragma unroll
             for (int i = 0; i < 2; i++) {
-                total[i] = sum_of_row(thread, [&](int other) { return all.of(other).total[i]; });
+                const float total = sum_of_row(thread, [&](int other) { return all.of(other).total[i]; });
+                factors[i] = 1.0f / total_of(total);
                 const int row = top_of(thread) + row_of_part(lane_of(thread), 2 * i);
                 if (row < at.rows && lane_of(thread) % 4 == 0)
-                    log_sums[row] = logf(total[i]) + own.most[i];
+                    log_sums[row] = logf(total) + own.most[i];
             }
-            each_sum(own.context, lane_of(thread), [&](float &sum, int i, int) { sum /= total_of(total[i]); });
+            each_sum(own.context, lane_of(thread), [&](float &sum, int i, int) { sum *= factors[i]; });
             store_sums(context, corner, own.context, top_of(thread), columns, at.rows, size, lane_of(thread));
         }
     }

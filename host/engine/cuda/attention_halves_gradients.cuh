@@ -41,8 +41,9 @@ BODY void attention_queries_halves_tile(const Arrays &arrays, const Attention &n
     const Numbers memory = input(arrays, 1);
     const int64_t own_rows = query_at(n, at, at.first), row_place = of_query(n, at, at.first);
     const int64_t first_key = key_at(n, at, 0);
-    load_halves<COLUMNS>(queries, {input(arrays, 0), own_rows, (int)n.query_pitch}, gradients,
-                         {input(arrays, 7), context_at(n, at, at.first), columns}, at.rows, size);
+    load_halves<COLUMNS>({{queries, {input(arrays, 0), own_rows, (int)n.query_pitch}, at.rows},
+                          {gradients, {input(arrays, 7), context_at(n, at, at.first), columns}, at.rows}},
+                         size);
     Own<OfQueries<COLUMNS>> all;
     EACH_HALF(thread) {
         OfQueries<COLUMNS> &own = all.of(thread) = {};
@@ -57,7 +58,8 @@ BODY void attention_queries_halves_tile(const Arrays &arrays, const Attention &n
         const int there = rows_from(all_keys, key);
         const int64_t place = first_key + (int64_t)key * pitch;
         NEXT_PHASE();
-        load_halves<COLUMNS>(keys, {memory, place, pitch}, values, {memory, place + columns, pitch}, there, size);
+        load_halves<COLUMNS>(
+            {{keys, {memory, place, pitch}, there}, {values, {memory, place + columns, pitch}, there}}, size);
         EACH_HALF(thread) {
             if (BY_PLACE)
                 put_biases(biases, arrays, n, at.head, at.first, key, thread);
@@ -157,7 +159,7 @@ BODY void attention_keys_halves_tile(const Arrays &arrays, const Attention &n, i
     const int size = (int)n.size, columns = (int)n.heads * size, pitch = (int)n.memory_pitch;
     const Numbers memory = input(arrays, 1);
     const int64_t own_rows = key_at(n, at, at.first);
-    load_halves<COLUMNS>(keys, {memory, own_rows, pitch}, values, {memory, own_rows + columns, pitch}, at.rows,
+    load_halves<COLUMNS>({{keys, {memory, own_rows, pitch}, at.rows}, {values, {memory, own_rows + columns, pitch}, at.rows}},
                          size);
     Own<OfKeys<COLUMNS>> all;
     EACH_HALF(thread) all.of(thread) = {};
@@ -165,8 +167,9 @@ BODY void attention_keys_halves_tile(const Arrays &arrays, const Attention &n, i
         const int there = rows_from(at.queries, query);
         const int64_t row_place = of_query(n, at, query);
         NEXT_PHASE();
-        load_halves<COLUMNS>(queries, {input(arrays, 0), query_at(n, at, query), (int)n.query_pitch}, gradients,
-                             {input(arrays, 7), context_at(n, at, query), columns}, there, size);
+        load_halves<COLUMNS>({{queries, {input(arrays, 0), query_at(n, at, query), (int)n.query_pitch}, there},
+                              {gradients, {input(arrays, 7), context_at(n, at, query), columns}, there}},
+                             size);
         EACH_HALF(thread) {
             if (thread < TILE) {
                 log_sums[thread] = thread < there ? floats(arrays, 8)[row_place + thread] : 0.0f;

@@ -35,29 +35,44 @@ BODY RowMask row_mask(uint64_t base, uint32_t place, uint32_t row) {
     return {(uint32_t)bits, (uint32_t)(bits >> 32)};
 }
 
-BODY float factor(const Mask &mask, RowMask row, uint32_t feature) {
+BODY bool keeps(const Mask &mask, RowMask row, uint32_t feature) {
     uint32_t bits = feature ^ row.low;
     bits = (bits ^ (bits >> 16)) * 0x7feb352du;
     bits += row.high;
     bits = (bits ^ (bits >> 15)) * 0x846ca68bu;
-    return bits >= mask.threshold ? mask.scale : 0.0f;
+    return bits >= mask.threshold;
 }
 
-// The mask of a row of the packed batch: `starts` [sequences + 1], `places` [sequences].
+BODY float factor(const Mask &mask, RowMask row, uint32_t feature) {
+    return keeps(mask, row, feature) ? mask.scale : 0.0f;
+}
+
+// The last sequence that starts at a row or before: among eight parts at a time, whose loads do not
+// wait for one another. `starts` [sequences + 1].
+BODY int sequence_of(const Packing &packing, const uint32_t *starts, uint32_t row) {
+    int low = 0, count = (int)packing.sequences;
+    while (count > 1) {
+        const int part = (count + 7) / 8, last = low + count - 1;
+        int parts = 0;
+#pragma unroll
+        for (int next = 1; next < 8; next++) {
+            const int place = low + next * part;
+            const uint32_t start = starts[place < last ? place : last];
+            parts += (place <= last && start <= row) ? 1 : 0;
+        }
+        low += parts * part;
+        count = part < last + 1 - low ? part : last + 1 - low;
+    }
+    return low;
+}
+
+// The mask of a row of the packed batch: `places` [sequences].
 BODY RowMask mask_of(const Mask &mask, const Packing &packing, const uint32_t *starts, const uint32_t *places,
                      int64_t row) {
     if (packing.sequences == 0)
         return row_mask(mask.base, 0, (uint32_t)(row + packing.shift));
-    // The last sequence that starts at the row or before.
-    int64_t low = 0, high = packing.sequences - 1;
-    while (low < high) {
-        const int64_t middle = (low + high + 1) / 2;
-        if (starts[middle] <= row)
-            low = middle;
-        else
-            high = middle - 1;
-    }
-    return row_mask(mask.base, places[low], (uint32_t)(row - starts[low]));
+    const int sequence = sequence_of(packing, starts, (uint32_t)row);
+    return row_mask(mask.base, places[sequence], (uint32_t)row - starts[sequence]);
 }
 
 struct RowDropout {
@@ -67,13 +82,30 @@ struct RowDropout {
     int64_t has_mask;
 };
 
-// What a dropout leaves of numbers of a row, where there is one.
+// By what numbers of a row side by side are multiplied, where what is kept is multiplied by
+// `scale`. As the first column is a multiple of WIDTH, the first shift moves out all bits that
+// their features differ in: what they share is computed once.
+template <int WIDTH>
+BODY Few<WIDTH> factors(const Mask &mask, RowMask row, int column, float scale) {
+    const uint32_t first = (uint32_t)column ^ row.low, shared = first ^ (first >> 16);
+    Few<WIDTH> found;
+#pragma unroll
+    for (int next = 0; next < WIDTH; next++) {
+        uint32_t bits = (shared ^ (uint32_t)next) * 0x7feb352du + row.high;
+        bits = (bits ^ (bits >> 15)) * 0x846ca68bu;
+        found.x[next] = bits >= mask.threshold ? scale : 0.0f;
+    }
+    return found;
+}
+
+// What a dropout leaves of numbers of a row, where there is one; the column is a multiple of WIDTH.
 template <int WIDTH> BODY void drop(Few<WIDTH> &x, int64_t has, const Mask &mask, RowMask row, int column) {
     if (!has)
         return;
+    const Few<WIDTH> by = factors<WIDTH>(mask, row, column, mask.scale);
 #pragma unroll
     for (int next = 0; next < WIDTH; next++)
-        x.x[next] *= factor(mask, row, (uint32_t)(column + next));
+        x.x[next] *= by.x[next];
 }
 
 // in1 starts, in2 places.

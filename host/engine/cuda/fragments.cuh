@@ -33,45 +33,9 @@ template <int COLUMNS> constexpr int HALF_WIDTH = COLUMNS + 8;
 // Floats that a tile takes.
 template <int COLUMNS> constexpr int HALF_TILE = TILE * HALF_WIDTH<COLUMNS> / 2;
 
-// What a thread reads of a tile: of rows so far apart, eight columns each.
-template <int COLUMNS> constexpr int ROW_STRIDE = HALF_THREADS / (COLUMNS / 8);
-
-template <int COLUMNS> struct PartOfTile {
-    FewHalves<8> x[TILE / ROW_STRIDE<COLUMNS>];
-};
-
-// Reads rows of a matrix, from a place on, zeros where it has fewer rows or columns.
-template <int COLUMNS>
-BODY PartOfTile<COLUMNS> part_of_tile(const Numbers &matrix, int64_t corner, int pitch, int rows, int columns,
-                                      int thread) {
-    const int column = thread % (COLUMNS / 8) * 8, top = thread / (COLUMNS / 8);
-    PartOfTile<COLUMNS> found = {};
-    if (matrix.half && (pitch | columns) % 8 == 0 && corner % 8 == 0 && (uintptr_t)matrix.at % 16 == 0) {
-        const Halves halves = {(uint16_t *)matrix.at, true};
-#pragma unroll
-        for (int turn = 0; turn < TILE / ROW_STRIDE<COLUMNS>; turn++) {
-            const int row = top + turn * ROW_STRIDE<COLUMNS>;
-            if (row < rows && column < columns)
-                found.x[turn] = read<8>(halves, corner + (int64_t)row * pitch + column);
-        }
-    } else {
-        for (int turn = 0; turn < TILE / ROW_STRIDE<COLUMNS>; turn++) {
-            const int row = top + turn * ROW_STRIDE<COLUMNS>;
-#pragma unroll
-            for (int k = 0; k < 8; k++)
-                if (row < rows && column + k < columns)
-                    found.x[turn].x[k] = rounded(one(matrix, corner + (int64_t)row * pitch + column + k));
-        }
-    }
-    return found;
-}
-
-template <int COLUMNS> BODY void put_part(uint16_t *tile, const PartOfTile<COLUMNS> &part, int thread) {
-    const int column = thread % (COLUMNS / 8) * 8, top = thread / (COLUMNS / 8);
-#pragma unroll
-    for (int turn = 0; turn < TILE / ROW_STRIDE<COLUMNS>; turn++)
-        at_once<FewHalves<8>>(tile + (top + turn * ROW_STRIDE<COLUMNS>) * HALF_WIDTH<COLUMNS> + column) = part.x[turn];
-}
+// Of a tile with so many rows, for whose each two a block has four threads, a thread brings rows
+// so far apart, eight columns each.
+template <int COLUMNS, int ROWS> constexpr int ROW_STRIDE = 2 * ROWS / (COLUMNS / 8);
 
 // A matrix, the place in it that a tile begins at, and numbers from row to row.
 struct Corner {
@@ -80,23 +44,70 @@ struct Corner {
     int pitch;
 };
 
-// Brings the same rows of two matrices to two tiles.
-template <int COLUMNS>
-BODY void load_halves(uint16_t *one, const Corner &of_one, uint16_t *other, const Corner &of_other, int rows,
-                      int columns) {
-    EACH_HALF(thread) {
-        const auto first = part_of_tile<COLUMNS>(of_one.matrix, of_one.place, of_one.pitch, rows, columns, thread);
-        const auto second =
-            part_of_tile<COLUMNS>(of_other.matrix, of_other.place, of_other.pitch, rows, columns, thread);
-        put_part<COLUMNS>(one, first, thread);
-        put_part<COLUMNS>(other, second, thread);
+// Whether each eight columns of every row are read at once.
+BODY bool reads_eight(const Corner &of, int columns) {
+    return of.matrix.half && (of.pitch | columns) % 8 == 0 && of.place % 8 == 0 && (uintptr_t)of.matrix.at % 16 == 0;
+}
+
+// A tile, and rows that are brought to it.
+struct Brought {
+    uint16_t *tile;
+    Corner of;
+    int rows;
+};
+
+// Visits the rows of a tile of which a thread brings eight columns: the turn, the row, and the
+// first column.
+template <int COLUMNS, int ROWS, class Visit> BODY void each_part(int thread, Visit visit) {
+    const int column = thread % (COLUMNS / 8) * 8, top = thread / (COLUMNS / 8);
+#pragma unroll
+    for (int turn = 0; turn < COLUMNS / 16; turn++)
+        visit(turn, top + turn * ROW_STRIDE<COLUMNS, ROWS>, column);
+}
+
+// Brings rows of a matrix to a tile number by number.
+template <int COLUMNS, int ROWS> BODY void bring_each(const Brought &to, int columns, int thread) {
+    const int column = thread % (COLUMNS / 8) * 8;
+#pragma unroll 1
+    for (int row = thread / (COLUMNS / 8); row < ROWS; row += ROW_STRIDE<COLUMNS, ROWS>) {
+        FewHalves<8> found = {};
+#pragma unroll
+        for (int k = 0; k < 8; k++)
+            if (row < to.rows && column + k < columns)
+                found.x[k] = rounded(one(to.of.matrix, to.of.place + (int64_t)row * to.of.pitch + column + k));
+        at_once<FewHalves<8>>(to.tile + row * HALF_WIDTH<COLUMNS> + column) = found;
     }
 }
 
-// Brings rows of a matrix to a tile.
-template <int COLUMNS> BODY void load_halves(uint16_t *tile, const Corner &of, int rows, int columns) {
-    EACH_HALF(thread) {
-        put_part<COLUMNS>(tile, part_of_tile<COLUMNS>(of.matrix, of.place, of.pitch, rows, columns, thread), thread);
+// Brings rows of matrices to tiles, zeros where they have fewer rows or columns: of all of them
+// before any is waited for, where all are read by eight.
+template <int COLUMNS, int ROWS = TILE, int COUNT>
+BODY void load_halves(const Brought (&tiles)[COUNT], int columns) {
+    bool by_eight = true;
+#pragma unroll
+    for (int which = 0; which < COUNT; which++)
+        by_eight = by_eight && reads_eight(tiles[which].of, columns);
+    EACH_OF(2 * ROWS, thread) {
+        if (by_eight) {
+            FewHalves<8> parts[COUNT][COLUMNS / 16] = {};
+#pragma unroll
+            for (int which = 0; which < COUNT; which++)
+                each_part<COLUMNS, ROWS>(thread, [&](int turn, int row, int column) {
+                    const Corner &of = tiles[which].of;
+                    const Halves halves = {(uint16_t *)of.matrix.at, true};
+                    if (row < tiles[which].rows && column < columns)
+                        parts[which][turn] = read<8>(halves, of.place + (int64_t)row * of.pitch + column);
+                });
+#pragma unroll
+            for (int which = 0; which < COUNT; which++)
+                each_part<COLUMNS, ROWS>(thread, [&](int turn, int row, int column) {
+                    at_once<FewHalves<8>>(tiles[which].tile + row * HALF_WIDTH<COLUMNS> + column) = parts[which][turn];
+                });
+        } else {
+#pragma unroll
+            for (int which = 0; which < COUNT; which++)
+                bring_each<COLUMNS, ROWS>(tiles[which], columns, thread);
+        }
     }
 }
 
@@ -159,32 +170,74 @@ BODY uint32_t pair_at(const uint16_t *place) {
     return at_once<const uint32_t>(place);
 }
 
+// Right factors of 16 columns, eight each.
+struct Rights {
+    Right x[2];
+};
+
+// The place in a tile whose numbers lie so far apart, `down` rows below and `right` columns
+// behind another one.
+BODY const uint16_t *place_in(const uint16_t *tile, int pitch, int down, int right) {
+    return tile + down * pitch + right;
+}
+
+// What a lane holds of four matrices of eight by eight that lie two by two: the matrix behind the
+// first one is below it where DOWN_FIRST says so, or else beside it. ACROSS says that rows of a
+// factor are columns of the tile, or else rows.
+template <bool ACROSS, bool DOWN_FIRST>
+BODY Left four_of(const uint16_t *corner, int pitch, int lane) {
+    Left found;
+#ifdef ON_GPU
+    const int matrix = lane / 8, second = matrix % 2 * 8, third = matrix / 2 * 8;
+    const uint16_t *row = place_in(corner, pitch, lane % 8 + (DOWN_FIRST ? second : third), DOWN_FIRST ? third : second);
+    if constexpr (ACROSS)
+        load_four_across(found.pairs, row);
+    else
+        load_four(found.pairs, row);
+#else
+    for (int matrix = 0; matrix < 4; matrix++) {
+        const int second = matrix % 2 * 8, third = matrix / 2 * 8;
+        const uint16_t *first = place_in(corner, pitch, DOWN_FIRST ? second : third, DOWN_FIRST ? third : second);
+        const int along = lane / 4, across = lane % 4 * 2;
+        found.pairs[matrix] = ACROSS ? first[across * pitch + along] | (uint32_t)first[(across + 1) * pitch + along] << 16
+                                     : pair_at(first + along * pitch + across);
+    }
+#endif
+    return found;
+}
+
+BODY Rights rights_of(const Left &four) {
+    return {{{{four.pairs[0], four.pairs[1]}}, {{four.pairs[2], four.pairs[3]}}}};
+}
+
 // The left factor that lies in a tile.
 template <int COLUMNS> BODY Left left_of(const uint16_t *tile, int row, int place, int lane) {
-    const uint16_t *at = tile + (row + lane / 4) * HALF_WIDTH<COLUMNS> + place + lane % 4 * 2;
-    const uint16_t *below = at + 8 * HALF_WIDTH<COLUMNS>;
-    return {{pair_at(at), pair_at(below), pair_at(at + 8), pair_at(below + 8)}};
+    return four_of<false, true>(tile + row * HALF_WIDTH<COLUMNS> + place, HALF_WIDTH<COLUMNS>, lane);
 }
 
-// The right factor whose columns are rows of a tile.
-template <int COLUMNS> BODY Right right_across(const uint16_t *tile, int place, int column, int lane) {
-    const uint16_t *at = tile + (column + lane / 4) * HALF_WIDTH<COLUMNS> + place + lane % 4 * 2;
-    return {{pair_at(at), pair_at(at + 8)}};
+// The left factor whose rows are columns of a tile.
+template <int COLUMNS> BODY Left left_across(const uint16_t *tile, int row, int place, int lane) {
+    return four_of<true, false>(tile + place * HALF_WIDTH<COLUMNS> + row, HALF_WIDTH<COLUMNS>, lane);
 }
 
-// The right factor that lies in a tile as it is.
-template <int COLUMNS> BODY Right right_of(const uint16_t *tile, int place, int column, int lane) {
+// The right factors whose columns are rows of a tile.
+template <int COLUMNS> BODY Rights rights_across(const uint16_t *tile, int place, int column, int lane) {
+    return rights_of(four_of<false, false>(tile + column * HALF_WIDTH<COLUMNS> + place, HALF_WIDTH<COLUMNS>, lane));
+}
+
+// The right factors that lie in a tile as they are.
+template <int COLUMNS> BODY Rights rights_of(const uint16_t *tile, int place, int column, int lane) {
+    return rights_of(four_of<true, true>(tile + place * HALF_WIDTH<COLUMNS> + column, HALF_WIDTH<COLUMNS>, lane));
+}
+
+// What `make` gives for a lane; on a GPU it is made once, on the processor for each lane that is
+// asked for.
+template <class Make> BODY auto held_of(int lane, Make make) {
 #ifdef ON_GPU
-    Right found;
-    load_across(found.pairs, tile + (place + lane % 16) * HALF_WIDTH<COLUMNS> + column);
-    return found;
+    const auto held = make(lane);
+    return [=](int) { return held; };
 #else
-    const uint16_t *at = tile + (place + lane % 4 * 2) * HALF_WIDTH<COLUMNS> + column + lane / 4;
-    const auto pair = [&](int below) {
-        const uint16_t *first = at + below * HALF_WIDTH<COLUMNS>;
-        return first[0] | (uint32_t)first[HALF_WIDTH<COLUMNS>] << 16;
-    };
-    return {{pair(0), pair(8)}};
+    return make;
 #endif
 }
 
@@ -212,33 +265,71 @@ template <class Rows, class Columns> BODY void multiply(float (&sums)[4], int la
 #endif
 }
 
-// Adds the rows from `row` on of a b^T, of two tiles, in its first columns.
-template <int COLUMNS>
-BODY void add_across(Sums<TILE> &sums, const uint16_t *a, const uint16_t *b, int row, int columns, int lane) {
+// The same with 16 columns.
+template <class Rows, class Columns>
+BODY void multiply(float (&one)[4], float (&other)[4], int lane, Rows rows, Columns columns) {
+    const auto both = held_of(lane, columns);
+    multiply(one, lane, rows, [&](int lane) { return both(lane).x[0]; });
+    multiply(other, lane, rows, [&](int lane) { return both(lane).x[1]; });
+}
+
+// A row of left factors, 16 places each.
+template <int COLUMNS> struct Lefts {
+    Left x[COLUMNS / 16];
+};
+
+template <int COLUMNS> BODY Lefts<COLUMNS> lefts_of(const uint16_t *tile, int row, int lane) {
+    Lefts<COLUMNS> found;
+#pragma unroll
+    for (int place = 0; place < COLUMNS; place += 16)
+        found.x[place / 16] = left_of<COLUMNS>(tile, row, place, lane);
+    return found;
+}
+
+// Adds a b^T, of whose rows a `lefts` gives what a lane holds, in the first rows of b, a tile.
+template <int COLUMNS, int KEYS, class Held>
+BODY void add_across(Sums<KEYS> &sums, Held lefts, const uint16_t *b, int columns, int lane) {
+#pragma unroll
+    for (int place = 0; place < COLUMNS; place += 16)
+#pragma unroll
+        for (int tile = 0; tile < KEYS / 8; tile += 2)
+            if (8 * tile < columns)
+                multiply(
+                    sums.x[tile], sums.x[tile + 1], lane, [&](int lane) { return lefts(lane).x[place / 16]; },
+                    [&](int lane) { return rights_across<COLUMNS>(b, place, 8 * tile, lane); });
+}
+
+// The same of the rows from `row` on of a tile.
+template <int COLUMNS, int KEYS>
+BODY void add_across(Sums<KEYS> &sums, const uint16_t *a, const uint16_t *b, int row, int columns, int lane) {
 #pragma unroll
     for (int place = 0; place < COLUMNS; place += 16) {
-        const auto rows = [&](int lane) { return left_of<COLUMNS>(a, row, place, lane); };
+        const auto rows = held_of(lane, [=](int lane) { return left_of<COLUMNS>(a, row, place, lane); });
 #pragma unroll
-        for (int tile = 0; tile < TILE / 8; tile++)
+        for (int tile = 0; tile < KEYS / 8; tile += 2)
             if (8 * tile < columns)
-                multiply(sums.x[tile], lane, rows,
-                         [&](int lane) { return right_across<COLUMNS>(b, place, 8 * tile, lane); });
+                multiply(sums.x[tile], sums.x[tile + 1], lane, rows,
+                         [&](int lane) { return rights_across<COLUMNS>(b, place, 8 * tile, lane); });
     }
+}
+
+// Adds the product of a left factor of 16 places with the rows of a tile from one on.
+template <int COLUMNS, class Rows>
+BODY void add_rows_of(Sums<COLUMNS> &sums, Rows rows, const uint16_t *m, int place, int lane) {
+#pragma unroll
+    for (int tile = 0; tile < COLUMNS / 8; tile += 2)
+        multiply(sums.x[tile], sums.x[tile + 1], lane, rows,
+                 [&](int lane) { return rights_of<COLUMNS>(m, place, 8 * tile, lane); });
 }
 
 // Adds p m, of which `pairs` gives what a lane holds of the rows of p, of its first columns;
 // the others are zeros. m is a tile.
-template <int COLUMNS, class Held>
+template <int COLUMNS, int KEYS = TILE, class Held>
 BODY void add_product(Sums<COLUMNS> &sums, Held pairs, const uint16_t *m, int inner, int lane) {
 #pragma unroll
-    for (int step = 0; step < TILE / 16; step++)
-        if (16 * step < inner) {
-            const auto rows = [&](int lane) { return left_of(pairs(lane), step); };
-#pragma unroll
-            for (int tile = 0; tile < COLUMNS / 8; tile++)
-                multiply(sums.x[tile], lane, rows,
-                         [&](int lane) { return right_of<COLUMNS>(m, 16 * step, 8 * tile, lane); });
-        }
+    for (int step = 0; step < KEYS / 16; step++)
+        if (16 * step < inner)
+            add_rows_of(sums, [&](int lane) { return left_of(pairs(lane), step); }, m, 16 * step, lane);
 }
 
 // Of the four lanes that hold a row: the sum, or the largest, of what `value` gives for

@@ -19,6 +19,16 @@
 #define ENTRY(...) extern "C" __global__ void __launch_bounds__(__VA_ARGS__)
 #define SHARED(NAME) extern __shared__ __align__(16) float NAME[]
 
+// What a kernel begins with: it waits until the one before has ended and all that that one has
+// written is seen, where it was begun early (own/driver.rs); the next one may be begun when all
+// blocks of this one have places.
+BODY void wait_for_inputs() {
+#if __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+    asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
+
 // The number that the lane so far away has.
 BODY float of_other_lane(float x, int distance) {
     return __shfl_xor_sync(0xffffffffu, x, distance);
@@ -31,6 +41,12 @@ BODY uint32_t rounded_pair(float first, float second) {
     return pair;
 }
 
+// Says that a place is not a block's own, so that what reads there needs not find out.
+template <class T> BODY T *in_memory(T *place) {
+    __builtin_assume(__isGlobal(place));
+    return place;
+}
+
 BODY float rounded_to_tf32(float x) {
     uint32_t bits;
     asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(bits) : "f"(x));
@@ -41,17 +57,33 @@ BODY float fast_exponential(float x) {
     return __expf(x);
 }
 
+// Two to the power of x.
+BODY float fast_power_of_two(float x) {
+    float found;
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(found) : "f"(x));
+    return found;
+}
+
 BODY float fast_reciprocal(float x) {
     float found;
     asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(found) : "f"(x));
     return found;
 }
 
-// Two matrices of eight by eight of bf16, read across: lanes 0 to 15 name their rows.
-BODY void load_across(uint32_t (&pairs)[2], const uint16_t *row) {
+// Four matrices of eight by eight of bf16, as they lie there or read across: eight lanes each
+// name their rows.
+BODY void load_four(uint32_t (&pairs)[4], const uint16_t *row) {
     const uint32_t address = (uint32_t)__cvta_generic_to_shared(row);
-    asm volatile("ldmatrix.sync.aligned.m8n8.x2.trans.shared.b16 {%0, %1}, [%2];"
-                 : "=r"(pairs[0]), "=r"(pairs[1])
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(pairs[0]), "=r"(pairs[1]), "=r"(pairs[2]), "=r"(pairs[3])
+                 : "r"(address)
+                 : "memory");
+}
+
+BODY void load_four_across(uint32_t (&pairs)[4], const uint16_t *row) {
+    const uint32_t address = (uint32_t)__cvta_generic_to_shared(row);
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(pairs[0]), "=r"(pairs[1]), "=r"(pairs[2]), "=r"(pairs[3])
                  : "r"(address)
                  : "memory");
 }
@@ -79,8 +111,18 @@ BODY void multiply_tf32(float *top, float *bottom, const float (&a)[4], const fl
 #define BODY static inline
 #define OF_THREAD
 
+BODY void wait_for_inputs() {}
+
+template <class T> BODY T *in_memory(T *place) {
+    return place;
+}
+
 BODY float fast_exponential(float x) {
     return expf(x);
+}
+
+BODY float fast_power_of_two(float x) {
+    return exp2f(x);
 }
 
 BODY float fast_reciprocal(float x) {

@@ -19,6 +19,8 @@ namespace in_simulation {
 #include "attention_gradients.cuh"
 #include "attention_halves.cuh"
 #include "attention_halves_gradients.cuh"
+#include "attention_whole.cuh"
+#include "attention_whole_gradients.cuh"
 #include "cross_entropy.cuh"
 #include "dropout.cuh"
 #include "embed.cuh"

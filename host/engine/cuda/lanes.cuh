@@ -117,6 +117,7 @@ BODY float largest(float x) {
 // A kernel of rows, each of which is what ROW makes.
 #define ROWS_ENTRY(NAME, NUMBERS, ROW)                                                            \
     ENTRY(256) NAME(Arrays arrays, NUMBERS numbers) {                                             \
+        wait_for_inputs();                                                                        \
         const int64_t warps = (int64_t)gridDim.x * blockDim.x / LANES;                            \
         const int64_t first = ((int64_t)blockIdx.x * blockDim.x + threadIdx.x) / LANES;           \
         for (int64_t row = first; row < numbers.rows; row += warps)                               \
@@ -127,6 +128,7 @@ BODY float largest(float x) {
 // than there are rows, they share these.
 #define STRIPS_ENTRY(NAME, NUMBERS, ROW)                                                          \
     ENTRY(256) NAME(Arrays arrays, NUMBERS numbers) {                                             \
+        wait_for_inputs();                                                                        \
         const uint32_t warps = gridDim.x * blockDim.x / LANES;                                    \
         const uint32_t first = (blockIdx.x * blockDim.x + threadIdx.x) / LANES;                   \
         const uint32_t strips = numbers.rows < warps ? warps / (uint32_t)numbers.rows : 1;        \

@@ -1,8 +1,7 @@
-// How kernels of low-rank updates read: wide matrices by eight columns, narrow ones by two, and
-// factors, which a block brings to shared memory, rounded. Where both matrices are of bf16 and
-// lie so that this is done at once, addresses beyond an end are those of the end, so that no
-// branch stands between loads; what is read there counts nowhere, as the other factor is zero
-// there or the result is not written.
+// How kernels of low-rank updates read: wide matrices and factors by eight columns, narrow ones by
+// two or four numbers. Where arrays have one of two types and lie so that this is done at once,
+// addresses beyond an end are those of the end, so that no branch stands between loads; what is
+// read there counts nowhere, as the other factor is zero there or the result is not written.
 
 #pragma once
 
@@ -27,7 +26,8 @@ struct LowRank {
     // Whether the factor is [columns, rank], or else [rank, columns]; whether to add; whether the
     // wide matrix is recovered from what a norm has normalized.
     int32_t across, adds, recovers;
-    uint32_t unused;
+    // Rows that a block works on, where that is no constant.
+    int32_t span;
 };
 
 // One of the updates by itself: its mask is the first. Numbers that are chosen among so few lie in
@@ -40,88 +40,131 @@ BODY LowRank update_of(const LowRank &n, int update) {
 }
 
 // The array of one of the updates, of which the first's has such a number.
-template <class Array = Numbers> BODY Array input_of(const Arrays &arrays, int first, int update) {
-    const Array one = input<Array>(arrays, first), other = input<Array>(arrays, first + 1);
-    return update == 0 ? one : update == 1 ? other : input<Array>(arrays, first + 2);
+BODY Numbers input_of(const Arrays &arrays, int first, int update) {
+    const Numbers one = input(arrays, first), other = input(arrays, first + 1);
+    const Numbers found = update == 0 ? one : update == 1 ? other : input(arrays, first + 2);
+    return {in_memory(found.at), found.half};
 }
 
-// Whether each eight columns, from a first one on, are read at once.
-BODY bool by_eight(const Numbers &numbers, int64_t pitch, int64_t first) {
-    return (pitch | first) % 8 == 0 && (uintptr_t)numbers.at % 16 == 0;
-}
-
-// What a kernel reads and writes by eight: a wide matrix, and of each update a narrow one and
-// vectors, by the number of the first's; 0 where there are none.
+// What a kernel reads and writes by several numbers at once: a wide matrix, and of each update a
+// factor, a narrow matrix and vectors, by the number of the first's; 0 where there are none.
 struct ReadArrays {
     Numbers wide;
-    int low, vectors[2];
+    int factor, low, vectors[2];
 };
 
-// Whether a kernel for bf16 takes these arrays.
-BODY bool reads_halves(const Arrays &arrays, const LowRank &n, const ReadArrays &read) {
-    bool takes = read.wide.half && n.columns % 8 == 0 && by_eight(read.wide, n.pitch, n.first | n.step);
+#ifdef __CUDACC__
+
+#define CHOICE_OF_READS(NAME, ARRAYS, PLACES)
+
+#else
+
+// What the name of the kernel that takes these arrays ends in. Each so many places in the rank are
+// read at once.
+BODY const char *suffix_of(const Arrays &arrays, const LowRank &n, const ReadArrays &read, int places) {
+    bool takes = (n.columns | n.pitch | n.first | n.step) % 8 == 0 && n.rank % places == 0;
+    takes = takes && (uintptr_t)read.wide.at % 16 == 0;
     for (int update = 0; update < n.updates; update++) {
         const Numbers low = read.low ? input(arrays, read.low + update) : Numbers{nullptr, true};
-        const bool by_two = !read.low || (n.rank % 2 == 0 && (uintptr_t)low.at % 4 == 0);
-        takes = takes && low.half && by_two;
+        takes = takes && low.half && (uintptr_t)low.at % 8 == 0;
+        if (read.factor)
+            takes = takes && (uintptr_t)input(arrays, read.factor + update).at % 16 == 0;
         for (int first : read.vectors) {
             const Numbers vector = first ? input(arrays, first + update) : Numbers{nullptr, false};
             takes = takes && !vector.half && (uintptr_t)vector.at % 16 == 0;
         }
     }
-    return takes;
+    return !takes ? "_Numbers" : read.wide.half ? "_Halves" : "_Floats";
 }
 
-#ifdef __CUDACC__
-
-#define CHOICE_OF_READS(NAME, ARRAYS)
-
-#else
-
-#define CHOICE_OF_READS(NAME, ARRAYS)                                                             \
-    static bool NAME##_halves(const Arrays &arrays, const LowRank &n) {                           \
-        return reads_halves(arrays, n, ARRAYS(arrays));                                           \
-    }                                                                                             \
+#define CHOICE_OF_READS(NAME, ARRAYS, PLACES)                                                     \
     static const char *NAME##_suffix(const Arrays &arrays, const LowRank &n) {                    \
-        return NAME##_halves(arrays, n) ? "_Halves" : "_Numbers";                                 \
+        return suffix_of(arrays, n, ARRAYS(arrays), PLACES);                                      \
     }                                                                                             \
     static void NAME(const Arrays &arrays, const LowRank &n) {                                    \
-        if (NAME##_halves(arrays, n))                                                             \
-            NAME##_Halves(arrays, n);                                                             \
-        else                                                                                      \
-            NAME##_Numbers(arrays, n);                                                            \
+        switch (NAME##_suffix(arrays, n)[1]) {                                                    \
+        case 'H':                                                                                 \
+            return NAME##_Halves(arrays, n);                                                      \
+        case 'F':                                                                                 \
+            return NAME##_Floats(arrays, n);                                                      \
+        default:                                                                                  \
+            return NAME##_Numbers(arrays, n);                                                     \
+        }                                                                                         \
     }
 
 #endif
 
-// Eight numbers side by side, as they are read.
-template <class Array> using Eight = decltype(read<8>(Array{}, 0));
+// Eight numbers side by side, as they are read: those of bf16 stay pairs of bits.
+BODY FewPairs<8> eight_of(const Halves &halves, int64_t place) {
+    return at_once<const FewPairs<8>>(halves.at + place);
+}
 
-BODY int64_t at_most(int64_t place, int64_t last) {
+template <class Array> BODY Few<8> eight_of(const Array &array, int64_t place) {
+    return read<8>(array, place);
+}
+
+template <class Array> using Eight = decltype(eight_of(Array{}, 0));
+
+BODY Few<8> widened(const FewPairs<8> &pairs) {
+    Few<8> found;
+#pragma unroll
+    for (int k = 0; k < 4; k++) {
+        found.x[2 * k] = widened((uint16_t)pairs.x[k]);
+        found.x[2 * k + 1] = widened((uint16_t)(pairs.x[k] >> 16));
+    }
+    return found;
+}
+
+// The same rounded, which those of bf16 are.
+BODY const FewPairs<8> &pairs_of(const FewPairs<8> &pairs) {
+    return pairs;
+}
+
+BODY FewPairs<8> pairs_of(const Few<8> &x) {
+    FewPairs<8> pairs;
+#pragma unroll
+    for (int k = 0; k < 4; k++)
+        pairs.x[k] = pair_of(x.x[2 * k], x.x[2 * k + 1]);
+    return pairs;
+}
+
+// The first two, or the last two, of numbers that two pairs hold, side by side.
+BODY uint32_t lower_of(uint32_t one, uint32_t other) {
+    return (one & 0xffffu) | other << 16;
+}
+
+BODY uint32_t upper_of(uint32_t one, uint32_t other) {
+    return one >> 16 | (other & 0xffff0000u);
+}
+
+BODY int at_most(int place, int last) {
     return place < last ? place : last;
 }
 
 // Columns of a wide matrix's rows.
 template <class Array> struct WideRows {
-    const LowRank &n;
     const Array array;
-    bool at_once;
+    const int64_t first;
+    const uint32_t pitch;
+    const int tokens, columns;
+    // Whether each eight columns are read at once, where no type says so.
+    const bool by_eight;
 
     OF_THREAD WideRows(const LowRank &n, const Array &array)
-        : n(n), array(array), at_once(by_eight(Numbers{array.at, array.half}, n.pitch, n.first)) {}
+        : array(array), first(n.first), pitch((uint32_t)n.pitch), tokens((int)n.tokens), columns((int)n.columns),
+          by_eight((n.pitch | n.first) % 8 == 0 && (uintptr_t)array.at % 16 == 0) {}
 
-    OF_THREAD int64_t place(int64_t row, int column) const {
-        return row * n.pitch + n.first + column;
+    OF_THREAD int64_t place(int row, int column) const {
+        return (int64_t)((uint64_t)(uint32_t)row * pitch) + (first + column);
     }
 
     // Eight from a column on.
-    OF_THREAD Eight<Array> eight(int64_t row, int column) const {
-        if constexpr (IS_HALVES<Array>) {
-            const int64_t at = at_most(row, n.tokens - 1);
-            return read<8>(array, place(at, column < (int)n.columns ? column : 0));
+    OF_THREAD Eight<Array> eight(int row, int column) const {
+        if constexpr (!IS_NUMBERS<Array>) {
+            return eight_of(array, place(at_most(row, tokens - 1), column < columns ? column : 0));
         } else {
-            const int there = row < n.tokens ? (int)n.columns - column : 0;
-            if (at_once && there >= 8)
+            const int there = row < tokens ? columns - column : 0;
+            if (by_eight && there >= 8)
                 return read<8>(array, place(row, column));
             Few<8> found = {};
 #pragma unroll
@@ -132,17 +175,17 @@ template <class Array> struct WideRows {
         }
     }
 
-    OF_THREAD void write(int64_t row, int column, const Few<8> &x) const {
-        const int there = row < n.tokens ? (int)n.columns - column : 0;
-        if constexpr (IS_HALVES<Array>) {
+    OF_THREAD void write(int row, int column, const Few<8> &x) const {
+        const int there = row < tokens ? columns - column : 0;
+        if constexpr (!IS_NUMBERS<Array>) {
             if (there > 0)
                 put_few(array, place(row, column), x);
         } else {
-            if (at_once && there >= 8)
+            if (by_eight && there >= 8)
                 put_few(array, place(row, column), x);
 #pragma unroll
             for (int k = 0; k < 8; k++)
-                if (!(at_once && there >= 8) && k < there)
+                if (!(by_eight && there >= 8) && k < there)
                     put(array, place(row, column) + k, x.x[k]);
         }
     }
@@ -150,158 +193,132 @@ template <class Array> struct WideRows {
 
 // A vector of as many columns, which may be left out.
 template <class Array> struct Vector {
-    const LowRank &n;
     const Numbers vector;
+    const int columns;
 
-    OF_THREAD Vector(const LowRank &n, const Numbers &vector) : n(n), vector(vector) {}
+    OF_THREAD Vector(const LowRank &n, const Numbers &vector) : vector(vector), columns((int)n.columns) {}
 
     // Eight columns from one on; beyond the last, numbers that count nowhere.
     OF_THREAD Few<8> eight(int column) const {
-        if constexpr (IS_HALVES<Array>) {
+        if constexpr (!IS_NUMBERS<Array>) {
             const Floats floats = {(float *)vector.at, false};
-            return few<8>(floats, column < (int)n.columns ? column : 0);
+            return few<8>(floats, column < columns ? column : 0);
         } else {
             Few<8> found = {};
 #pragma unroll
             for (int k = 0; k < 8; k++)
-                if (column + k < (int)n.columns)
+                if (column + k < columns)
                     found.x[k] = one(vector, column + k);
             return found;
         }
-    }
-
-    OF_THREAD void add_to(Few<8> &x, int column) const {
-        if (vector.at)
-            add(x, eight(column));
     }
 };
 
 // Rows of a narrow matrix [tokens, rank].
 template <class Array> struct LowRows {
-    const LowRank &n;
-    const Array array;
+    const Numbers array;
+    const int tokens, rank;
 
-    OF_THREAD LowRows(const LowRank &n, const Array &array) : n(n), array(array) {}
+    OF_THREAD LowRows(const LowRank &n, const Numbers &array)
+        : array(array), tokens((int)n.tokens), rank((int)n.rank) {}
 
-    // Two numbers side by side, rounded, or zeros where there are none.
-    OF_THREAD uint32_t two(int64_t row, int place) const {
-        const int rank = (int)n.rank, there = row < n.tokens ? rank - place : 0;
-        if constexpr (IS_HALVES<Array>) {
-            const int64_t at = at_most(row, n.tokens - 1) * rank + (place < rank ? place : 0);
-            const uint32_t pair = pair_at(array.at + at);
-            return there > 0 ? pair : 0;
+    // So many numbers side by side, rounded; beyond an end others, which are not looked at here, as
+    // they would be waited for.
+    template <int WIDTH> OF_THREAD FewPairs<WIDTH> few(int row, int place) const {
+        const uint64_t start = (uint64_t)(uint32_t)at_most(row, tokens - 1) * (uint32_t)rank;
+        if constexpr (!IS_NUMBERS<Array>) {
+            return at_once<const FewPairs<WIDTH>>((const uint16_t *)array.at + start + (place < rank ? place : 0));
         } else {
-            const float first = there > 0 ? one(array, row * rank + place) : 0.0f;
-            return pair_of(first, there > 1 ? one(array, row * rank + place + 1) : 0.0f);
+            const auto number = [&](int k) {
+                return place + k < rank ? one(array, (int64_t)start + place + k) : 0.0f;
+            };
+            FewPairs<WIDTH> found;
+#pragma unroll
+            for (int k = 0; k < WIDTH / 2; k++)
+                found.x[k] = pair_of(number(2 * k), number(2 * k + 1));
+            return found;
         }
     }
 };
 
-// Numbers from one place in the rank to the next of a factor that lies rank by rank, and from
-// column to column of one that lies column by column: rows begin where what is read at once may
-// begin, in other banks than the row before.
-template <int COLUMNS> constexpr int BY_RANK = COLUMNS + 8;
-template <int RANKS> constexpr int BY_COLUMN = RANKS + 2;
+// Of so many places in the rank, eight columns each, as they are read: numbers of a column, or of
+// a place, one behind the other.
+template <int PLACES> struct Patch {
+    uint32_t words[PLACES * 8];
+};
 
-// Loads of a factor by a thread that do not wait for one another.
-const int FACTOR_LOADS = 8;
+// How a factor lies.
+template <bool ACROSS_, bool HALF_> struct Lies {
+    static const bool ACROSS = ACROSS_, HALF = HALF_;
+};
 
-// Visits four numbers side by side of a factor's columns from one on, zeros where it has none: of
-// a matrix [columns, rank], or else [rank, columns]. `visit` gets them with the place in the rank
-// and the column of the first.
-template <int RANKS, int COLUMNS, class Array, class Visit>
-BODY void each_four(const Array &factor, const LowRank &n, int from, int thread, Visit visit) {
-    const int rank = (int)n.rank, columns = (int)n.columns;
-    for (int start = thread; start < RANKS * COLUMNS / 4; start += FACTOR_LOADS * HALF_THREADS) {
-        Few<4> found[FACTOR_LOADS];
-        const auto at = [&](int turn) { return 4 * (start + turn * HALF_THREADS); };
-        const auto of_rank = [&](int turn) { return n.across ? at(turn) % RANKS : at(turn) / COLUMNS; };
-        const auto of_column = [&](int turn) { return n.across ? at(turn) / RANKS : at(turn) % COLUMNS; };
-        const auto there = [&](int turn) {
-            const int place = of_rank(turn), column = from + of_column(turn);
-            const bool inside = place < rank && column < columns;
-            return inside ? (n.across ? rank - place : columns - column) : 0;
-        };
+// Reads so many words that lie side by side.
+template <int COUNT> BODY void read_words(uint32_t *words, const void *at) {
+    const int WIDTH = COUNT < 4 ? COUNT : 4;
 #pragma unroll
-        for (int turn = 0; turn < FACTOR_LOADS; turn++) {
-            const int place = of_rank(turn), column = from + of_column(turn);
-            const int64_t start = there(turn) == 0 ? 0
-                                  : n.across       ? (int64_t)column * rank + place
-                                                   : (int64_t)place * columns + column;
-            if constexpr (IS_NUMBERS<Array>) {
+    for (int first = 0; first < COUNT; first += WIDTH) {
+        const auto found = at_once<const FewPairs<2 * WIDTH>>((const uint32_t *)at + first);
 #pragma unroll
-                for (int k = 0; k < 4; k++)
-                    found[turn].x[k] = k < there(turn) ? one(factor, start + k) : 0.0f;
-            } else {
-                found[turn] = read<4>(factor, start);
-            }
-        }
-#pragma unroll
-        for (int turn = 0; turn < FACTOR_LOADS; turn++)
-            if (at(turn) < RANKS * COLUMNS) {
-                if (there(turn) == 0)
-                    found[turn] = {};
-                visit(found[turn], of_rank(turn), of_column(turn));
-            }
+        for (int k = 0; k < WIDTH; k++)
+            words[first + k] = found.x[k];
     }
 }
 
-// The same, by the type that the factor has, and where it lies.
-template <int RANKS, int COLUMNS, class Visit>
-BODY void each_four_of(const Numbers &factor, const LowRank &n, int from, Visit visit) {
-    const bool by_four = !factor.half && (n.across ? n.rank : n.columns) % 4 == 0 && (uintptr_t)factor.at % 16 == 0;
-    EACH_HALF(thread) {
-        if (by_four)
-            each_four<RANKS, COLUMNS>(Floats{(float *)factor.at, false}, n, from, thread, visit);
+// A factor: [columns, rank] where it is read across, or else [rank, columns]. What is read stays as
+// it lies until it is asked for, as else it would be waited for here.
+template <class Array> struct FactorOf {
+    const Numbers array;
+    const int rank, columns;
+    const bool across;
+
+    OF_THREAD FactorOf(const LowRank &n, const Numbers &array)
+        : array(array), rank((int)n.rank), columns((int)n.columns), across(n.across) {}
+
+    // From a place and a column on, of which they are multiples of what is read; beyond the last
+    // ones, numbers that count nowhere.
+    template <class L, int PLACES> OF_THREAD void read_patch(Patch<PLACES> &patch, int place, int column) const {
+        if constexpr (!IS_NUMBERS<Array>) {
+            const int from = column < columns ? column : 0, of_rank = place < rank ? place : 0;
+            // Numbers of a word, of what lies side by side, and of what lies between.
+            const int WORD = L::HALF ? 2 : 1, SIDE = L::ACROSS ? PLACES : 8, TIMES = L::ACROSS ? 8 : PLACES;
+            const int first = L::ACROSS ? from * rank + of_rank : of_rank * columns + from;
+            const int pitch = L::ACROSS ? rank : columns;
+#pragma unroll
+            for (int k = 0; k < TIMES; k++)
+                read_words<SIDE / WORD>(patch.words + k * SIDE / WORD,
+                                        (const uint8_t *)array.at + 4 / WORD * (int64_t)(first + k * pitch));
+        } else {
+#pragma unroll
+            for (int p = 0; p < PLACES; p++)
+#pragma unroll
+                for (int k = 0; k < 8; k++) {
+                    const bool there = place + p < rank && column + k < columns;
+                    const int at = across ? (column + k) * rank + place + p : (place + p) * columns + column + k;
+                    const float found = there ? one(array, at) : 0.0f;
+                    memcpy(patch.words + p * 8 + k, &found, sizeof found);
+                }
+        }
+    }
+
+    // Calls what works by how the numbers lie.
+    template <class Work> OF_THREAD void as_it_lies(Work work) const {
+        if (IS_NUMBERS<Array> || (!across && !array.half))
+            work(Lies<false, false>{});
+        else if (!array.half)
+            work(Lies<true, false>{});
+        else if (!across)
+            work(Lies<false, true>{});
         else
-            each_four<RANKS, COLUMNS>(factor, n, from, thread, visit);
+            work(Lies<true, true>{});
     }
-}
+};
 
-// Puts numbers so far from each other, rounded.
-BODY void put_apart(uint16_t *at, int step, const Few<4> &x) {
-#pragma unroll
-    for (int k = 0; k < 4; k += 2) {
-        const uint32_t pair = pair_of(x.x[k], x.x[k + 1]);
-        at[k * step] = (uint16_t)pair;
-        at[(k + 1) * step] = (uint16_t)(pair >> 16);
-    }
-}
-
-// Puts columns of a factor, from one on, into shared memory, rounded: rank by rank.
-template <int RANKS, int COLUMNS>
-BODY void put_by_rank(uint16_t *tile, const Numbers &factor, const LowRank &n, int from) {
-    each_four_of<RANKS, COLUMNS>(factor, n, from, [&](const Few<4> &found, int rank, int column) {
-        uint16_t *at = tile + rank * BY_RANK<COLUMNS> + column;
-        if (n.across) {
-            put_apart(at, BY_RANK<COLUMNS>, found);
-        } else {
-            put_few(Halves{at, true}, 0, found);
-        }
-    });
-}
-
-// Eight columns of a place in the rank.
-template <int COLUMNS> BODY FewPairs<8> by_rank(const uint16_t *tile, int rank, int column) {
-    return at_once<const FewPairs<8>>(tile + rank * BY_RANK<COLUMNS> + column);
-}
-
-// The same column by column.
-template <int RANKS, int COLUMNS>
-BODY void put_by_column(uint16_t *tile, const Numbers &factor, const LowRank &n, int from) {
-    each_four_of<RANKS, COLUMNS>(factor, n, from, [&](const Few<4> &found, int rank, int column) {
-        uint16_t *at = tile + column * BY_COLUMN<RANKS> + rank;
-        if (n.across) {
-#pragma unroll
-            for (int k = 0; k < 4; k += 2)
-                put_few(Halves{at + k, true}, 0, Few<2>{{found.x[k], found.x[k + 1]}});
-        } else {
-            put_apart(at, BY_COLUMN<RANKS>, found);
-        }
-    });
-}
-
-// Two places in the rank of a column.
-template <int RANKS> BODY uint32_t by_column(const uint16_t *tile, int rank, int column) {
-    return pair_at(tile + column * BY_COLUMN<RANKS> + rank);
+// A number of what has been read.
+template <class L, int PLACES> BODY float number_of(const Patch<PLACES> &patch, int place, int column) {
+    const int at = L::ACROSS ? column * PLACES + place : place * 8 + column;
+    if (L::HALF)
+        return widened((uint16_t)(patch.words[at / 2] >> 16 * (at % 2)));
+    float found;
+    memcpy(&found, patch.words + at, sizeof found);
+    return found;
 }

@@ -132,24 +132,26 @@ const char *exchange(void *const (&lanes)[LANES]) {
     return nullptr;
 }
 
-struct Across {
+struct Matrices {
     uint32_t *pairs;
     const uint16_t *row;
 };
 
-// PTX ISA, ldmatrix .x2.trans: lane 8 m + r names row r of matrix m, and a lane gets of each
-// matrix, in rows 2 (lane % 4) and the one behind it, column lane / 4.
-const char *load_rows(void *const (&lanes)[LANES]) {
+// PTX ISA, ldmatrix .x4: lane 8 m + r names row r of matrix m, and a lane gets of each matrix, of
+// row lane / 4, columns 2 (lane % 4) and the one behind it; with .trans, of these two rows, column
+// lane / 4.
+template <bool ACROSS> const char *load_matrices(void *const (&lanes)[LANES]) {
     for (int lane = 0; lane < LANES; lane++)
-        for (int matrix = 0; matrix < 2; matrix++) {
+        for (int matrix = 0; matrix < 4; matrix++) {
             uint32_t pair = 0;
             for (int half = 0; half < 2; half++) {
-                const uint16_t *row = ((Across *)lanes[8 * matrix + lane % 4 * 2 + half])->row;
+                const int along = lane / 4, across = lane % 4 * 2 + half;
+                const uint16_t *row = ((Matrices *)lanes[8 * matrix + (ACROSS ? across : along)])->row;
                 if ((uintptr_t)row % 16 != 0)
                     return "a matrix is loaded whose rows do not begin at 16 bytes";
-                pair |= (uint32_t)row[lane / 4] << 16 * half;
+                pair |= (uint32_t)row[ACROSS ? along : across] << 16 * half;
             }
-            ((Across *)lanes[lane])->pairs[matrix] = pair;
+            ((Matrices *)lanes[lane])->pairs[matrix] = pair;
         }
     return nullptr;
 }
@@ -296,9 +298,14 @@ float rounded_to_tf32(float x) {
     return without_low_bits(x);
 }
 
-void load_across(uint32_t (&pairs)[2], const uint16_t *row) {
-    Across own = {pairs, row};
-    meet(load_rows, &own);
+void load_four(uint32_t (&pairs)[4], const uint16_t *row) {
+    Matrices own = {pairs, row};
+    meet(load_matrices<false>, &own);
+}
+
+void load_four_across(uint32_t (&pairs)[4], const uint16_t *row) {
+    Matrices own = {pairs, row};
+    meet(load_matrices<true>, &own);
 }
 
 void multiply_halves(float (&sums)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {

@@ -36,7 +36,8 @@ void simulated_access(const void *place, size_t bytes);
 float of_other_lane(float x, int distance);
 uint32_t rounded_pair(float first, float second);
 float rounded_to_tf32(float x);
-void load_across(uint32_t (&pairs)[2], const uint16_t *row);
+void load_four(uint32_t (&pairs)[4], const uint16_t *row);
+void load_four_across(uint32_t (&pairs)[4], const uint16_t *row);
 void multiply_halves(float (&sums)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]);
 void multiply_tf32(float *top, float *bottom, const float (&a)[4], const float (&b)[2]);
 

@@ -46,6 +46,7 @@ template <class Variables> struct Own {
 #define BLOCK_ENTRY(NAME, COUNT, BLOCKS, NUMBERS, FLOATS, ...)                                    \
     ENTRY(COUNT, BLOCKS) NAME(Arrays arrays, NUMBERS numbers) {                                   \
         SHARED(shared);                                                                           \
+        wait_for_inputs();                                                                        \
         for (int64_t tile = blockIdx.x; tile < numbers.rows; tile += gridDim.x) {                 \
             __VA_ARGS__(arrays, numbers, tile, shared);                                           \
             NEXT_PHASE();                                                                         \

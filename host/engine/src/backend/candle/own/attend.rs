@@ -2,7 +2,7 @@
 
 use candle_core::Tensor;
 
-use super::attention::{BUCKETS, Biases, Operands, Packed, Sequences, Shape, tiles};
+use super::attention::{BUCKETS, Biases, Operands, Packed, Sequences, Shape, longest, tiles};
 use super::launch::Own;
 use super::numbers::Mask;
 use crate::backend::BackendError;
@@ -20,11 +20,6 @@ type Result<T> = std::result::Result<T, BackendError>;
 fn by_distance(longest: [usize; 2], buckets: Buckets) -> Vec<u32> {
     let [queries, keys] = longest.map(|longest| longest as isize);
     (1 - queries..keys).map(|distance| buckets.of(distance) as u32).collect()
-}
-
-/// The rows of the longest sequence, by where each begins.
-pub(super) fn longest(starts: &[u32]) -> usize {
-    starts.windows(2).map(|range| range[1] - range[0]).max().unwrap_or(0) as usize
 }
 
 impl Candle {
@@ -176,7 +171,7 @@ impl Candle {
         let operands = Operands { queries: &queries, memory: &memory, dout: &dout, log_sums: &log_sums };
         let gradients = own.attention_backward(&packed, &operands, backward.dmemory.is_some())?;
         if let Some(dbias) = backward.dbias
-            && let Some(gradient) = own.bias_gradient(&packed, &operands, &gradients.inner)?
+            && let Some(gradient) = own.bias_gradient(&packed, &operands, &gradients)?
         {
             self.set(program, dbias, gradient, true)?;
         }

@@ -1,16 +1,15 @@
 //! Attention within packed sequences, or from each to its one of another packing, by kernels
-//! that work on tiles of 64 queries or keys of a sequence.
+//! that work on tiles of 64 queries or keys of a sequence, or on a head of a whole sequence.
+
+mod choice;
 
 use candle_core::{DType, Tensor};
 
 use super::arrays::Made;
-use super::kernels::{self, Kernel};
 use super::launch::Own;
 use super::numbers::{Attention, BiasedAttention, Mask};
 use super::sums::Summands;
 use crate::backend::BackendError;
-use crate::backend::candle::ATTENTION_COLUMNS;
-use crate::device::Precision;
 
 type Result<T> = std::result::Result<T, BackendError>;
 
@@ -19,87 +18,6 @@ const TILE: usize = 64;
 
 /// Buckets of a bias at most, of which a thread of a block has one each.
 pub const BUCKETS: usize = 256;
-
-/// The kernels for heads of so many columns at most, whose products of tiles are in a
-/// precision: of the forward pass, and for the gradients of queries and of keys and values.
-struct Kernels {
-    columns: usize,
-    precision: Precision,
-    forward: Kernel<Attention>,
-    queries: Kernel<Attention>,
-    keys: Kernel<Attention>,
-}
-
-const KERNELS: [Kernels; 6] = [
-    Kernels {
-        columns: 32,
-        precision: Precision::Fp32,
-        forward: kernels::ATTENTION_32,
-        queries: kernels::ATTENTION_QUERIES_32,
-        keys: kernels::ATTENTION_KEYS_32,
-    },
-    Kernels {
-        columns: 32,
-        precision: Precision::Tf32,
-        forward: kernels::ATTENTION_32_TF32,
-        queries: kernels::ATTENTION_QUERIES_32_TF32,
-        keys: kernels::ATTENTION_KEYS_32_TF32,
-    },
-    Kernels {
-        columns: 32,
-        precision: Precision::Bf16,
-        forward: kernels::ATTENTION_32_BF16,
-        queries: kernels::ATTENTION_QUERIES_32_BF16,
-        keys: kernels::ATTENTION_KEYS_32_BF16,
-    },
-    Kernels {
-        columns: ATTENTION_COLUMNS,
-        precision: Precision::Fp32,
-        forward: kernels::ATTENTION_64,
-        queries: kernels::ATTENTION_QUERIES_64,
-        keys: kernels::ATTENTION_KEYS_64,
-    },
-    Kernels {
-        columns: ATTENTION_COLUMNS,
-        precision: Precision::Tf32,
-        forward: kernels::ATTENTION_64_TF32,
-        queries: kernels::ATTENTION_QUERIES_64_TF32,
-        keys: kernels::ATTENTION_KEYS_64_TF32,
-    },
-    Kernels {
-        columns: ATTENTION_COLUMNS,
-        precision: Precision::Bf16,
-        forward: kernels::ATTENTION_64_BF16,
-        queries: kernels::ATTENTION_QUERIES_64_BF16,
-        keys: kernels::ATTENTION_KEYS_64_BF16,
-    },
-];
-
-/// Those of scores that depend on the places of query and key: by a bias, or as a query sees no
-/// key behind its own.
-const PLACED: [Kernels; 3] = [
-    Kernels {
-        columns: ATTENTION_COLUMNS,
-        precision: Precision::Fp32,
-        forward: kernels::ATTENTION_64_PLACED,
-        queries: kernels::ATTENTION_QUERIES_64_PLACED,
-        keys: kernels::ATTENTION_KEYS_64_PLACED,
-    },
-    Kernels {
-        columns: ATTENTION_COLUMNS,
-        precision: Precision::Tf32,
-        forward: kernels::ATTENTION_64_PLACED_TF32,
-        queries: kernels::ATTENTION_QUERIES_64_PLACED_TF32,
-        keys: kernels::ATTENTION_KEYS_64_PLACED_TF32,
-    },
-    Kernels {
-        columns: ATTENTION_COLUMNS,
-        precision: Precision::Bf16,
-        forward: kernels::ATTENTION_64_PLACED_BF16,
-        queries: kernels::ATTENTION_QUERIES_64_PLACED_BF16,
-        keys: kernels::ATTENTION_KEYS_64_PLACED_BF16,
-    },
-];
 
 /// What an attention is, whatever it reads.
 #[derive(Clone, Copy, Debug)]
@@ -138,9 +56,12 @@ pub struct Biases {
 /// The packing of a batch, on a device.
 pub struct Packed {
     numbers: Attention,
-    /// Rows of keys and values, and tiles of queries and of keys.
+    /// Rows of keys and values, sequences, and tiles of queries and of keys.
     memory: usize,
+    sequences: usize,
     counts: [usize; 2],
+    /// Queries or keys of a sequence at most.
+    longest: usize,
     /// The sequence and the first row in it of each tile of queries, and of keys; first rows
     /// of queries and of keys, and places of sequences.
     tiles: [Tensor; 2],
@@ -159,6 +80,11 @@ pub fn tiles(starts: &[u32]) -> Vec<u32> {
     tiles
 }
 
+/// The rows of the longest sequence, by where each begins.
+pub fn longest(starts: &[u32]) -> usize {
+    starts.windows(2).map(|range| range[1] - range[0]).max().unwrap_or(0) as usize
+}
+
 /// What the gradients of an attention are made of.
 pub struct Operands<'a> {
     pub queries: &'a Tensor,
@@ -173,8 +99,9 @@ pub struct Gradients {
     pub queries: Tensor,
     /// Of keys and values that are not there, where they are wanted.
     pub memory: Option<Tensor>,
-    /// By query the sum over keys of a probability by its gradient, [heads, queries].
-    pub inner: Tensor,
+    /// By query the sum over keys of a probability by its gradient, [heads, queries], where
+    /// there are biases, whose gradient is made of it.
+    pub inner: Option<Tensor>,
 }
 
 impl Packed {
@@ -214,7 +141,9 @@ impl Packed {
         Ok(Packed {
             numbers,
             memory: last(of.keys) as usize,
+            sequences: of.places.len(),
             counts,
+            longest: longest(of.queries).max(longest(of.keys)),
             tiles: [of_queries?, of_keys?],
             lists: [queries?, keys?, places?],
             biases,
@@ -224,6 +153,11 @@ impl Packed {
     /// The numbers of kernels whose blocks have tiles of queries, or of keys.
     fn numbers(&self, of_keys: bool) -> Attention {
         Attention { rows: self.counts[usize::from(of_keys)] as i64 * self.numbers.heads, ..self.numbers }
+    }
+
+    /// The numbers of kernels whose blocks have a head of a sequence.
+    fn numbers_of_whole(&self) -> Attention {
+        Attention { rows: self.sequences as i64 * self.numbers.heads, ..self.numbers }
     }
 
     /// The inputs of these kernels, but for the last ones.
@@ -250,53 +184,6 @@ impl Packed {
 }
 
 impl Own {
-    /// The kernels for heads of a size; none where it is too large for them.
-    fn kernels(&self, size: usize, by_place: bool) -> Option<&'static Kernels> {
-        let fits = |kernels: &&Kernels| size <= kernels.columns && kernels.precision == self.precision;
-        if by_place { PLACED.iter().find(fits) } else { KERNELS.iter().find(fits) }
-    }
-
-    /// The same, where there must be some.
-    fn known(&self, packed: &Packed) -> Result<&'static Kernels> {
-        let size = packed.numbers.size as usize;
-        let none = || BackendError::Wrong(format!("no kernel takes heads of {size} columns"));
-        self.kernels(size, packed.by_place()).ok_or_else(none)
-    }
-
-    /// The kernel for the gradient of biases.
-    fn of_biases(&self) -> &'static Kernel<BiasedAttention> {
-        match self.precision {
-            Precision::Fp32 => &kernels::ATTENTION_BIASES_64,
-            Precision::Tf32 | Precision::Bf16 => &kernels::ATTENTION_BIASES_64_TF32,
-        }
-    }
-
-    /// Whether there are kernels for attention with heads of a size, forward and backward, whose
-    /// scores depend on places or do not.
-    ///
-    /// # Errors
-    /// What the driver says.
-    pub fn attends(&self, size: usize, by_place: bool) -> Result<bool> {
-        let Some(kernels) = self.kernels(size, by_place) else { return Ok(false) };
-        let Kernels { forward, queries, keys, .. } = kernels;
-        Ok(self.takes(forward)? && self.takes(queries)? && self.takes(keys)?)
-    }
-
-    /// Whether there is a kernel for the gradient of biases.
-    ///
-    /// # Errors
-    /// What the driver says.
-    pub fn gives_bias_gradients(&self) -> Result<bool> {
-        self.takes(self.of_biases())
-    }
-
-    /// The names of those kernels: of the forward pass, and for the gradients of queries, of
-    /// keys and values, and of biases.
-    pub fn attention_names(&self, size: usize, by_place: bool) -> Option<[&'static str; 4]> {
-        let Kernels { forward, queries, keys, .. } = self.kernels(size, by_place)?;
-        Some([forward.name, queries.name, keys.name, self.of_biases().name])
-    }
-
     /// The context, [queries, heads * size], and the scores' log-sum-exp, [heads, queries],
     /// both flat, of queries, and of keys and values, which may be the same array. The context
     /// is of the type `of`.
@@ -304,8 +191,11 @@ impl Own {
     /// # Errors
     /// Heads that are too large; as [`Own::run`].
     pub fn attention(&self, packed: &Packed, of: [&Tensor; 2], dtype: DType) -> Result<[Tensor; 2]> {
-        let kernels = self.known(packed)?;
-        self.run(&kernels.forward, packed.numbers(false), &packed.inputs(of, false), packed.made(dtype))
+        let (inputs, made) = (packed.inputs(of, false), packed.made(dtype));
+        match self.whole(packed)? {
+            Some(whole) => self.run(&whole.forward, packed.numbers_of_whole(), &inputs, made),
+            None => self.run(&self.known(packed)?.forward, packed.numbers(false), &inputs, made),
+        }
     }
 
     /// The gradients of queries, and of keys and values where those are wanted or lie beside
@@ -319,39 +209,38 @@ impl Own {
         operands: &Operands<'_>,
         wants_memory: bool,
     ) -> Result<Gradients> {
-        let kernels = self.known(packed)?;
         let read = [operands.queries, operands.memory];
         let more = [operands.dout, operands.log_sums].map(Some);
         let inputs = [&packed.inputs(read, false)[..], &more].concat();
         let [context, of_rows] = packed.made(operands.queries.dtype());
         // Where all lies side by side, each kernel writes its columns.
         let parts = if packed.side_by_side() { 3 } else { 1 };
-        let made = [Made { count: parts * context.count, ..context }, of_rows];
-        let [queries, inner] = self.run(&kernels.queries, packed.numbers(false), &inputs, made)?;
+        let made = Made { count: parts * context.count, ..context };
+        let wants_memory = wants_memory && !packed.side_by_side();
+        let count = if wants_memory { packed.memory * packed.numbers.memory_pitch as usize } else { 0 };
+        let made_of_memory = Made { count, dtype: operands.memory.dtype() };
+        if let Some(whole) = self.whole(packed)? {
+            let made = [made, made_of_memory];
+            let [queries, memory] = self.run(&whole.gradients, packed.numbers_of_whole(), &inputs, made)?;
+            return Ok(Gradients { queries, memory: wants_memory.then_some(memory), inner: None });
+        }
+        let kernels = self.known(packed)?;
+        let [queries, inner] = self.run(&kernels.queries, packed.numbers(false), &inputs, [made, of_rows])?;
         let inputs = [&packed.inputs(read, true)[..], &more, &[Some(&inner)]].concat();
         let numbers = packed.numbers(true);
-        if packed.side_by_side() {
-            self.run_into(&kernels.keys, numbers, &inputs, &queries)?;
-            return Ok(Gradients { queries, memory: None, inner });
-        }
-        let memory = match wants_memory {
-            true => {
-                let count = packed.memory * packed.numbers.memory_pitch as usize;
-                let [memory] = self.run(
-                    &kernels.keys,
-                    numbers,
-                    &inputs,
-                    [Made { count, dtype: operands.memory.dtype() }],
-                )?;
-                Some(memory)
+        let memory = match (packed.side_by_side(), wants_memory) {
+            (true, _) => {
+                self.run_into(&kernels.keys, numbers, &inputs, &queries)?;
+                None
             }
-            false => None,
+            (false, true) => Some(self.run(&kernels.keys, numbers, &inputs, [made_of_memory])?),
+            (false, false) => None,
         };
-        Ok(Gradients { queries, memory, inner })
+        Ok(Gradients { queries, memory: memory.map(|[memory]| memory), inner: Some(inner) })
     }
 
-    /// The gradient of biases, [buckets, heads], where there are any. `inner` is of
-    /// [`Self::attention_backward`].
+    /// The gradient of biases, [buckets, heads], where there are any. `found` is what
+    /// [`Self::attention_backward`] gives.
     ///
     /// # Errors
     /// As [`Self::attention`].
@@ -359,9 +248,11 @@ impl Own {
         &self,
         packed: &Packed,
         operands: &Operands<'_>,
-        inner: &Tensor,
+        found: &Gradients,
     ) -> Result<Option<Tensor>> {
-        let Some(Biases { buckets, count, .. }) = &packed.biases else { return Ok(None) };
+        let (Some(Biases { buckets, count, .. }), Some(inner)) = (&packed.biases, &found.inner) else {
+            return Ok(None);
+        };
         let attention = packed.numbers(false);
         let numbers = BiasedAttention { rows: attention.rows, buckets: *count as i64, attention };
         let more = [operands.dout, operands.log_sums, inner, buckets].map(Some);

@@ -22,17 +22,27 @@ pub(super) fn attention(pair: &Pair<'_>, mask: Mask) -> Result<()> {
 
 /// Attention forward and backward, over sequences of one row, of less than a tile and of
 /// more, with heads of a size that fills no tile either: within them, and from each to
-/// another one, with scores by places and without.
+/// another one, with scores by places and without; and over shorter ones, which blocks take whole.
 fn attends(pair: &Pair<'_>, mask: Mask) -> Result<()> {
     const QUERIES: [u32; 4] = [0, 1, 40, 171];
+    const WHOLE: [u32; 4] = [0, 1, 40, 140];
+    const SHORT: [u32; 4] = [0, 1, 40, 97];
     const KEYS: [u32; 4] = [0, 70, 75, 110];
     const COUNT: usize = 6;
-    for (heads, size, within_them, by_place) in
-        [(2, 20, true, false), (1, 64, true, false), (2, 64, true, true), (2, 33, false, true)]
-    {
+    for (starts, heads, size, within_them, by_place) in [
+        (&QUERIES, 2, 20, true, false),
+        (&QUERIES, 1, 64, true, false),
+        (&WHOLE, 2, 20, true, false),
+        (&WHOLE, 1, 64, true, false),
+        (&WHOLE, 2, 64, false, false),
+        (&SHORT, 2, 20, true, false),
+        (&SHORT, 1, 64, true, false),
+        (&QUERIES, 2, 64, true, true),
+        (&QUERIES, 2, 33, false, true),
+    ] {
         let columns = heads * size;
-        let keys = if within_them { &QUERIES } else { &KEYS };
-        let (rows, memory_rows) = (QUERIES[3] as usize, keys[3] as usize);
+        let keys = if within_them { starts } else { &KEYS };
+        let (rows, memory_rows) = (starts[3] as usize, keys[3] as usize);
         // Of a size at which the scores' rounding is not magnified by much.
         let queries = (values(rows * columns * if within_them { 3 } else { 1 }, 30)? * 0.25)?;
         let memory = (values(memory_rows * 2 * columns, 32)? * 0.25)?;
@@ -42,7 +52,7 @@ fn attends(pair: &Pair<'_>, mask: Mask) -> Result<()> {
         let buckets: Vec<u32> = (0..distances as u32).map(|distance| distance * 7 % COUNT as u32).collect();
         let table = values(distances * heads, 33)?.reshape((distances, heads))?;
         for mask in [None, Some(mask)] {
-            let results = |own: &Own, device: &Device, dtype: DType| -> Result<Vec<Tensor>> {
+            let results = |own: &Own, device: &Device, dtype: DType| -> Result<Vec<(&'static str, Tensor)>> {
                 let list = |numbers: Vec<u32>| Ok(integers(&numbers)?.to_device(device)?);
                 let (causal, side_by_side) = (within_them && by_place, within_them);
                 let shape = Shape { heads, size, scale: 0.2, causal, side_by_side, mask };
@@ -52,7 +62,7 @@ fn attends(pair: &Pair<'_>, mask: Mask) -> Result<()> {
                     count: COUNT,
                     before: rows - 1,
                 };
-                let sequences = Sequences { queries: &QUERIES, keys, places: &PLACES[..3] };
+                let sequences = Sequences { queries: starts, keys, places: &PLACES[..3] };
                 let packed = Packed::new(sequences, shape, by_place.then_some(biases), list)?;
                 let [queries, memory, dout] =
                     [&queries, &memory, &dout].map(|x| x.to_dtype(dtype)?.to_device(device));
@@ -61,6 +71,8 @@ fn attends(pair: &Pair<'_>, mask: Mask) -> Result<()> {
                 let [context, log_sums] = own.attention(&packed, [&queries, memory], dtype)?;
                 let operands = Operands { queries: &queries, memory, dout: &dout, log_sums: &log_sums };
                 let found = own.attention_backward(&packed, &operands, true)?;
+                let of_biases = own.bias_gradient(&packed, &operands, &found)?;
+                let of_biases = of_biases.map(|table| table.flatten_all()).transpose()?;
                 let (of_queries, of_keys) = match found.memory {
                     Some(memory) => (found.queries, memory),
                     None => {
@@ -71,9 +83,10 @@ fn attends(pair: &Pair<'_>, mask: Mask) -> Result<()> {
                         (part(0, 1)?, part(1, 2)?)
                     }
                 };
-                let of_biases = own.bias_gradient(&packed, &operands, &found.inner)?;
-                let of_biases = of_biases.map(|table| table.flatten_all()).transpose()?;
-                Ok([context, log_sums, of_queries, of_keys].into_iter().chain(of_biases).collect())
+                let [forward, of_query, of_key, of_bias] = own.attention_names(&packed)?;
+                let names = [forward, forward, of_query, of_key, of_bias];
+                let tensors = [context, log_sums, of_queries, of_keys].into_iter().chain(of_biases);
+                Ok(names.into_iter().zip(tensors).collect())
             };
             let expected = results(&pair.reference, &Device::Cpu, DType::F32)?;
             for (precision, dtype, bound) in [
@@ -88,10 +101,7 @@ fn attends(pair: &Pair<'_>, mask: Mask) -> Result<()> {
                     continue;
                 }
                 let found = results(&own, pair.device, dtype)?;
-                let [forward, queries, keys, biases] =
-                    own.attention_names(size, by_place).unwrap_or_default();
-                let names = [forward, forward, queries, keys, biases];
-                for (name, (found, expected)) in names.into_iter().zip(found.iter().zip(&expected)) {
+                for ((name, found), (_, expected)) in found.iter().zip(&expected) {
                     within(bound, name, found, expected)?;
                 }
             }

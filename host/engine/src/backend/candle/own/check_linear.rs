@@ -94,7 +94,11 @@ fn low_ranks(pair: &Pair<'_>, mask: Mask) -> Result<()> {
         (1, DType::BF16, Wide { rows: ROWS, columns: 1000, first: 0, step: 0, pitch: 1000, rank: 12 }),
         (2, DType::BF16, Wide { rows: ROWS, columns: 300, first: 0, step: 0, pitch: 300, rank: 40 }),
         (1, DType::BF16, Wide { rows: ROWS, columns: 304, first: 0, step: 0, pitch: 304, rank: 64 }),
+        (2, DType::F32, Wide { rows: ROWS, columns: 72, first: 8, step: 0, pitch: 96, rank: 16 }),
+        (1, DType::F32, Wide { rows: ROWS, columns: 304, first: 0, step: 0, pitch: 304, rank: 64 }),
+        (2, DType::BF16, Wide { rows: 8 * ROWS, columns: 72, first: 8, step: 80, pitch: 168, rank: 16 }),
     ] {
+        let rows = wide.rows;
         for across in [false, true] {
             let on = |own: &Own, device: &Device| -> Result<[Tensor; 3]> {
                 let array = |count: usize, salt: usize, dtype: DType| {
@@ -107,14 +111,14 @@ fn low_ranks(pair: &Pair<'_>, mask: Mask) -> Result<()> {
                 };
                 let lists = [integers(&STARTS)?.to_device(device)?, integers(&PLACES)?.to_device(device)?];
                 let dropped = Dropped { masks: vec![mask; updates], packing, lists };
-                let (x, out) = (array(ROWS * wide.pitch, 60, dtype)?, array(ROWS * wide.pitch, 61, dtype)?);
+                let (x, out) = (array(rows * wide.pitch, 60, dtype)?, array(rows * wide.pitch, 61, dtype)?);
                 let matrices = each(wide.rank * wide.columns, 62, DType::F32)?;
-                let lows = each(ROWS * wide.rank, 64, DType::BF16)?;
+                let lows = each(rows * wide.rank, 64, DType::BF16)?;
                 let biases = each(wide.columns, 66, DType::F32)?;
                 let [matrices, lows, biases] =
                     [&matrices, &lows, &biases].map(|arrays| arrays.iter().collect::<Vec<&Tensor>>());
                 let factors = Factor { array: &matrices[..], across, scale: 0.5 };
-                let down = array(updates * ROWS * wide.rank, 68, dtype)?;
+                let down = array(updates * rows * wide.rank, 68, dtype)?;
                 own.low_rank_down(wide, &x, Some(&dropped), factors, &down)?;
                 let biases = if across { &[][..] } else { &biases[..] };
                 let update = Update { out: &out, adds: across, biases };
@@ -126,10 +130,14 @@ fn low_ranks(pair: &Pair<'_>, mask: Mask) -> Result<()> {
                 let source = Source { array: &x, recovered, dropped: Some(&dropped) };
                 Ok([down, out, own.low_rank_gradient(wide, source, &lows, of)?])
             };
-            let (found, expected) = (on(&pair.here, pair.device)?, on(&pair.reference, &Device::Cpu)?);
-            let names = ["low_rank_down", "low_rank_up", "low_rank_gradient"];
-            for (name, (found, expected)) in names.into_iter().zip(found.iter().zip(&expected)) {
-                equal(name, found, expected)?;
+            let expected = on(&pair.reference, &Device::Cpu)?;
+            // Blocks of few rows each, and of many.
+            for here in [pair.here.clone(), pair.here.clone().as_if_of(1)] {
+                let found = on(&here, pair.device)?;
+                let names = ["low_rank_down", "low_rank_up", "low_rank_gradient"];
+                for (name, (found, expected)) in names.into_iter().zip(found.iter().zip(&expected)) {
+                    equal(name, found, expected)?;
+                }
             }
         }
     }

@@ -163,6 +163,14 @@ kernels! {
     ATTENTION_KEYS_64_PLACED attention_keys_64_placed Attention;
     ATTENTION_KEYS_64_PLACED_TF32 attention_keys_64_placed_tf32 Attention;
     ATTENTION_KEYS_64_PLACED_BF16 attention_keys_64_placed_bf16 Attention HALF_BLOCK;
+    ATTENTION_WHOLE_64_32 attention_whole_64_32 Attention HALF_BLOCK;
+    ATTENTION_WHOLE_64_64 attention_whole_64_64 Attention HALF_BLOCK;
+    ATTENTION_WHOLE_128_32 attention_whole_128_32 Attention;
+    ATTENTION_WHOLE_128_64 attention_whole_128_64 Attention;
+    ATTENTION_WHOLE_GRADIENTS_64_32 attention_whole_gradients_64_32 Attention HALF_BLOCK;
+    ATTENTION_WHOLE_GRADIENTS_64_64 attention_whole_gradients_64_64 Attention HALF_BLOCK;
+    ATTENTION_WHOLE_GRADIENTS_128_32 attention_whole_gradients_128_32 Attention;
+    ATTENTION_WHOLE_GRADIENTS_128_64 attention_whole_gradients_128_64 Attention;
     ATTENTION_BIASES_64 attention_biases_64 BiasedAttention;
     ATTENTION_BIASES_64_TF32 attention_biases_64_tf32 BiasedAttention;
 }

@@ -6,14 +6,12 @@ use std::ffi::c_void;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use candle_core::backend::BackendStorage;
-use candle_core::cuda::cudarc::driver::{
-    CudaFunction, CudaModule, CudaStream, DeviceRepr, DriverError, LaunchConfig, PushKernelArg, sys,
-};
-use candle_core::cuda::cudarc::nvrtc::Ptx;
+use candle_core::cuda::cudarc::driver::{DeviceRepr, sys};
 use candle_core::{CpuStorage, CudaStorage, DType, Device, InplaceOp1, Layout, Storage, Tensor};
 use half::bf16;
 
 use super::arrays::{Arrays, INPUTS, Made, address, place, place_here, place_to_write, read};
+use super::driver::{Function, Module};
 use super::kernels::{Kernel, Known};
 use super::numbers::Numbers;
 use super::simulated::Simulated;
@@ -30,17 +28,9 @@ const BLOCKS: usize = 65_536;
 
 /// The kernels of a GPU.
 struct Cuda {
-    module: Arc<CudaModule>,
-    stream: Arc<CudaStream>,
+    module: Module,
     /// Those that have run, by name and what it ends in: the driver looks them up once.
-    ready: Mutex<BTreeMap<[&'static str; 2], Ready>>,
-}
-
-/// A kernel as the driver knows it, and what the text for the processor does.
-#[derive(Clone)]
-struct Ready {
-    function: CudaFunction,
-    known: &'static Known,
+    ready: Mutex<BTreeMap<[&'static str; 2], Function>>,
 }
 
 /// The kernels on a device.
@@ -53,6 +43,8 @@ pub struct Own {
     /// What the products of attention's tiles are of: with `Tf32` and `Bf16` tensor cores
     /// make them, of numbers rounded to that.
     pub(super) precision: Precision,
+    /// Multiprocessors, on which a launch's blocks are shared out.
+    pub(super) multiprocessors: usize,
 }
 
 impl Own {
@@ -61,28 +53,37 @@ impl Own {
     /// # Errors
     /// A device that takes no kernels of CUDA.
     pub fn new(device: &Device) -> Result<Own> {
+        let mut multiprocessors = 1;
         let cuda = match device {
             Device::Cpu => None,
             Device::Cuda(device) => {
-                let stream = device.cuda_stream();
-                let module = stream.context().load_module(Ptx::from_binary(IMAGE.to_vec()));
+                let module = Module::new(IMAGE, device.cuda_stream());
                 let module = module.map_err(|error| wrong("the kernels do not load", error))?;
-                Some(Arc::new(Cuda { module, stream, ready: Mutex::default() }))
+                let attribute = sys::CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT;
+                let count = module.stream().context().attribute(attribute);
+                multiprocessors = count.map_err(|error| wrong("multiprocessors", error))? as usize;
+                Some(Arc::new(Cuda { module, ready: Mutex::default() }))
             }
             Device::Metal(_) => return Err(BackendError::Wrong("Metal takes no kernels of CUDA".into())),
         };
-        Ok(Own { cuda, instead: None, precision: Precision::Fp32 })
+        Ok(Own { cuda, instead: None, precision: Precision::Fp32, multiprocessors })
     }
 
     /// The kernels on candle's CPU device, as a GPU runs them.
     pub fn simulated(gpu: Simulated) -> Own {
-        Own { cuda: None, instead: Some(Arc::new(gpu)), precision: Precision::Fp32 }
+        Own { cuda: None, instead: Some(Arc::new(gpu)), precision: Precision::Fp32, multiprocessors: 1 }
     }
 
     /// The same kernels, which compute in another precision.
     #[must_use]
     pub fn in_precision(self, precision: Precision) -> Own {
         Own { precision, ..self }
+    }
+
+    /// The same kernels, launched as for a device of so many multiprocessors.
+    #[must_use]
+    pub fn as_if_of(self, multiprocessors: usize) -> Own {
+        Own { multiprocessors, ..self }
     }
 
     /// Runs a kernel on inputs, fp32, bf16 or u32, some of which may be left out. Makes
@@ -160,7 +161,8 @@ impl Own {
     pub fn takes<N>(&self, kernel: &Kernel<N>) -> Result<bool> {
         let Some(cuda) = &self.cuda else { return Ok(true) };
         let attribute = sys::CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN;
-        let most = cuda.stream.context().attribute(attribute).map_err(|error| wrong(kernel.name, error))?;
+        let most =
+            cuda.module.stream().context().attribute(attribute).map_err(|error| wrong(kernel.name, error))?;
         Ok(kernel.known()?.shared_bytes() <= most as usize)
     }
 
@@ -177,7 +179,7 @@ impl Own {
         let Some(cuda) = &self.cuda else {
             return Err(BackendError::Wrong("the tensor is not on a GPU".into()));
         };
-        Ok(address(tensor, &cuda.stream)?)
+        Ok(address(tensor, cuda.module.stream())?)
     }
 }
 
@@ -222,8 +224,8 @@ impl<N: Numbers + DeviceRepr> InplaceOp1 for InPlace<'_, N> {
 
     fn cuda_fwd(&self, storage: &mut CudaStorage, layout: &Layout) -> candle_core::Result<()> {
         let Some(cuda) = &self.own.cuda else { candle_core::bail!("the kernels are not on the GPU") };
-        let mut arrays = read(&self.inputs, &cuda.stream)?;
-        arrays.outputs[0] = place(storage, layout, &cuda.stream)?;
+        let mut arrays = read(&self.inputs, cuda.module.stream())?;
+        arrays.outputs[0] = place(storage, layout, cuda.module.stream())?;
         arrays.note(INPUTS, storage.dtype());
         start(cuda, self.kernel, self.numbers, &arrays).map_err(candle_core::Error::msg)
     }
@@ -237,28 +239,17 @@ fn wrong(what: &str, error: impl std::fmt::Display) -> BackendError {
 impl Cuda {
     /// The kernel for these arrays and numbers as the driver knows it, which gets the shared
     /// memory that it asks for.
-    fn ready<N>(&self, kernel: &Kernel<N>, arrays: &Arrays, numbers: &N) -> Result<Ready> {
-        let known = kernel.known()?;
+    fn ready<N>(&self, kernel: &Kernel<N>, known: &Known, arrays: &Arrays, numbers: &N) -> Result<Function> {
         // SAFETY: these are the kernel's numbers.
         let name = [kernel.name, unsafe { known.suffix(arrays, numbers) }];
         let mut all = self.ready.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(ready) = all.get(&name) {
-            return Ok(ready.clone());
+        if let Some(function) = all.get(&name) {
+            return Ok(*function);
         }
-        let shared_bytes = known.shared_bytes();
-        let found = || -> std::result::Result<CudaFunction, DriverError> {
-            let function = self.module.load_function(&name.concat())?;
-            if shared_bytes > 0 {
-                // It may be more than 48 KiB.
-                let attribute = sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
-                function.set_attribute(attribute, shared_bytes as i32)?;
-            }
-            Ok(function)
-        };
-        let function = found().map_err(|error| wrong(kernel.name, error))?;
-        let ready = Ready { function, known };
-        all.insert(name, ready.clone());
-        Ok(ready)
+        let function = self.module.function(&name.concat(), known.shared_bytes());
+        let function = function.map_err(|error| wrong(kernel.name, error))?;
+        all.insert(name, function);
+        Ok(function)
     }
 }
 
@@ -269,10 +260,10 @@ fn launch<N: Numbers + DeviceRepr>(
     inputs: &[Option<&Tensor>],
     outputs: &[Option<&Tensor>],
 ) -> Result<()> {
-    let mut arrays = read(inputs, &cuda.stream)?;
+    let mut arrays = read(inputs, cuda.module.stream())?;
     for (number, tensor) in outputs.iter().enumerate() {
         if let Some(tensor) = tensor {
-            arrays.outputs[number] = address(tensor, &cuda.stream)?;
+            arrays.outputs[number] = address(tensor, cuda.module.stream())?;
             arrays.note(INPUTS + number, tensor.dtype());
         }
     }
@@ -285,20 +276,17 @@ fn start<N: Numbers + DeviceRepr>(
     numbers: N,
     arrays: &Arrays,
 ) -> Result<()> {
-    let Ready { function, known } = cuda.ready(kernel, arrays, &numbers)?;
+    let known = kernel.known()?;
+    let function = cuda.ready(kernel, known, arrays, &numbers)?;
     let blocks = known.blocks(numbers.rows(), kernel.threads).min(BLOCKS) as u32;
     if blocks == 0 {
         return Ok(());
     }
-    let config = LaunchConfig {
-        grid_dim: (blocks, 1, 1),
-        block_dim: (kernel.threads, 1, 1),
-        shared_mem_bytes: known.shared_bytes() as u32,
-    };
+    let sizes = [blocks, kernel.threads, known.shared_bytes() as u32];
     // SAFETY: the kernel takes these two structures; the arrays are as long as the
     // numbers say, and freed on the same stream.
-    let launched = unsafe { cuda.stream.launch_builder(&function).arg(arrays).arg(&numbers).launch(config) };
-    launched.map(|_| ()).map_err(|error| wrong(kernel.name, error))
+    let launched = unsafe { cuda.module.launch(function, sizes, arrays, &numbers) };
+    launched.map_err(|error| wrong(kernel.name, error))
 }
 
 impl Own {

@@ -14,13 +14,20 @@ type Result<T> = std::result::Result<T, BackendError>;
 /// The highest rank that the kernels take, and for which those for few are.
 pub const RANKS: usize = 64;
 const FEW_RANKS: usize = 16;
-/// Rows of a block of `low_rank_down` and `low_rank_up`, and of a piece of a gradient;
-/// columns of a block of `low_rank_up`, and of a gradient; as in `cuda/low_rank.cuh`.
+/// Rows of a block of `low_rank_down`; columns of a block of `low_rank_up`, and of a gradient; as in
+/// `cuda/low_rank_down.cuh` and so on.
 const DOWN_ROWS: usize = 32;
-const UP_ROWS: usize = 64;
-const GRADIENT_ROWS: usize = 256;
 const UP_COLUMNS: usize = 256;
 const GRADIENT_COLUMNS: usize = 64;
+const UP_SPANS: Spans = Spans { step: 16, most: 64, around: 1 };
+const GRADIENT_SPANS: Spans = Spans { step: 64, most: 512, around: 2 };
+
+/// Rows that a block may work on: some steps, beside which it takes as long as so many steps.
+struct Spans {
+    step: usize,
+    most: usize,
+    around: usize,
+}
 
 /// Some columns of a matrix of rows, and a rank. Updates that are worked on together have as
 /// many columns each, and the same rank.
@@ -111,8 +118,13 @@ impl Wide {
             across: 0,
             adds: 0,
             recovers: 0,
-            unused: 0,
+            span: 0,
         }
+    }
+
+    /// Blocks of the kernels for the rank that a multiprocessor has at once, as these ask for there.
+    fn resident(&self) -> usize {
+        if self.rank <= FEW_RANKS { 4 } else { 2 }
     }
 
     /// The kernel for the rank.
@@ -138,6 +150,17 @@ fn inputs<'a>(
 }
 
 impl Own {
+    /// Rows of a block with which all of them take the shortest time, where so many blocks have
+    /// the same rows: a multiprocessor that has few blocks, or one more than others, is idle.
+    fn span(&self, wide: Wide, side_by_side: usize, Spans { step, most, around }: Spans) -> usize {
+        let at_once = self.multiprocessors * wide.resident();
+        let steps = |&steps: &usize| {
+            let blocks = wide.rows.div_ceil(steps * step) * side_by_side;
+            blocks.div_ceil(at_once) * (steps + around)
+        };
+        (1..=most / step).rev().min_by_key(steps).unwrap_or(1) * step
+    }
+
     /// What dropouts leave of columns of `x`, times the factor of each update read across, into an
     /// array [updates, rows, rank].
     ///
@@ -185,13 +208,16 @@ impl Own {
             }
             return Ok(());
         }
-        let blocks = wide.rows.div_ceil(UP_ROWS) * wide.columns.div_ceil(UP_COLUMNS);
         let apart = if same_columns { 1 } else { lows.len() };
+        let strips = wide.columns.div_ceil(UP_COLUMNS);
+        let span = self.span(wide, strips * apart, UP_SPANS);
+        let blocks = wide.rows.div_ceil(span) * strips;
         let numbers = numbers::LowRank {
             rows: (blocks * apart) as i64,
             scale: factors.scale,
             across: i32::from(factors.across),
             adds: i32::from(adds),
+            span: span as i32,
             ..wide.numbers(blocks, lows.len(), dropped)
         };
         let kernel = wide.of(&kernels::LOW_RANK_UP_16, &kernels::LOW_RANK_UP_64);
@@ -211,12 +237,15 @@ impl Own {
         Factor { array: (), across, scale }: Factor<()>,
     ) -> Result<Tensor> {
         let elements = lows.len() * wide.rank * wide.columns;
-        let pieces = wide.rows.div_ceil(GRADIENT_ROWS);
+        let strips = wide.columns.div_ceil(GRADIENT_COLUMNS);
+        let span = self.span(wide, strips * lows.len(), GRADIENT_SPANS);
+        let pieces = wide.rows.div_ceil(span);
         let numbers = numbers::LowRank {
             scale,
             across: i32::from(across),
             recovers: i32::from(recovered.is_some()),
-            ..wide.numbers(pieces * wide.columns.div_ceil(GRADIENT_COLUMNS), lows.len(), dropped)
+            span: span as i32,
+            ..wide.numbers(pieces * strips, lows.len(), dropped)
         };
         let kernel = wide.of(&kernels::LOW_RANK_GRADIENT_16, &kernels::LOW_RANK_GRADIENT_64);
         let [gain, shift] =

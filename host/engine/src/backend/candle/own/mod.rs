@@ -12,6 +12,7 @@ mod attention;
 mod check;
 mod check_attention;
 mod check_linear;
+mod driver;
 mod held;
 mod joined;
 mod kernels;

@@ -212,7 +212,7 @@ pub struct LowRank {
     pub across: i32,
     pub adds: i32,
     pub recovers: i32,
-    pub unused: u32,
+    pub span: i32,
 }
 
 #[repr(C)]

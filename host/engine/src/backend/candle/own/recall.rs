@@ -4,7 +4,7 @@
 use candle_core::{DType, Tensor};
 
 use super::arrays::Made;
-use super::attend::longest;
+use super::attention::longest;
 use super::kernels::{RECALL, REMEMBER};
 use super::launch::Own;
 use super::numbers::Recall as Numbers;

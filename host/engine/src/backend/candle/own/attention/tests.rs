@@ -2,16 +2,25 @@ use candle_core::Device;
 
 use super::super::simulated::Simulated;
 use super::*;
+use crate::device::Precision;
 use crate::kernels::dropout::{DropoutKey, Mask as DropoutMask};
 
 unsafe extern "C" {
     fn host_take_turns(other_way_round: i32);
 }
 
-/// Sequences of one row, of less than a tile, of two tiles, of none and of more.
-const STARTS: [u32; 6] = [0, 1, 38, 38 + 128, 38 + 128, 38 + 128 + 131];
-/// Others that they attend to, one of which has no rows.
-const OTHERS: [u32; 6] = [0, 70, 70, 70 + 64, 70 + 64 + 3, 70 + 64 + 3 + 40];
+/// First rows of sequences, of others that they attend to, and the ends of the last ones.
+type Rows = [[u32; 6]; 2];
+
+/// Sequences of one row, of less than a tile, of two tiles, of none and of more; of the others one
+/// has no rows.
+const LONG: Rows =
+    [[0, 1, 38, 38 + 128, 38 + 128, 38 + 128 + 131], [0, 70, 70, 70 + 64, 70 + 64 + 3, 70 + 64 + 3 + 40]];
+/// Sequences that a block takes whole, in two tiles or in one.
+const WHOLE: Rows =
+    [[0, 1, 38, 38 + 128, 38 + 128, 38 + 128 + 99], [0, 70, 70, 70 + 128, 70 + 128 + 3, 70 + 128 + 3 + 40]];
+const SHORT: Rows =
+    [[0, 1, 38, 38 + 64, 38 + 64, 38 + 64 + 50], [0, 60, 60, 60 + 64, 60 + 64 + 3, 60 + 64 + 3 + 40]];
 const PLACES: [u32; 5] = [4, 0, 7, 1, 2];
 /// Buckets of distances.
 const COUNT: usize = 6;
@@ -29,6 +38,7 @@ fn tensor<T: candle_core::WithDType>(numbers: &[T]) -> Tensor {
 /// other sequences, and whether scores have biases.
 #[derive(Clone, Copy, Debug)]
 struct Case {
+    rows: &'static Rows,
     heads: usize,
     size: usize,
     causal: bool,
@@ -38,8 +48,12 @@ struct Case {
 }
 
 impl Case {
+    fn queries(&self) -> &'static [u32; 6] {
+        &self.rows[0]
+    }
+
     fn keys(&self) -> &'static [u32; 6] {
-        if self.to_others { &OTHERS } else { &STARTS }
+        &self.rows[usize::from(self.to_others)]
     }
 
     fn mask(&self) -> Option<DropoutMask> {
@@ -69,7 +83,7 @@ struct Given {
 fn by_definition(case: Case, given: &Given) -> [Vec<f64>; 6] {
     let Case { heads, size, causal, biased, .. } = case;
     let (columns, scale) = (heads * size, 1.0 / (size as f64).sqrt());
-    let rows = STARTS[5] as usize;
+    let rows = case.queries()[5] as usize;
     let mut context = vec![0.0; given.queries.len()];
     let mut log_sums = vec![0.0; heads * rows];
     let mut gradients = [given.queries.len(), given.keys.len(), given.keys.len(), COUNT * heads]
@@ -77,7 +91,8 @@ fn by_definition(case: Case, given: &Given) -> [Vec<f64>; 6] {
     let mask = case.mask();
     for (sequence, &place) in PLACES.iter().enumerate() {
         let bounds = |starts: &[u32; 6]| (starts[sequence] as usize, starts[sequence + 1] as usize);
-        let ((first_query, last_query), (first_key, last_key)) = (bounds(&STARTS), bounds(case.keys()));
+        let ((first_query, last_query), (first_key, last_key)) =
+            (bounds(case.queries()), bounds(case.keys()));
         for (head, query) in (0..heads).flat_map(|head| (0..last_query - first_query).map(move |q| (head, q)))
         {
             let at = |row: usize| row * columns + head * size;
@@ -143,7 +158,7 @@ fn by_kernels(own: &Own, case: Case, given: &Given, dtype: DType, other_way_roun
     let scale = 1.0 / (size as f32).sqrt();
     let shape =
         Shape { heads, size, scale, causal, side_by_side: !to_others, mask: case.mask().map(Mask::from) };
-    let sequences = Sequences { queries: &STARTS, keys: case.keys(), places: &PLACES };
+    let sequences = Sequences { queries: case.queries(), keys: case.keys(), places: &PLACES };
     let distances: Vec<u32> = (-200..200).map(Case::bucket).collect();
     let table = tensor(&given.table).reshape((COUNT, heads)).unwrap();
     let biases = Biases {
@@ -164,7 +179,7 @@ fn by_kernels(own: &Own, case: Case, given: &Given, dtype: DType, other_way_roun
     let dout = of_type(&given.dout);
     let operands = Operands { queries: &queries, memory: &memory, dout: &dout, log_sums: &log_sums };
     let found = own.attention_backward(&packed, &operands, true).unwrap();
-    let of_biases = own.bias_gradient(&packed, &operands, &found.inner).unwrap();
+    let of_biases = own.bias_gradient(&packed, &operands, &found).unwrap();
     // SAFETY: as above.
     unsafe { host_take_turns(0) };
     let all = &found.queries;
@@ -194,7 +209,7 @@ fn apart(found: &[f32], expected: &[f64]) -> f64 {
 
 fn holds(case: Case) {
     let columns = case.heads * case.size;
-    let (rows, others) = (STARTS[5] as usize, case.keys()[5] as usize);
+    let (rows, others) = (case.queries()[5] as usize, case.keys()[5] as usize);
     let [queries, dout] = [1, 2].map(|salt| values(rows * columns, salt));
     let [keys, of_keys] = [3, 4].map(|salt| values(others * columns, salt));
     let given = Given { queries, keys, values: of_keys, dout, table: values(COUNT * case.heads, 5) };
@@ -232,9 +247,19 @@ fn holds(case: Case) {
 
 #[test]
 fn attention_within_sequences_is_its_definition_whatever_the_order_of_threads() {
-    for (heads, size) in [(3, 20), (2, 32), (2, 64), (1, 33)] {
-        for probability in [None, Some(0.3)] {
-            holds(Case { heads, size, causal: false, to_others: false, biased: false, probability });
+    for rows in [&LONG, &WHOLE, &SHORT] {
+        for (heads, size) in [(3, 20), (2, 32), (2, 64), (1, 33)] {
+            for probability in [None, Some(0.3)] {
+                holds(Case {
+                    rows,
+                    heads,
+                    size,
+                    causal: false,
+                    to_others: false,
+                    biased: false,
+                    probability,
+                });
+            }
         }
     }
 }
@@ -242,8 +267,10 @@ fn attention_within_sequences_is_its_definition_whatever_the_order_of_threads() 
 #[test]
 fn attention_of_decoders_and_to_other_sequences_is_its_definition() {
     for (heads, size) in [(3, 20), (1, 64)] {
-        for (causal, to_others) in [(true, false), (false, true)] {
-            holds(Case { heads, size, causal, to_others, biased: false, probability: Some(0.3) });
+        for (rows, causal, to_others) in
+            [(&LONG, true, false), (&LONG, false, true), (&WHOLE, false, true), (&SHORT, false, true)]
+        {
+            holds(Case { rows, heads, size, causal, to_others, biased: false, probability: Some(0.3) });
         }
     }
 }
@@ -251,6 +278,6 @@ fn attention_of_decoders_and_to_other_sequences_is_its_definition() {
 #[test]
 fn attention_with_biases_is_its_definition_and_so_is_their_gradient() {
     for (size, causal, to_others) in [(20, false, false), (64, true, false), (64, false, true)] {
-        holds(Case { heads: 2, size, causal, to_others, biased: true, probability: Some(0.3) });
+        holds(Case { rows: &LONG, heads: 2, size, causal, to_others, biased: true, probability: Some(0.3) });
     }
 }

@@ -187,8 +187,11 @@ fn a_factors_gradient_is_the_product_over_rows_of_what_is_left() {
             let left = match recovered {
                 Some([gain, shift]) => {
                     let part = Wide { first: 0, pitch: wide.columns, ..wide };
-                    let x = left_of(own, &x, wide, None).broadcast_mul(gain).unwrap();
-                    left_of(own, &x.broadcast_add(shift).unwrap(), part, dropped)
+                    // Rounded once, as kernels do.
+                    let [x, gain, shift] = [&left_of(own, &x, wide, None), gain, shift]
+                        .map(|array| array.to_dtype(DType::F64).unwrap());
+                    let x = x.broadcast_mul(&gain).unwrap().broadcast_add(&shift).unwrap();
+                    left_of(own, &x.to_dtype(DType::F32).unwrap(), part, dropped)
                 }
                 None => left_of(own, &x, wide, dropped),
             };
@@ -251,6 +254,8 @@ fn updates_together_are_each_by_itself() {
         let [factors, lows, biases] =
             [&factors, &lows, &biases].map(|all| all.iter().collect::<Vec<&Tensor>>());
         for own in [Own::new(&HERE).unwrap(), Own::simulated(Simulated { order: 7, blocks: 5 })] {
+            // Pieces of rows are as many for all of them then as for each.
+            let own = own.as_if_of(1000);
             for across in [false, true] {
                 let low = |updates: usize| values(updates * wide.rows * wide.rank, 40, DType::BF16);
                 let together = low(count);
