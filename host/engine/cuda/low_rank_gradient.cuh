@@ -38,10 +38,13 @@ BODY void low_rank_gradient_tile(const Arrays &arrays, const LowRank &all_of_the
     const LowRows<Array> low(n, input_of(arrays, 3, update));
     const int columns = (int)n.columns, rank = (int)n.rank, span = n.span;
     const int strips = (columns + GRADIENT_COLUMNS - 1) / GRADIENT_COLUMNS, piece = block / strips;
-    const int first = piece * span, strip = block % strips * GRADIENT_COLUMNS, of_warp = (int)((uint32_t)span / HALF_WARPS);
+    const int first = piece * span, strip = block % strips * GRADIENT_COLUMNS;
+    const int of_warp = (int)((uint32_t)span / HALF_WARPS);
     Own<Gradient<RANKS, Array>> all;
     // Four rows side by side are the places of a lane.
-    const auto top_at = [&](int thread, int step) { return thread / WARP * of_warp + step + lane_of(thread) % 4 * 4; };
+    const auto top_at = [&](int thread, int step) {
+        return thread / WARP * of_warp + step + lane_of(thread) % 4 * 4;
+    };
     const auto column_of = [&](int thread) { return strip + lane_of(thread) / 4 * 8; };
     const auto load = [&](int thread, int step) {
         Gradient<RANKS, Array> &own = all.of(thread);

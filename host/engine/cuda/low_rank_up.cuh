@@ -44,7 +44,8 @@ BODY void low_rank_up_tile(const Arrays &arrays, const LowRank &all_of_them, int
     const int update = (int)number % apart, block = (int)number / apart;
     const LowRank n = update_of(all_of_them, update);
     const WideRows<Array> out(n, output<Array>(arrays, 0));
-    const int tokens = (int)n.tokens, rank = (int)n.rank, span = n.span, strips = ((int)n.columns + COLUMNS - 1) / COLUMNS;
+    const int tokens = (int)n.tokens, rank = (int)n.rank, span = n.span;
+    const int strips = ((int)n.columns + COLUMNS - 1) / COLUMNS;
     const int first = block / strips * span, strip = block % strips * COLUMNS;
     Own<Up<RANKS, Array>> all;
     // Of an update: its masks, its rows, and what a lane has of its factor, in four parts of each
@@ -141,8 +142,8 @@ BODY void low_rank_up_tile(const Arrays &arrays, const LowRank &all_of_them, int
                 for (int step = 0; step < RANKS / 16; step++)
 #pragma unroll
                     for (int below = 0; below < 2; below++) {
-                        const uint16_t *at =
-                            lows_of(more) + (row + lane / 4 + 8 * below) * LOW_WIDTH<RANKS> + 16 * step + lane % 4 * 4;
+                        const int of_row = row + lane / 4 + 8 * below, of_rank = 16 * step + lane % 4 * 4;
+                        const uint16_t *at = lows_of(more) + of_row * LOW_WIDTH<RANKS> + of_rank;
                         const FewPairs<4> found = at_once<const FewPairs<4>>(at);
                         own.low[step].pairs[below] = found.x[0];
                         own.low[step].pairs[2 + below] = found.x[1];
