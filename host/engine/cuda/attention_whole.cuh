@@ -1,6 +1,8 @@
 // Attention (attention.cuh) of sequences whose queries and keys a block takes all at once, of
-// numbers rounded to bf16: a warp has 16 queries and their scores of all keys in registers, so
-// that nothing is brought twice and no score is made twice.
+// numbers rounded to bf16: nothing is brought to shared memory twice. Scores are made twice, for
+// the largest of them first; they would take more registers than leave room for enough warps. What
+// is done for each 16 keys is a loop, not one long text, which would be brought to the
+// multiprocessors again for each block.
 
 #pragma once
 
@@ -50,13 +52,25 @@ BODY float scale_of_kept(const Attention &n) {
 }
 
 // What a thread has of two queries.
-template <int ROWS, int COLUMNS> struct Whole {
-    Sums<ROWS> scores;
-    Pairs<ROWS> p;
+template <int COLUMNS> struct Whole {
+    Lefts<COLUMNS> queries;
+    Left p;
     Sums<COLUMNS> context;
     RowMask masks[2];
-    float most[2], total[2];
+    // The lane's largest score, that of the row, and the lane's part of the sum of exponentials.
+    float found[2], most[2], total[2];
 };
+
+// A thread's scores of 16 keys from a first one on, but for their scale; none where there is no key.
+template <int COLUMNS>
+BODY Sums<16> scores_of(const uint16_t *keys, Own<Whole<COLUMNS>> &all, const Place &at, int thread, int first) {
+    Sums<16> scores;
+    const auto rows = [&](int lane) -> const Lefts<COLUMNS> & { return all.of(thread / WARP * WARP + lane).queries; };
+    add_across<COLUMNS>(scores, rows, keys + first * HALF_WIDTH<COLUMNS>, 16, lane_of(thread));
+    each_sum(scores, lane_of(thread),
+             [&](float &score, int, int column) { score = first + column < at.keys ? score : -INFINITY; });
+    return scores;
+}
 
 template <int ROWS, int COLUMNS> constexpr int attention_whole_floats() {
     return 3 * WHOLE_FLOATS<ROWS, COLUMNS>;
@@ -76,63 +90,68 @@ BODY void attention_whole_tile(const Arrays &arrays, const Attention &n, int64_t
                                 {keys, {memory, place, pitch}, at.keys},
                                 {values, {memory, place + columns, pitch}, at.keys}},
                                size);
-    Own<Whole<ROWS, COLUMNS>> all;
+    Own<Whole<COLUMNS>> all;
     EACH_OF(2 * ROWS, thread) {
-        Whole<ROWS, COLUMNS> &own = all.of(thread) = {};
+        Whole<COLUMNS> &own = all.of(thread) = {};
 #pragma unroll
-        for (int i = 0; i < 2; i++)
+        for (int i = 0; i < 2; i++) {
             own.masks[i] = mask_of_query(n, at, top_of(thread) + row_of_part(lane_of(thread), 2 * i));
+            own.found[i] = -INFINITY;
+        }
     }
     NEXT_PHASE();
+    EACH_OF(2 * ROWS, thread) all.of(thread).queries = lefts_of<COLUMNS>(queries, top_of(thread), lane_of(thread));
     EACH_OF(2 * ROWS, thread) {
         if (top_of(thread) < at.queries) {
-            Whole<ROWS, COLUMNS> &own = all.of(thread);
-            const int lane = lane_of(thread);
-            add_across<COLUMNS>(own.scores, queries, keys, top_of(thread), at.keys, lane);
-            own.most[0] = own.most[1] = -INFINITY;
-            each_sum(own.scores, lane, [&](float &score, int i, int column) {
-                score = column < at.keys ? score : -INFINITY;
-                own.most[i] = fmaxf(own.most[i], score);
-            });
-        }
-    }
-    EACH_OF(2 * ROWS, thread) {
-        if (top_of(thread) < at.queries) {
-            Whole<ROWS, COLUMNS> &own = all.of(thread);
-            float most[2], least[2];
-#pragma unroll
-            for (int i = 0; i < 2; i++) {
-                most[i] = largest_of_row(thread, [&](int other) { return all.of(other).most[i]; });
-                least[i] = most[i] == -INFINITY ? 0.0f : most[i] * scale;
+            Whole<COLUMNS> &own = all.of(thread);
+#pragma unroll 1
+            for (int first = 0; first < at.keys; first += 16) {
+                Sums<16> scores = scores_of(keys, all, at, thread, first);
+                each_sum(scores, lane_of(thread),
+                         [&](float &score, int i, int) { own.found[i] = fmaxf(own.found[i], score); });
             }
-            each_sum(own.scores, lane_of(thread), [&](float &score, int i, int column) {
-                const float p = fast_power_of_two(fmaf(score, scale, -least[i]));
-                own.total[i] += p;
-                score = keeps(n, own.masks[i], column) ? p : 0.0f;
-            });
-            own.p = rounded(own.scores);
-        }
-    }
-    EACH_OF(2 * ROWS, thread) {
-        if (top_of(thread) < at.queries) {
-            const int warp = thread / WARP * WARP;
-            const auto p = [&](int lane) -> const Pairs<ROWS> & { return all.of(warp + lane).p; };
-            add_product<COLUMNS, ROWS>(all.of(thread).context, p, values, at.keys, lane_of(thread));
         }
     }
     float *log_sums = results(arrays, 1) + of_query(n, at, 0);
     EACH_OF(2 * ROWS, thread) {
+#pragma unroll
+        for (int i = 0; i < 2; i++)
+            all.of(thread).most[i] = largest_of_row(thread, [&](int other) { return all.of(other).found[i]; });
+    }
+#pragma unroll 1
+    for (int first = 0; first < at.keys; first += 16) {
+        EACH_OF(2 * ROWS, thread) {
+            if (top_of(thread) < at.queries) {
+                Whole<COLUMNS> &own = all.of(thread);
+                Sums<16> scores = scores_of(keys, all, at, thread, first);
+                each_sum(scores, lane_of(thread), [&](float &score, int i, int column) {
+                    const float p = fast_power_of_two((score - own.most[i]) * scale);
+                    own.total[i] += p;
+                    score = keeps(n, own.masks[i], first + column) ? p : 0.0f;
+                });
+                own.p = left_of(rounded(scores), 0);
+            }
+        }
+        EACH_OF(2 * ROWS, thread) {
+            if (top_of(thread) < at.queries) {
+                const int warp = thread / WARP * WARP;
+                add_rows_of(
+                    all.of(thread).context, [&](int lane) { return all.of(warp + lane).p; }, values, first,
+                    lane_of(thread));
+            }
+        }
+    }
+    EACH_OF(2 * ROWS, thread) {
         if (top_of(thread) < at.queries) {
-            Whole<ROWS, COLUMNS> &own = all.of(thread);
+            Whole<COLUMNS> &own = all.of(thread);
             const int lane = lane_of(thread);
             float factors[2];
 #pragma unroll
             for (int i = 0; i < 2; i++) {
-                const float most = largest_of_row(thread, [&](int other) { return all.of(other).most[i]; });
                 const float total = sum_of_row(thread, [&](int other) { return all.of(other).total[i]; });
                 const int row = top_of(thread) + row_of_part(lane, 2 * i);
                 if (row < at.queries && lane % 4 == 0)
-                    log_sums[row] = logf(total) + most * n.scale;
+                    log_sums[row] = logf(total) + own.most[i] * n.scale;
                 factors[i] = scale_of_kept(n) / total_of(total);
             }
             each_sum(own.context, lane, [&](float &sum, int i, int) { sum *= factors[i]; });
@@ -141,4 +160,4 @@ BODY void attention_whole_tile(const Arrays &arrays, const Attention &n, int64_t
         }
     }
 }
-WHOLE_KERNELS(attention_whole, 512)
+WHOLE_KERNELS(attention_whole, 768)
