@@ -11,9 +11,8 @@ const BLOCK: u32 = 256;
 /// Those of a block whose warps make products of bf16, as in `cuda/fragments.cuh`, or which
 /// attends from one query, as in `cuda/one_query.cuh`.
 const HALF_BLOCK: u32 = 128;
-/// Warps that fill a GPU: with fewer rows, warps share them where a kernel lets them. An H200 holds
-/// 8448 at once.
-const FILLING: usize = 8192;
+/// Warps that a multiprocessor holds at once.
+const WARPS: usize = 64;
 
 /// A kernel by its name there.
 pub struct Kernel<N: 'static> {
@@ -57,12 +56,13 @@ impl Known {
     }
 
     /// Blocks of so many threads for a kernel's rows: one for each where it shares memory, or else
-    /// a warp for each, or for a strip of its columns where there are few.
-    pub fn blocks(&self, rows: usize, threads: u32) -> usize {
+    /// a warp for each, or for a strip of its columns where rows fill few of a GPU's
+    /// multiprocessors and the kernel lets warps share them.
+    pub fn blocks(&self, rows: usize, threads: u32, multiprocessors: usize) -> usize {
         if self.shared_bytes > 0 {
             return rows;
         }
-        let strips = (FILLING / rows.max(1)).clamp(1, self.strips as usize);
+        let strips = (multiprocessors * WARPS / rows.max(1)).clamp(1, self.strips as usize);
         (rows * strips).div_ceil(threads as usize / 32)
     }
 
@@ -229,10 +229,11 @@ mod tests {
 
     #[test]
     fn warps_share_rows_where_there_are_few() {
-        let blocks = |rows| ACTIVATE.known().unwrap().blocks(rows, BLOCK);
+        let blocks = |rows| ACTIVATE.known().unwrap().blocks(rows, BLOCK, 132);
         assert_eq!([0, 1, 64, 4096, 8192, 8193].map(blocks), [0, 1, 64, 1024, 1024, 1025]);
+        assert_eq!(ACTIVATE.known().unwrap().blocks(64, BLOCK, 1), 8);
         // A norm's rows are summed up, each by one warp; a block that shares memory has one.
-        assert_eq!(LAYER_NORM.known().unwrap().blocks(64, BLOCK), 8);
-        assert_eq!(ONE_QUERY.known().unwrap().blocks(768, HALF_BLOCK), 768);
+        assert_eq!(LAYER_NORM.known().unwrap().blocks(64, BLOCK, 132), 8);
+        assert_eq!(ONE_QUERY.known().unwrap().blocks(768, HALF_BLOCK, 132), 768);
     }
 }

@@ -29,6 +29,7 @@ const BLOCKS: usize = 65_536;
 /// The kernels of a GPU.
 struct Cuda {
     module: Module,
+    multiprocessors: usize,
     /// Those that have run, by name and what it ends in: the driver looks them up once.
     ready: Mutex<BTreeMap<[&'static str; 2], Function>>,
 }
@@ -43,7 +44,7 @@ pub struct Own {
     /// What the products of attention's tiles are of: with `Tf32` and `Bf16` tensor cores
     /// make them, of numbers rounded to that.
     pub(super) precision: Precision,
-    /// Multiprocessors, on which a launch's blocks are shared out.
+    /// Multiprocessors, by which it is chosen how many rows a block of a kernel takes.
     pub(super) multiprocessors: usize,
 }
 
@@ -62,7 +63,7 @@ impl Own {
                 let attribute = sys::CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT;
                 let count = module.stream().context().attribute(attribute);
                 multiprocessors = count.map_err(|error| wrong("multiprocessors", error))? as usize;
-                Some(Arc::new(Cuda { module, ready: Mutex::default() }))
+                Some(Arc::new(Cuda { module, multiprocessors, ready: Mutex::default() }))
             }
             Device::Metal(_) => return Err(BackendError::Wrong("Metal takes no kernels of CUDA".into())),
         };
@@ -278,7 +279,7 @@ fn start<N: Numbers + DeviceRepr>(
 ) -> Result<()> {
     let known = kernel.known()?;
     let function = cuda.ready(kernel, known, arrays, &numbers)?;
-    let blocks = known.blocks(numbers.rows(), kernel.threads).min(BLOCKS) as u32;
+    let blocks = known.blocks(numbers.rows(), kernel.threads, cuda.multiprocessors).min(BLOCKS) as u32;
     if blocks == 0 {
         return Ok(());
     }
@@ -340,7 +341,7 @@ impl Own {
             // SAFETY: the arrays are as long as the numbers say.
             None => unsafe { known.run(&arrays, &numbers) },
             Some(instead) => {
-                let blocks = known.blocks(numbers.rows(), kernel.threads);
+                let blocks = known.blocks(numbers.rows(), kernel.threads, self.multiprocessors);
                 // SAFETY: as above; these are the kernel's numbers.
                 unsafe {
                     instead.run(
