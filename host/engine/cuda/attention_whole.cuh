@@ -66,7 +66,7 @@ template <int COLUMNS>
 BODY Sums<16> scores_of(const uint16_t *keys, Own<Whole<COLUMNS>> &all, const Place &at, int thread, int first) {
     Sums<16> scores;
     const auto rows = [&](int lane) -> const Lefts<COLUMNS> & { return all.of(thread / WARP * WARP + lane).queries; };
-    add_across<COLUMNS>(scores, rows, keys + first * HALF_WIDTH<COLUMNS>, 16, lane_of(thread));
+    add_across<COLUMNS>(scores, rows, keys + first * HALF_WIDTH<COLUMNS>, lane_of(thread));
     each_sum(scores, lane_of(thread),
              [&](float &score, int, int column) { score = first + column < at.keys ? score : -INFINITY; });
     return scores;

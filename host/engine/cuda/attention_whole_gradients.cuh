@@ -61,10 +61,10 @@ BODY void put_probabilities(const Attention &n, const Place &at, const WholeTile
     const float scale = n.scale * LOG2_E, kept_scale = scale_of_kept(n);
     Sums<16> p, dp;
     add_across<COLUMNS>(
-        p, [&](int lane) -> const Lefts<COLUMNS> & { return all.of(warp + lane).queries; }, tiles.keys + corner, 16, lane);
+        p, [&](int lane) -> const Lefts<COLUMNS> & { return all.of(warp + lane).queries; }, tiles.keys + corner, lane);
     add_across<COLUMNS>(
         dp, [&](int lane) -> const Lefts<COLUMNS> & { return all.of(warp + lane).gradients; }, tiles.values + corner,
-        16, lane);
+        lane);
 #pragma unroll
     for (int eight = 0; eight < 2; eight++)
 #pragma unroll
@@ -95,7 +95,7 @@ BODY void put_scores(const Attention &n, const WholeTiles<ROWS, COLUMNS> &tiles,
     Sums<16> dp;
     add_across<COLUMNS>(
         dp, [&](int lane) -> const Lefts<COLUMNS> & { return all.of(warp + lane).gradients; },
-        tiles.values + first * HALF_WIDTH<COLUMNS>, 16, lane);
+        tiles.values + first * HALF_WIDTH<COLUMNS>, lane);
 #pragma unroll
     for (int eight = 0; eight < 2; eight++)
 #pragma unroll

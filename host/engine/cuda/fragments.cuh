@@ -1,6 +1,6 @@
-// Products of tiles of bf16 by tensor cores, into sums in fp32. A block has four warps, each
-// of which makes 16 rows of a product with 64; what its lanes hold of one product is what
-// they hold of the left factor of the next one, so that it is in no memory between.
+// Products of tiles of bf16 by tensor cores, into sums in fp32. A warp makes 16 rows of a product,
+// a block of four warps 64; what lanes hold of one product is what they hold of the left factor of
+// the next one, so that it is in no memory between.
 
 #pragma once
 
@@ -286,27 +286,24 @@ template <int COLUMNS> BODY Lefts<COLUMNS> lefts_of(const uint16_t *tile, int ro
     return found;
 }
 
-// Adds a b^T, of whose rows a `lefts` gives what a lane holds, in the first rows of b, a tile.
-template <int COLUMNS, int KEYS, class Held>
-BODY void add_across(Sums<KEYS> &sums, Held lefts, const uint16_t *b, int columns, int lane) {
+// Adds a b^T, of whose rows a `lefts` gives what a lane holds; b has 16 rows.
+template <int COLUMNS, class Held>
+BODY void add_across(Sums<16> &sums, Held lefts, const uint16_t *b, int lane) {
 #pragma unroll
     for (int place = 0; place < COLUMNS; place += 16)
-#pragma unroll
-        for (int tile = 0; tile < KEYS / 8; tile += 2)
-            if (8 * tile < columns)
-                multiply(
-                    sums.x[tile], sums.x[tile + 1], lane, [&](int lane) { return lefts(lane).x[place / 16]; },
-                    [&](int lane) { return rights_across<COLUMNS>(b, place, 8 * tile, lane); });
+        multiply(
+            sums.x[0], sums.x[1], lane, [&](int lane) { return lefts(lane).x[place / 16]; },
+            [&](int lane) { return rights_across<COLUMNS>(b, place, 0, lane); });
 }
 
-// The same of the rows from `row` on of a tile.
-template <int COLUMNS, int KEYS>
-BODY void add_across(Sums<KEYS> &sums, const uint16_t *a, const uint16_t *b, int row, int columns, int lane) {
+// Adds a b^T, of the rows from `row` on of a tile, in the first rows of b, another one.
+template <int COLUMNS>
+BODY void add_across(Sums<TILE> &sums, const uint16_t *a, const uint16_t *b, int row, int columns, int lane) {
 #pragma unroll
     for (int place = 0; place < COLUMNS; place += 16) {
         const auto rows = held_of(lane, [=](int lane) { return left_of<COLUMNS>(a, row, place, lane); });
 #pragma unroll
-        for (int tile = 0; tile < KEYS / 8; tile += 2)
+        for (int tile = 0; tile < TILE / 8; tile += 2)
             if (8 * tile < columns)
                 multiply(sums.x[tile], sums.x[tile + 1], lane, rows,
                          [&](int lane) { return rights_across<COLUMNS>(b, place, 8 * tile, lane); });
@@ -324,10 +321,10 @@ BODY void add_rows_of(Sums<COLUMNS> &sums, Rows rows, const uint16_t *m, int pla
 
 // Adds p m, of which `pairs` gives what a lane holds of the rows of p, of its first columns;
 // the others are zeros. m is a tile.
-template <int COLUMNS, int KEYS = TILE, class Held>
+template <int COLUMNS, class Held>
 BODY void add_product(Sums<COLUMNS> &sums, Held pairs, const uint16_t *m, int inner, int lane) {
 #pragma unroll
-    for (int step = 0; step < KEYS / 16; step++)
+    for (int step = 0; step < TILE / 16; step++)
         if (16 * step < inner)
             add_rows_of(sums, [&](int lane) { return left_of(pairs(lane), step); }, m, 16 * step, lane);
 }

@@ -1,4 +1,4 @@
-// Kernels whose rows are worked on by a warp each; its lanes share the columns. On the
+// Kernels whose rows are worked on by a warp each, or by some; lanes share the columns. On the
 // processor a row is worked on by one lane, and a sum over lanes is the lane's own.
 
 #pragma once

@@ -65,7 +65,8 @@ pub fn composed_bytes(program: &Program, sizes: &Sizes, own_columns: usize, halv
             _ => 0,
         };
         let arrays = match rounds(program, instruction) {
-            // In the place of one, or beside it.
+            // In the place of one, or beside it. What a low-rank gradient sums up of pieces of rows is
+            // as long as one only where rows are few: there are no more pieces than fill a device.
             Rounds::ByKernels(values) if padded == 0 && own_columns > 0 => {
                 let halves = values.iter().flatten().all(|value| halves[value.0 as usize]);
                 match *instruction {

@@ -99,8 +99,8 @@ pub struct Gradients {
     pub queries: Tensor,
     /// Of keys and values that are not there, where they are wanted.
     pub memory: Option<Tensor>,
-    /// By query the sum over keys of a probability by its gradient, [heads, queries], where
-    /// there are biases, whose gradient is made of it.
+    /// By query the sum over keys of a probability by its gradient, [heads, queries], of which
+    /// the gradient of biases is made; none of kernels for whole sequences, which take no biases.
     pub inner: Option<Tensor>,
 }
 
@@ -250,8 +250,9 @@ impl Own {
         operands: &Operands<'_>,
         found: &Gradients,
     ) -> Result<Option<Tensor>> {
-        let (Some(Biases { buckets, count, .. }), Some(inner)) = (&packed.biases, &found.inner) else {
-            return Ok(None);
+        let Some(Biases { buckets, count, .. }) = &packed.biases else { return Ok(None) };
+        let Some(inner) = &found.inner else {
+            return Err(BackendError::Wrong("of biases the kernels have kept no sums".into()));
         };
         let attention = packed.numbers(false);
         let numbers = BiasedAttention { rows: attention.rows, buckets: *count as i64, attention };

@@ -131,8 +131,8 @@ fn low_ranks(pair: &Pair<'_>, mask: Mask) -> Result<()> {
                 Ok([down, out, own.low_rank_gradient(wide, source, &lows, of)?])
             };
             let expected = on(&pair.reference, &Device::Cpu)?;
-            // Blocks of few rows each, and of many.
-            for here in [pair.here.clone(), pair.here.clone().as_if_of(1)] {
+            // Blocks of many rows each, and of few.
+            for here in [1, 1000].map(|multiprocessors| pair.here.clone().as_if_of(multiprocessors)) {
                 let found = on(&here, pair.device)?;
                 let names = ["low_rank_down", "low_rank_up", "low_rank_gradient"];
                 for (name, (found, expected)) in names.into_iter().zip(found.iter().zip(&expected)) {

@@ -6,10 +6,10 @@ use std::marker::PhantomData;
 use super::arrays::Arrays;
 use crate::backend::BackendError;
 
-/// Threads of a block: eight warps, each with a row of its own, or all with one.
+/// Threads of a block: eight warps, each with a row of its own or a strip of one, or all with one.
 const BLOCK: u32 = 256;
-/// Those of a block whose warps make products of bf16, as in `cuda/fragments.cuh`, or which
-/// attends from one query, as in `cuda/one_query.cuh`.
+/// Those of a block whose warps have 64 rows of bf16 between them, as in `cuda/fragments.cuh`, or
+/// which attends from one query, as in `cuda/one_query.cuh`.
 const HALF_BLOCK: u32 = 128;
 /// Warps that a multiprocessor holds at once.
 const WARPS: usize = 64;

@@ -29,7 +29,6 @@ const BLOCKS: usize = 65_536;
 /// The kernels of a GPU.
 struct Cuda {
     module: Module,
-    multiprocessors: usize,
     /// Those that have run, by name and what it ends in: the driver looks them up once.
     ready: Mutex<BTreeMap<[&'static str; 2], Function>>,
 }
@@ -44,7 +43,8 @@ pub struct Own {
     /// What the products of attention's tiles are of: with `Tf32` and `Bf16` tensor cores
     /// make them, of numbers rounded to that.
     pub(super) precision: Precision,
-    /// Multiprocessors, by which it is chosen how many rows a block of a kernel takes.
+    /// Multiprocessors of the device: by them it is chosen how many rows a block takes, and how many
+    /// warps share a row.
     pub(super) multiprocessors: usize,
 }
 
@@ -63,7 +63,7 @@ impl Own {
                 let attribute = sys::CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT;
                 let count = module.stream().context().attribute(attribute);
                 multiprocessors = count.map_err(|error| wrong("multiprocessors", error))? as usize;
-                Some(Arc::new(Cuda { module, multiprocessors, ready: Mutex::default() }))
+                Some(Arc::new(Cuda { module, ready: Mutex::default() }))
             }
             Device::Metal(_) => return Err(BackendError::Wrong("Metal takes no kernels of CUDA".into())),
         };
@@ -113,7 +113,7 @@ impl Own {
                 let made = outputs.iter().map(empty).collect::<candle_core::Result<Vec<_>>>()?;
                 let written: Vec<Option<&Tensor>> =
                     made.iter().map(|tensor| (tensor.elem_count() > 0).then_some(tensor)).collect();
-                launch(cuda, kernel, numbers, &read, &written)?;
+                self.launch(cuda, kernel, numbers, &read, &written)?;
                 made
             }
         };
@@ -133,7 +133,7 @@ impl Own {
         let inputs: Vec<_> = inputs.iter().copied().map(Some).collect();
         match &self.cuda {
             None => self.on_cpu(kernel, numbers, &inputs, &[]).map(|_| ()),
-            Some(cuda) => launch(cuda, kernel, numbers, &inputs, &[]),
+            Some(cuda) => self.launch(cuda, kernel, numbers, &inputs, &[]),
         }
     }
 
@@ -228,7 +228,7 @@ impl<N: Numbers + DeviceRepr> InplaceOp1 for InPlace<'_, N> {
         let mut arrays = read(&self.inputs, cuda.module.stream())?;
         arrays.outputs[0] = place(storage, layout, cuda.module.stream())?;
         arrays.note(INPUTS, storage.dtype());
-        start(cuda, self.kernel, self.numbers, &arrays).map_err(candle_core::Error::msg)
+        self.own.start(cuda, self.kernel, self.numbers, &arrays).map_err(candle_core::Error::msg)
     }
 }
 
@@ -254,43 +254,45 @@ impl Cuda {
     }
 }
 
-fn launch<N: Numbers + DeviceRepr>(
-    cuda: &Cuda,
-    kernel: &Kernel<N>,
-    numbers: N,
-    inputs: &[Option<&Tensor>],
-    outputs: &[Option<&Tensor>],
-) -> Result<()> {
-    let mut arrays = read(inputs, cuda.module.stream())?;
-    for (number, tensor) in outputs.iter().enumerate() {
-        if let Some(tensor) = tensor {
-            arrays.outputs[number] = address(tensor, cuda.module.stream())?;
-            arrays.note(INPUTS + number, tensor.dtype());
-        }
-    }
-    start(cuda, kernel, numbers, &arrays)
-}
-
-fn start<N: Numbers + DeviceRepr>(
-    cuda: &Cuda,
-    kernel: &Kernel<N>,
-    numbers: N,
-    arrays: &Arrays,
-) -> Result<()> {
-    let known = kernel.known()?;
-    let function = cuda.ready(kernel, known, arrays, &numbers)?;
-    let blocks = known.blocks(numbers.rows(), kernel.threads, cuda.multiprocessors).min(BLOCKS) as u32;
-    if blocks == 0 {
-        return Ok(());
-    }
-    let sizes = [blocks, kernel.threads, known.shared_bytes() as u32];
-    // SAFETY: the kernel takes these two structures; the arrays are as long as the
-    // numbers say, and freed on the same stream.
-    let launched = unsafe { cuda.module.launch(function, sizes, arrays, &numbers) };
-    launched.map_err(|error| wrong(kernel.name, error))
-}
-
 impl Own {
+    fn launch<N: Numbers + DeviceRepr>(
+        &self,
+        cuda: &Cuda,
+        kernel: &Kernel<N>,
+        numbers: N,
+        inputs: &[Option<&Tensor>],
+        outputs: &[Option<&Tensor>],
+    ) -> Result<()> {
+        let mut arrays = read(inputs, cuda.module.stream())?;
+        for (number, tensor) in outputs.iter().enumerate() {
+            if let Some(tensor) = tensor {
+                arrays.outputs[number] = address(tensor, cuda.module.stream())?;
+                arrays.note(INPUTS + number, tensor.dtype());
+            }
+        }
+        self.start(cuda, kernel, numbers, &arrays)
+    }
+
+    fn start<N: Numbers + DeviceRepr>(
+        &self,
+        cuda: &Cuda,
+        kernel: &Kernel<N>,
+        numbers: N,
+        arrays: &Arrays,
+    ) -> Result<()> {
+        let known = kernel.known()?;
+        let function = cuda.ready(kernel, known, arrays, &numbers)?;
+        let blocks = known.blocks(numbers.rows(), kernel.threads, self.multiprocessors).min(BLOCKS) as u32;
+        if blocks == 0 {
+            return Ok(());
+        }
+        let sizes = [blocks, kernel.threads, known.shared_bytes() as u32];
+        // SAFETY: the kernel takes these two structures; the arrays are as long as the
+        // numbers say, and freed on the same stream.
+        let launched = unsafe { cuda.module.launch(function, sizes, arrays, &numbers) };
+        launched.map_err(|error| wrong(kernel.name, error))
+    }
+
     fn on_cpu<N: Numbers>(
         &self,
         kernel: &Kernel<N>,

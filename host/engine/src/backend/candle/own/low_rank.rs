@@ -14,18 +14,21 @@ type Result<T> = std::result::Result<T, BackendError>;
 /// The highest rank that the kernels take, and for which those for few are.
 pub const RANKS: usize = 64;
 const FEW_RANKS: usize = 16;
-/// Rows of a block of `low_rank_down`; columns of a block of `low_rank_up`, and of a gradient; as in
-/// `cuda/low_rank_down.cuh` and so on.
+/// Rows of a block of `low_rank_down`; columns of a block of `low_rank_up`, four warps with
+/// `UP_COLUMNS` each, and of a gradient's; as in `cuda/low_rank_down.cuh` and beside it.
 const DOWN_ROWS: usize = 32;
-const UP_COLUMNS: usize = 256;
+const UP_BLOCK_COLUMNS: usize = 256;
 const GRADIENT_COLUMNS: usize = 64;
 const UP_SPANS: Spans = Spans { step: 16, most: 64, around: 1 };
 const GRADIENT_SPANS: Spans = Spans { step: 64, most: 512, around: 2 };
 
-/// Rows that a block may work on: some steps, beside which it takes as long as so many steps.
+/// How many rows a block may take: as many as some steps have.
 struct Spans {
+    /// Rows of a step.
     step: usize,
+    /// Rows of a block at most.
     most: usize,
+    /// What a block takes beside its steps, in the time of one.
     around: usize,
 }
 
@@ -209,7 +212,7 @@ impl Own {
             return Ok(());
         }
         let apart = if same_columns { 1 } else { lows.len() };
-        let strips = wide.columns.div_ceil(UP_COLUMNS);
+        let strips = wide.columns.div_ceil(UP_BLOCK_COLUMNS);
         let span = self.span(wide, strips * apart, UP_SPANS);
         let blocks = wide.rows.div_ceil(span) * strips;
         let numbers = numbers::LowRank {

@@ -127,8 +127,8 @@ const WHOLE: [Whole; 4] = [
 ];
 
 impl Own {
-    /// The kernels for whole sequences; none where these are too long for them, scores depend on
-    /// places, or the device has too little shared memory.
+    /// The kernels for whole sequences; none where these are too long for them, products are not of
+    /// bf16, scores depend on places, or the device has too little shared memory.
     ///
     /// # Errors
     /// What the driver says.
