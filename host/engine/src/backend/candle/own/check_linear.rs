@@ -132,7 +132,9 @@ fn low_ranks(pair: &Pair<'_>, mask: Mask) -> Result<()> {
             };
             let expected = on(&pair.reference, &Device::Cpu)?;
             // Blocks of many rows each, and of few.
-            for here in [1, 1000].map(|multiprocessors| pair.here.clone().as_if_of(multiprocessors)) {
+            for here in
+                [1, 1000].map(|multiprocessors| pair.here.clone().for_multiprocessors(multiprocessors))
+            {
                 let found = on(&here, pair.device)?;
                 let names = ["low_rank_down", "low_rank_up", "low_rank_gradient"];
                 for (name, (found, expected)) in names.into_iter().zip(found.iter().zip(&expected)) {

@@ -83,7 +83,7 @@ impl Own {
 
     /// The same kernels, launched as for a device of so many multiprocessors.
     #[must_use]
-    pub fn as_if_of(self, multiprocessors: usize) -> Own {
+    pub fn for_multiprocessors(self, multiprocessors: usize) -> Own {
         Own { multiprocessors, ..self }
     }
 

@@ -255,7 +255,7 @@ fn updates_together_are_each_by_itself() {
             [&factors, &lows, &biases].map(|all| all.iter().collect::<Vec<&Tensor>>());
         for own in [Own::new(&HERE).unwrap(), Own::simulated(Simulated { order: 7, blocks: 5 })] {
             // Pieces of rows are as many for all of them then as for each.
-            let own = own.as_if_of(1000);
+            let own = own.for_multiprocessors(1000);
             for across in [false, true] {
                 let low = |updates: usize| values(updates * wide.rows * wide.rank, 40, DType::BF16);
                 let together = low(count);
