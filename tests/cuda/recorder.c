@@ -206,6 +206,10 @@ struct Launch {
 
 int cuLaunchKernelEx(const struct Launch *launch, const struct Function *function, void **arguments, void **more) {
     const unsigned *blocks = launch->blocks, *threads = launch->threads;
+    // The only one that is known here: that a kernel may be begun while the one before ends.
+    const int EARLY = 6;
+    if (launch->attribute_count > 1 || (launch->attribute_count && *(const int *)launch->attributes != EARLY))
+        return refuse(INVALID_VALUE, "a launch with attributes that are not known");
     return cuLaunchKernel(function, blocks[0], blocks[1], blocks[2], threads[0], threads[1], threads[2],
                           launch->shared, launch->stream, arguments, more);
 }

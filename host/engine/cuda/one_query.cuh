@@ -1,7 +1,7 @@
 // Attention of one query a sequence to all rows of its sequence, as the last block has below
-// a head of classes. A block takes a head of a sequence. Eight lanes share the
-// columns of a key; such groups take keys in turn, and what each has summed up of its own is
-// added up in the end, in the order of groups.
+// a head of classes. A block takes a head of a sequence. Eight lanes share the columns of a key;
+// such groups take keys in turn, and what each has summed up of its own is added up in the end, in
+// the order of groups.
 
 #pragma once
 

@@ -339,32 +339,44 @@ fn clipped(plans: &Plans, backend: Box<dyn Backend>, reads: Reads, steps: u64, m
 }
 
 /// An epoch of twenty steps reads of its device after the first step, after ten more and
-/// at its end, whatever is clipped, and comes to what the CPU comes to.
-#[test]
-fn a_device_is_waited_for_only_where_losses_are_told() {
-    for (number, (name, method)) in support::methods().into_iter().enumerate() {
+/// at its end, of each method, and comes to what the CPU comes to.
+fn waits_only_where_losses_are_told(most: f64) {
+    for (name, method) in support::methods() {
         let plans = plans(HEAD, method);
-        // What is clipped is the same of all methods.
-        let all = [1e-2, 0.0, 1e9];
-        for &most in if number == 0 { &all[..] } else { &all[..1] } {
-            let candle = Candle::simulated();
-            let (reads, copies) = (candle.reads(), candle.copies());
-            let told = clipped(&plans, Box::new(candle), reads.clone(), 20, most);
-            assert_eq!(told.before_evaluation[0], 3, "{name}");
-            // Between the first evaluation and the second epoch checkpoints are read.
-            assert!(reads.count() > 6, "{name}");
-            // The lists of a batch go together: two epochs of twenty steps and two evaluations.
-            assert!(copies.of_batches() >= 40 && copies.alone() == 0, "{name}: {copies:?}");
-            let [cpu, _] = backends();
-            let ours = clipped(&plans, cpu, Reads::default(), 20, most);
-            assert_eq!(told.losses.len(), 40);
-            for (ours, told) in [(&ours.losses, &told.losses), (&ours.norms, &told.norms)] {
-                for (ours, told) in ours.iter().zip(told) {
-                    assert!((ours - told).abs() < 1e-3 * ours.abs(), "{name} to {most}: {ours} and {told}");
-                }
+        let candle = Candle::simulated();
+        let (reads, copies) = (candle.reads(), candle.copies());
+        let told = clipped(&plans, Box::new(candle), reads.clone(), 20, most);
+        assert_eq!(told.before_evaluation[0], 3, "{name}");
+        // Between the first evaluation and the second epoch checkpoints are read.
+        assert!(reads.count() > 6, "{name}");
+        // The lists of a batch go together: two epochs of twenty steps and two evaluations.
+        assert!(copies.of_batches() >= 40 && copies.alone() == 0, "{name}: {copies:?}");
+        let [cpu, _] = backends();
+        let ours = clipped(&plans, cpu, Reads::default(), 20, most);
+        assert_eq!(told.losses.len(), 40);
+        for (ours, told) in [(&ours.losses, &told.losses), (&ours.norms, &told.norms)] {
+            for (ours, told) in ours.iter().zip(told) {
+                assert!((ours - told).abs() < 1e-3 * ours.abs(), "{name} to {most}: {ours} and {told}");
             }
         }
     }
+}
+
+// Tests of their own, which run side by side.
+
+#[test]
+fn a_device_is_waited_for_only_where_losses_are_told() {
+    waits_only_where_losses_are_told(0.0);
+}
+
+#[test]
+fn a_device_is_not_waited_for_where_gradients_are_clipped() {
+    waits_only_where_losses_are_told(1e-2);
+}
+
+#[test]
+fn a_device_is_not_waited_for_where_gradients_would_be_clipped() {
+    waits_only_where_losses_are_told(1e9);
 }
 
 /// A step that begins only once the batch after it is asked for: there is an end to that

@@ -19,6 +19,9 @@ pub struct Module {
     stream: Arc<CudaStream>,
     /// Whether a kernel may be begun while the one before ends.
     early: bool,
+    /// The device's multiprocessors, and bytes of shared memory that a block may have.
+    pub multiprocessors: usize,
+    pub shared_bytes: usize,
 }
 
 /// A kernel of a module.
@@ -39,11 +42,16 @@ impl Module {
     pub fn new(image: &'static [u8], stream: Arc<CudaStream>) -> Result<Module> {
         let context = stream.context();
         context.bind_to_thread()?;
-        let major = sys::CUdevice_attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR;
-        let early = context.attribute(major)? >= WAITS_BY_ITSELF;
+        use sys::CUdevice_attribute as Attribute;
+        let early =
+            context.attribute(Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR)? >= WAITS_BY_ITSELF;
+        let multiprocessors =
+            context.attribute(Attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)? as usize;
+        let shared_bytes =
+            context.attribute(Attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN)? as usize;
         // SAFETY: the image is the compiler's, and says itself where it ends.
         let module = unsafe { result::module::load_data(image.as_ptr().cast()) }?;
-        Ok(Module { module, stream, early })
+        Ok(Module { module, stream, early, multiprocessors, shared_bytes })
     }
 
     pub fn stream(&self) -> &Arc<CudaStream> {

@@ -6,7 +6,7 @@ use std::ffi::c_void;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use candle_core::backend::BackendStorage;
-use candle_core::cuda::cudarc::driver::{DeviceRepr, sys};
+use candle_core::cuda::cudarc::driver::DeviceRepr;
 use candle_core::{CpuStorage, CudaStorage, DType, Device, InplaceOp1, Layout, Storage, Tensor};
 use half::bf16;
 
@@ -60,9 +60,7 @@ impl Own {
             Device::Cuda(device) => {
                 let module = Module::new(IMAGE, device.cuda_stream());
                 let module = module.map_err(|error| wrong("the kernels do not load", error))?;
-                let attribute = sys::CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT;
-                let count = module.stream().context().attribute(attribute);
-                multiprocessors = count.map_err(|error| wrong("multiprocessors", error))? as usize;
+                multiprocessors = module.multiprocessors;
                 Some(Arc::new(Cuda { module, ready: Mutex::default() }))
             }
             Device::Metal(_) => return Err(BackendError::Wrong("Metal takes no kernels of CUDA".into())),
@@ -158,13 +156,10 @@ impl Own {
     /// Whether the device has the shared memory that a kernel asks for.
     ///
     /// # Errors
-    /// What the driver says.
+    /// A kernel that is not known.
     pub fn takes<N>(&self, kernel: &Kernel<N>) -> Result<bool> {
         let Some(cuda) = &self.cuda else { return Ok(true) };
-        let attribute = sys::CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN;
-        let most =
-            cuda.module.stream().context().attribute(attribute).map_err(|error| wrong(kernel.name, error))?;
-        Ok(kernel.known()?.shared_bytes() <= most as usize)
+        Ok(kernel.known()?.shared_bytes() <= cuda.module.shared_bytes)
     }
 
     /// Whether this is a GPU, in whose memory arrays have addresses of their own.
